@@ -1,0 +1,8 @@
+"""``python -m tigrismount`` is the command line."""
+
+from __future__ import annotations
+
+from tigrismount.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,47 @@
+"""What ``reader`` needs of the block store, as a protocol, so that readers are tested on a fake."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tigrismount.core.types import Extent, ObjectId, Priority
+
+Buffer = bytes | memoryview
+"""Bytes of an answer. A memoryview is valid until the caller's next ``await``: reply or copy before that."""
+
+
+class BlockSource(Protocol):
+    """Exact bytes of object versions, from memory, disk or the store."""
+
+    def try_read(self, obj: ObjectId, start: int, stop: int) -> Buffer | None:
+        """Return bytes ``[start, stop)`` when all of them are in memory now, else None. Never waits.
+
+        Args:
+            obj: Version to read.
+            start: First byte, ``0 <= start <= stop``.
+            stop: One past the last byte, at most ``obj.size_bytes``.
+        """
+
+    async def read(self, obj: ObjectId, start: int, stop: int, priority: Priority) -> Buffer:
+        """Return exactly bytes ``[start, stop)``, fetching what is missing; joins flights, never fetches twice.
+
+        Args:
+            obj: Version to read.
+            start: First byte, ``0 <= start <= stop``.
+            stop: One past the last byte, at most ``obj.size_bytes``.
+            priority: Place in the queue for what must be fetched.
+
+        Raises:
+            ObjectError: The store could not give the bytes of this version.
+        """
+
+    def plan(self, obj: ObjectId, extents: Sequence[Extent], priority: Priority) -> None:
+        """Say which bytes of *obj* will be wanted next, in order; replaces the plan said before.
+
+        Nothing waits and nothing is owed: what is cached is skipped, what does not fit the memory budget is
+        fetched as room appears, what a later plan leaves out is dropped unless it is in flight. An empty plan
+        cancels.
+        """

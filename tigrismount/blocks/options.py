@@ -1,0 +1,20 @@
+"""How much memory and how many flights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksConfig:
+    """Limits of the block store."""
+
+    block_bytes: int = 8 << 20
+    """Unit of cache, checksum and single-flight; power of two from 1 to 64 MiB. 8 MiB is where boto3's cost per
+    request is small against the bytes (docs/adr)."""
+    memory_limit_bytes: int = 1 << 30
+    """Hard budget of all block buffers."""
+    concurrency: int = 32
+    """Most GETs in flight."""
+    disk_concurrency: int = 4
+    """Most blocks read from the disk cache at once."""

@@ -1,0 +1,101 @@
+"""What ``blocks`` needs of a disk cache, as a protocol: the LMDB-backed one and the in-memory fake share it.
+
+The contract suite in ``testing.contracts`` is the specification. Nothing in here may harm a read: every failure of
+the cache is a ``CacheError`` that the caller answers by fetching from the store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import trio
+
+    from tigrismount.core.types import ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """Counters since start, and gauges where said."""
+
+    bytes_cached: int = 0
+    """Gauge: bytes of blocks in the cache now (all daemons that share it)."""
+    objects_cached: int = 0
+    """Gauge: object versions in the cache now."""
+    capacity_bytes: int = 0
+    """Gauge: the configured bound."""
+    blocks_read: int = 0
+    """Blocks read back from disk."""
+    bytes_read: int = 0
+    """Bytes read back from disk."""
+    blocks_written: int = 0
+    """Blocks written."""
+    bytes_written: int = 0
+    """Bytes written."""
+    writes_skipped: int = 0
+    """Blocks not cached because the disk could not keep up, was full, or failed."""
+    corrupt_blocks: int = 0
+    """Blocks that failed their checksum and were dropped."""
+    evicted_objects: int = 0
+    """Object versions evicted."""
+    degraded: str = ""
+    """Why nothing is written at the moment; empty when all is well."""
+
+
+class CachedObject(Protocol):
+    """One object version as the cache holds it; open ones are never evicted."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Block size recorded for this version, a power of two; every index below counts in it."""
+
+    def has(self, index: int) -> bool:
+        """Tell from memory whether block *index* is on disk. Never blocks."""
+
+    def count(self) -> int:
+        """Return how many blocks of this version are on disk. Never blocks."""
+
+    async def read_block(self, index: int, buffer: memoryview) -> None:
+        """Read block *index* into the start of *buffer* and verify it as configured.
+
+        Args:
+            index: Block to read.
+            buffer: Page-aligned memory whose size is the block's length rounded up to 4096 (or more).
+
+        Raises:
+            CacheCorruptError: It failed its checksum; the block was dropped from the index.
+            CacheError: It could not be read, or has been evicted meanwhile; ``has`` is False from now on.
+        """
+
+    async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        """Write a complete block and record it; the caller keeps *buffer* unchanged until this returns.
+
+        Args:
+            index: Block to write; already cached blocks are left alone.
+            buffer: Page-aligned memory, at least *length_bytes* rounded up to 4096 long.
+            length_bytes: Bytes of the block: ``block_bytes``, or less for the last one.
+
+        Returns:
+            Whether the block is in the cache now. False when the disk is full, failing or too slow; never raises
+            for that.
+        """
+
+    def close(self) -> None:
+        """Let the version be evicted again. Idempotent."""
+
+
+class BlockCache(Protocol):
+    """All cached versions."""
+
+    async def open_object(self, obj: ObjectId) -> CachedObject:
+        """Return the cached state of *obj*, empty when it is new; it is pinned until closed.
+
+        Several calls for one version return independent handles on shared state.
+        """
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Publish records and evict until cancelled; publishes what is left on the way out."""
+
+    def statistics(self) -> CacheStatistics:
+        """Return counters and gauges."""

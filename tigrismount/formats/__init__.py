@@ -1,0 +1,1 @@
+"""Parsers of tensor files: header bytes in, Layout out; pure."""

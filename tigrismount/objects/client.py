@@ -1,0 +1,141 @@
+"""What the layers above need of an object store, as a protocol: the real one, the fake and the retrying one share it.
+
+The contract suite in ``testing.contracts`` is the specification; every implementation passes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from tigrismount.core.types import ObjectId
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a HEAD or one row of a listing says about an object."""
+
+    id: ObjectId
+    """The version."""
+    mtime_s: float
+    """``Last-Modified`` as seconds since the epoch."""
+    storage_class: str = "STANDARD"
+    """Storage class as the store names it."""
+    version_id: str | None = None
+    """Version id where the bucket has versions and the answer named it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of ListObjectsV2, in the store's (binary key) order."""
+
+    objects: tuple[ObjectInfo, ...]
+    """Keys of this page that are not rolled up."""
+    prefixes: tuple[str, ...]
+    """Common prefixes of this page, each ending with the delimiter."""
+    next_token: str | None
+    """Continuation token, None on the last page."""
+
+
+class FetchSink(Protocol):
+    """Where a fetch puts its bytes. Both methods are called from the fetching worker thread.
+
+    The sink owns the memory and decides the granularity: small views where somebody waits for the next bytes, large
+    ones where nobody does.
+    """
+
+    def next_view(self) -> memoryview:
+        """Return the writable memory for the next bytes; empty when the range is complete or no longer wanted."""
+
+    def wrote(self, count: int) -> None:
+        """Say that *count* bytes were put at the start of the last view."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatistics:
+    """Counters since start; gauges say so."""
+
+    get_requests: int = 0
+    """Range GETs sent, retries included."""
+    head_requests: int = 0
+    """HEADs sent."""
+    list_requests: int = 0
+    """List pages asked for."""
+    bytes_fetched: int = 0
+    """Body bytes received by GETs, wasted ones included."""
+    retries: int = 0
+    """Requests sent again."""
+    slow_downs: int = 0
+    """Answers that asked for fewer requests."""
+    errors: int = 0
+    """Requests that failed for good."""
+
+
+class ObjectClient(Protocol):
+    """A read-only S3 client. All methods are safe to call from many trio tasks at once.
+
+    Every method keeps trying transient failures within its timeout and raises only ``ObjectError`` subclasses.
+    """
+
+    async def check_access(self, bucket: str, prefix: str) -> None:
+        """Prove that *bucket* can be listed and that *prefix* holds something, with one request.
+
+        Raises:
+            ObjectNotFoundError: No such bucket, or nothing under the prefix; the detail says which.
+            ObjectAccessError: The credentials are refused.
+            ObjectUnavailableError: The endpoint cannot be reached; the detail names it.
+        """
+
+    async def head(self, bucket: str, key: str) -> ObjectInfo:
+        """Return what the store says about *key* now.
+
+        Raises:
+            ObjectNotFoundError: No such key.
+        """
+
+    async def list_page(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """Return one page of the listing under *prefix*.
+
+        Args:
+            bucket: Bucket name.
+            prefix: Keys must start with this; not a path.
+            delimiter: Rolls up keys beyond it; empty lists flat.
+            token: ``next_token`` of the page before.
+            start_after: Key to start behind; ignored where *token* is given.
+            max_keys: Most rows, at most 1000.
+
+        Raises:
+            ObjectNotFoundError: No such bucket.
+        """
+
+    async def fetch(self, obj: ObjectId, start: int, stop: int, sink: FetchSink) -> None:
+        """Put bytes ``[start, stop)`` of exactly the version *obj* into *sink*, in order.
+
+        Sends ``If-Match`` and checks status, ETag, Content-Range and length of each answer. A body that breaks or
+        stalls is resumed from the last byte received. Returns when the sink is full, or early when the sink
+        returned an empty view because the bytes are no longer wanted.
+
+        Raises:
+            StaleObjectError: The key now holds another version.
+            ObjectNotFoundError: The key is gone.
+            ObjectAccessError: The credentials are refused.
+            ObjectArchivedError: The object must be restored first.
+            ObjectUnavailableError: Retries or ``request_timeout_s`` are spent.
+            ObjectProtocolError: The store kept sending answers that are not what was asked.
+        """
+
+    def statistics(self) -> ObjectStatistics:
+        """Return the counters."""
+
+    async def aclose(self) -> None:
+        """Close the connections; further calls fail."""

@@ -1,0 +1,1 @@
+"""The filesystem without FUSE: nodes, names, attributes, directories and open files in our own types."""
