@@ -1,0 +1,128 @@
+# Every target does the set-up it needs; `make` alone lists them.
+#
+#   PYTHON=python3.12     another interpreter (3.11 or later)
+#   DEMO_ARGS, TEST_ARGS, BENCH_ARGS     passed on to the command behind the target
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+# Two stamps, so that the demo does not wait for linters and the documentation's tools.
+RUNTIME := .venv/.runtime-stamp
+DEV := .venv/.dev-stamp
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Recursive on purpose: on a bare machine Python is there only once `setup` has run. `python3` and then the names with
+# a version, because a distribution may ship 3.11 beside an older default.
+is_recent = -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+find_python = for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p $(is_recent) && { echo $$p; break; }; done
+PYTHON ?= $(shell $(find_python))
+
+# A mount test that cannot run is skipped with its reason; in CI that is a failure.
+ifeq ($(CI),true)
+export TIGRISMOUNT_REQUIRE_FUSE ?= 1
+endif
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	    printf '%-18s %s\n' "$$target" "$$text"; done
+
+## Set-up
+
+# Each need is probed for itself, so that other distributions and hand-made installations pass without apt.
+.PHONY: setup
+setup: ## install the system packages that are missing (apt-get, sudo when not root)
+	@missing=; \
+	python='$(PYTHON)'; \
+	if [ -z "$$python" ]; then command -v python3 >/dev/null && { \
+	    echo "make: this $$(python3 --version) is too old: install Python 3.11 or later, or name one with PYTHON=" >&2; \
+	    exit 1; }; python=python3; missing="python3"; fi; \
+	command -v fusermount3 >/dev/null || missing="$$missing fuse3"; \
+	command -v pkg-config >/dev/null || missing="$$missing pkg-config"; \
+	pkg-config --exists fuse3 2>/dev/null || missing="$$missing libfuse3-dev"; \
+	command -v gcc >/dev/null || missing="$$missing gcc"; \
+	[ -e /usr/include/limits.h ] || missing="$$missing libc6-dev"; \
+	include=$$($$python -c 'import sysconfig; print(sysconfig.get_path("include"))' 2>/dev/null); \
+	[ -e "$$include/Python.h" ] || missing="$$missing $${python##*/}-dev"; \
+	$$python -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing $${python##*/}-venv"; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null || { \
+	    echo "make: please install what these Debian packages hold (there is no apt-get here):$$missing" >&2; exit 1; }; \
+	sudo=; if [ "$$(id -u)" -ne 0 ]; then command -v sudo >/dev/null || { \
+	    echo "make: run this as root, then make again: apt-get install$$missing" >&2; exit 1; }; sudo=sudo; fi; \
+	echo "Installing system packages:$$missing"; \
+	$$sudo apt-get -qq update && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+
+.PHONY: venv
+venv: $(DEV) ## make .venv with tigrismount (editable) and everything to work on it
+
+$(RUNTIME): pyproject.toml | setup
+	@echo "Installing tigrismount into .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' # the first with --group
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing the development tools into .venv"
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]' --group dev
+	@touch $@
+
+## Use
+
+.PHONY: demo
+demo: $(RUNTIME) ## the main job on an embedded S3 server and a generated model; no cloud account
+	@$(BIN)/tigrismount demo $(DEMO_ARGS)
+
+.PHONY: bench
+bench: $(RUNTIME) ## the mount beside a plain download and the raw disk, as ratios (BENCH_ARGS=--quick)
+	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+## Tests and checks
+
+.PHONY: test
+test: $(DEV) ## all tests: real S3 server, real mounts
+	@$(BIN)/python -m pytest $(TEST_ARGS)
+
+.PHONY: test-fast
+test-fast: $(DEV) ## the tests that mount nothing
+	@$(BIN)/python -m pytest -m 'not fuse and not slow' $(TEST_ARGS)
+
+.PHONY: check
+check: fmt-check lint imports types docs ## everything but the tests: format, lint, layers, types, documentation
+
+.PHONY: fmt
+fmt: $(DEV) ## format the code
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+.PHONY: fmt-check
+fmt-check: $(DEV)
+	@$(BIN)/ruff format --check --quiet . || { echo "make: not formatted (see above): run make fmt" >&2; exit 1; }
+
+.PHONY: lint
+lint: $(DEV) ## ruff
+	@$(BIN)/ruff check --quiet .
+
+.PHONY: imports
+imports: $(DEV) ## the layers: calls go down, never up
+	@$(BIN)/lint-imports
+
+.PHONY: types
+types: $(DEV) ## mypy --strict
+	@$(BIN)/mypy
+
+.PHONY: docs
+docs: $(DEV) ## build the documentation; a warning is an error
+	@$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
+	@echo "Documentation: docs/_build/html/index.html"
+
+.PHONY: clean
+clean: ## remove the virtual environment and everything generated
+	@rm -rf .venv build dist ./*.egg-info docs/_build benchmarks/results \
+	    .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
