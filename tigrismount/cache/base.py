@@ -1,6 +1,6 @@
 """What ``blocks`` needs of a disk cache, as a protocol: the LMDB-backed one and the in-memory fake share it.
 
-The contract suite in ``testing.contracts`` is the specification. Nothing in here may harm a read: every failure of
+The contract suite in ``testing.cache_contract`` is the specification. Nothing in here may harm a read: every failure of
 the cache is a ``CacheError`` that the caller answers by fetching from the store.
 """
 
@@ -13,6 +13,23 @@ if TYPE_CHECKING:
     import trio
 
     from tigrismount.core.types import ObjectId
+
+
+def block_length_bytes(size_bytes: int, block_bytes: int, index: int) -> int:
+    """Return the length of block *index* of an object: *block_bytes*, or what is left for the last one.
+
+    Args:
+        size_bytes: Size of the object.
+        block_bytes: Its block size.
+        index: Block, within the object.
+
+    Raises:
+        ValueError: The object has no such block: a mistake of the caller.
+    """
+    length_bytes = min(block_bytes, size_bytes - index * block_bytes)
+    if index < 0 or length_bytes <= 0:
+        raise ValueError(f"an object of {size_bytes} bytes has no block {index} of {block_bytes} bytes")
+    return length_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +98,9 @@ class CachedObject(Protocol):
             for that.
         """
 
+    async def refresh(self) -> None:
+        """Learn what other processes have added or dropped meanwhile; ``open_object`` does it by itself."""
+
     def close(self) -> None:
         """Let the version be evicted again. Idempotent."""
 
@@ -99,3 +119,6 @@ class BlockCache(Protocol):
 
     def statistics(self) -> CacheStatistics:
         """Return counters and gauges."""
+
+    async def aclose(self) -> None:
+        """Publish what is left and let go of the directory, once nothing uses the cache any more. Idempotent."""

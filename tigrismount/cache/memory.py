@@ -1,0 +1,208 @@
+"""A cache in memory that keeps the promises of the one on disk, and fails when told to.
+
+It passes the same contract suite as the disk cache: same results, same pins, same bound, same errors. Tests of the
+layers above use it and script what a real disk does on a bad day: a block that fails its checksum (``corrupt``), one
+that cannot be read (``break_reads``), a disk that takes no more (``refuse_writes``), one that is slow (``read_gate``
+and ``write_gate``). ``reads`` and ``writes`` record every call, so that tests count instead of timing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.base import CacheStatistics, block_length_bytes
+from tigrismount.cache.none import UncachedObject
+from tigrismount.core.eviction import Occupancy
+from tigrismount.errors import CacheCorruptError, CacheError
+
+if TYPE_CHECKING:
+    from tigrismount.cache.base import CachedObject
+    from tigrismount.core.types import ObjectId
+
+
+@dataclass(slots=True)
+class _Version:
+    """What is kept of one version; shared by its handles and kept when all are closed."""
+
+    block_bytes: int
+    blocks: dict[int, bytes] = field(default_factory=dict)
+    corrupt: set[int] = field(default_factory=set)
+    broken: set[int] = field(default_factory=set)
+
+
+async def _pass(gate: trio.Event | None) -> None:
+    if gate is None:
+        await trio.lowlevel.checkpoint()
+    else:
+        await gate.wait()
+
+
+class MemoryBlockCache:
+    """A ``BlockCache`` without a disk.
+
+    Args:
+        block_bytes: Block size of versions first seen now.
+        capacity_bytes: Most bytes of blocks kept.
+    """
+
+    def __init__(self, *, block_bytes: int = 8 << 20, capacity_bytes: int = 1 << 40) -> None:
+        self.block_bytes = block_bytes
+        """Block size of versions first seen from now on."""
+        self.refuse_writes = False
+        """While True every ``write_block`` answers False, as on a full disk."""
+        self.read_gate: trio.Event | None = None
+        """When set, reads wait for it after they were recorded."""
+        self.write_gate: trio.Event | None = None
+        """When set, writes wait for it after they were recorded."""
+        self.reads: list[tuple[ObjectId, int]] = []
+        """Every ``read_block``, in order of arrival."""
+        self.writes: list[tuple[ObjectId, int]] = []
+        """Every ``write_block``, in order of arrival."""
+        self._occupancy: Occupancy[ObjectId] = Occupancy(capacity_bytes)
+        self._versions: dict[ObjectId, _Version] = {}
+        self._ticks = 0
+        self._counters = CacheStatistics(capacity_bytes=capacity_bytes)
+
+    async def open_object(self, obj: ObjectId) -> CachedObject:
+        """Return a pinned handle, as in the protocol."""
+        await trio.lowlevel.checkpoint()
+        if not obj.cacheable:
+            return UncachedObject(self.block_bytes)
+        version = self._versions.setdefault(obj, _Version(self.block_bytes))
+        self._occupancy.pin(obj)
+        self._occupancy.touch(obj, self._tick())
+        return _MemoryObject(self, obj, version)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sleep until cancelled: memory needs no publisher."""
+        task_status.started()
+        await trio.sleep_forever()
+
+    def statistics(self) -> CacheStatistics:
+        """Return counters and gauges."""
+        return replace(self._counters, bytes_cached=self._occupancy.total_bytes, objects_cached=len(self._occupancy))
+
+    async def aclose(self) -> None:
+        """Keep everything: opening the same object again is how tests restart a daemon."""
+        await trio.lowlevel.checkpoint()
+
+    def block(self, obj: ObjectId, index: int) -> bytes | None:
+        """Return the bytes kept of a block, or None; for tests to look at."""
+        version = self._versions.get(obj)
+        return version.blocks.get(index) if version else None
+
+    def put(self, obj: ObjectId, index: int, data: bytes) -> None:
+        """Plant a block as an earlier process would have left it."""
+        version = self._versions.setdefault(obj, _Version(self.block_bytes))
+        assert len(data) == block_length_bytes(obj.size_bytes, version.block_bytes, index)
+        self._keep(obj, version, index, data)
+
+    def corrupt(self, obj: ObjectId, index: int) -> None:
+        """Make the next read of a block fail its checksum."""
+        self._versions[obj].corrupt.add(index)
+
+    def break_reads(self, obj: ObjectId, index: int) -> None:
+        """Make the next read of a block fail as a bad disk does."""
+        self._versions[obj].broken.add(index)
+
+    def _tick(self) -> int:
+        self._ticks += 1
+        return self._ticks
+
+    def _count(self, **changes: int) -> None:
+        added = {name: getattr(self._counters, name) + by for name, by in changes.items()}
+        self._counters = replace(self._counters, **added)
+
+    def _keep(self, obj: ObjectId, version: _Version, index: int, data: bytes) -> None:
+        version.blocks[index] = data
+        self._occupancy.add(obj, len(data), self._tick())
+
+    def _drop(self, obj: ObjectId, version: _Version, index: int) -> None:
+        data = version.blocks.pop(index, b"")
+        self._occupancy.add(obj, -len(data), self._tick())
+
+    def _make_room(self, need_bytes: int) -> bool:
+        eviction = self._occupancy.plan(need_bytes)
+        if not eviction.enough:
+            return False
+        for obj in eviction.victims:
+            del self._versions[obj]
+            self._occupancy.remove(obj)
+            self._count(evicted_objects=1)
+        return True
+
+    async def _read(self, obj: ObjectId, version: _Version, index: int, buffer: memoryview) -> None:
+        self.reads.append((obj, index))
+        await _pass(self.read_gate)
+        data = version.blocks.get(index)
+        if data is None:
+            raise CacheError(f"block {index} is not cached", bucket=obj.bucket, key=obj.key)
+        if index in version.broken:
+            version.broken.discard(index)
+            self._drop(obj, version, index)
+            raise CacheError(f"block {index} cannot be read", bucket=obj.bucket, key=obj.key)
+        if index in version.corrupt:
+            version.corrupt.discard(index)
+            self._drop(obj, version, index)
+            self._count(corrupt_blocks=1)
+            raise CacheCorruptError(f"block {index} fails its checksum", bucket=obj.bucket, key=obj.key)
+        buffer[: len(data)] = data
+        self._count(blocks_read=1, bytes_read=len(data))
+
+    async def _write(self, obj: ObjectId, version: _Version, index: int, data: memoryview) -> bool:
+        self.writes.append((obj, index))
+        await _pass(self.write_gate)
+        if index in version.blocks:
+            return True
+        if self.refuse_writes or not self._make_room(len(data)):
+            self._count(writes_skipped=1)
+            return False
+        self._keep(obj, version, index, bytes(data))
+        self._count(blocks_written=1, bytes_written=len(data))
+        return True
+
+    def _close(self, obj: ObjectId) -> None:
+        self._occupancy.touch(obj, self._tick())
+        self._occupancy.unpin(obj)
+
+
+class _MemoryObject:
+    """One handle on a version."""
+
+    def __init__(self, cache: MemoryBlockCache, obj: ObjectId, version: _Version) -> None:
+        self._cache = cache
+        self._obj = obj
+        self._version = version
+        self._closed = False
+
+    @property
+    def block_bytes(self) -> int:
+        return self._version.block_bytes
+
+    def has(self, index: int) -> bool:
+        return index in self._version.blocks
+
+    def count(self) -> int:
+        return len(self._version.blocks)
+
+    async def read_block(self, index: int, buffer: memoryview) -> None:
+        length_bytes = block_length_bytes(self._obj.size_bytes, self.block_bytes, index)
+        if len(buffer) < length_bytes:
+            raise ValueError(f"a buffer of {len(buffer)} bytes is too small for block {index} of {length_bytes}")
+        await self._cache._read(self._obj, self._version, index, buffer)
+
+    async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        if length_bytes != block_length_bytes(self._obj.size_bytes, self.block_bytes, index):
+            raise ValueError(f"block {index} does not have {length_bytes} bytes")
+        return await self._cache._write(self._obj, self._version, index, buffer[:length_bytes])
+
+    async def refresh(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._cache._close(self._obj)

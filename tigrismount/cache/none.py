@@ -1,0 +1,91 @@
+"""The cache of a mount that has none: it holds nothing, keeps nothing and never fails.
+
+Also what any cache answers for versions without a strong ETag: bytes that cannot be told from those of the next
+version must not outlive this process.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.base import CacheStatistics
+from tigrismount.errors import CacheError
+
+if TYPE_CHECKING:
+    from tigrismount.core.types import ObjectId
+
+
+class UncachedObject:
+    """A version of which nothing is ever cached.
+
+    Args:
+        block_bytes: Block size to report.
+    """
+
+    def __init__(self, block_bytes: int) -> None:
+        self._block_bytes = block_bytes
+
+    @property
+    def block_bytes(self) -> int:
+        """As in the protocol."""
+        return self._block_bytes
+
+    def has(self, index: int) -> bool:
+        """Return False."""
+        return False
+
+    def count(self) -> int:
+        """Return 0."""
+        return 0
+
+    async def read_block(self, index: int, buffer: memoryview) -> None:
+        """Raise: there is nothing to read.
+
+        Raises:
+            CacheError: Always.
+        """
+        await trio.lowlevel.checkpoint()
+        raise CacheError(f"block {index} is not cached")
+
+    async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        """Return False."""
+        await trio.lowlevel.checkpoint()
+        return False
+
+    async def refresh(self) -> None:
+        """Do nothing: nothing can have changed."""
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class NoCache:
+    """A ``BlockCache`` for mounts without a cache directory.
+
+    Args:
+        block_bytes: Block size of every version.
+    """
+
+    def __init__(self, block_bytes: int = 8 << 20) -> None:
+        self._block_bytes = block_bytes
+
+    async def open_object(self, obj: ObjectId) -> UncachedObject:
+        """Return an empty version."""
+        await trio.lowlevel.checkpoint()
+        return UncachedObject(self._block_bytes)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Sleep until cancelled."""
+        task_status.started()
+        await trio.sleep_forever()
+
+    def statistics(self) -> CacheStatistics:
+        """Return zeros."""
+        return CacheStatistics()
+
+    async def aclose(self) -> None:
+        """Do nothing."""
+        await trio.lowlevel.checkpoint()
