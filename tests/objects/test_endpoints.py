@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from tigrismount.objects.endpoints import addressing_style, is_tigris, store_id
+from tigrismount.objects.options import S3Config
+
+
+@pytest.mark.parametrize(
+    ("url", "tigris", "style"),
+    [
+        ("https://t3.storage.dev", True, "virtual"),
+        ("https://fly.storage.tigris.dev", True, "virtual"),
+        ("https://T3.STORAGE.DEV.", True, "virtual"),
+        ("https://t3.tigrisfiles.io", True, "virtual"),
+        ("https://s3.eu-central-1.amazonaws.com", False, "virtual"),
+        ("http://localhost:9000", False, "path"),
+        ("http://tag.tag.svc.cluster.local:8080", False, "path"),
+        ("https://notstorage.dev", False, "path"),
+        ("https://storage.dev.example.org", False, "path"),
+    ],
+)
+def test_the_host_decides_whose_store_it_is_and_where_the_bucket_goes(url, tigris, style):
+    assert (is_tigris(url), addressing_style(S3Config(endpoint_url=url))) == (tigris, style)
+
+
+def test_an_explicit_addressing_style_wins():
+    config = S3Config(endpoint_url="http://localhost:9000", addressing="virtual")
+    assert addressing_style(config) == "virtual"
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://t3.storage.dev", "tigris"),
+        ("https://Minio.Example.org:443/", "https://minio.example.org"),
+        ("http://minio.example.org:80", "http://minio.example.org"),
+        ("http://minio.example.org:9000/s3/", "http://minio.example.org:9000/s3"),
+    ],
+)
+def test_spellings_of_one_endpoint_give_one_store_id(url, expected):
+    assert store_id(url) == expected

@@ -1,0 +1,53 @@
+"""What the host in an endpoint URL tells about the store behind it.
+
+Pure functions on URLs, free of boto3, so that configuration and credentials can ask too.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from tigrismount.objects.options import S3Config
+
+TIGRIS_DOMAINS = ("storage.dev", "tigris.dev", "storageapi.dev", "tigrisfiles.io", "tigrisbucket.io", "tigrisblob.io")
+"""Domains Tigris serves buckets on: the S3 API (first three) and public objects."""
+
+_VIRTUAL_HOSTED_DOMAINS = (*TIGRIS_DOMAINS, "amazonaws.com")
+"""Domains with a wildcard name and certificate for ``bucket.host``; nothing else may be assumed to have one."""
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def is_tigris(endpoint_url: str) -> bool:
+    """Tell whether *endpoint_url* is one of Tigris's own hosts (a gateway in front of Tigris is not)."""
+    return _lies_under(endpoint_url, TIGRIS_DOMAINS)
+
+
+def store_id(endpoint_url: str) -> str:
+    """Return the name of the store in node ids and cache keys: ``tigris``, else the normalised endpoint.
+
+    Two spellings of one endpoint give one id: letter case, a default port and a trailing slash do not count.
+    """
+    if is_tigris(endpoint_url):
+        return "tigris"
+    parts = urlsplit(endpoint_url)
+    host = (parts.hostname or "").lower()
+    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+
+
+def addressing_style(config: S3Config) -> Literal["virtual", "path"]:
+    """Return where the bucket goes in URLs.
+
+    Bucket names with dots are path-style all the same: botocore sees to it, since no wildcard certificate matches.
+    """
+    if config.addressing != "auto":
+        return config.addressing
+    return "virtual" if _lies_under(config.endpoint_url, _VIRTUAL_HOSTED_DOMAINS) else "path"
+
+
+def _lies_under(endpoint_url: str, domains: tuple[str, ...]) -> bool:
+    host = (urlsplit(endpoint_url).hostname or "").lower().rstrip(".")
+    return any(host == domain or host.endswith("." + domain) for domain in domains)
