@@ -1,0 +1,82 @@
+"""The file system under test, driven as a user drives it: the command line, ``status --json`` and ``/proc``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+SETTLE_TIMEOUT_S = 30.0
+"""Seconds a cold load's last blocks may take to reach the disk."""
+COMMAND = [sys.executable, "-m", "tigrismount"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted bucket."""
+
+    mountpoint: Path
+    """Where it is mounted."""
+
+    def status(self) -> dict[str, Any]:
+        """Return its element of ``status --json``."""
+        output = subprocess.run(
+            [*COMMAND, "status", self.mountpoint, "--json"], check=True, stdout=subprocess.PIPE
+        ).stdout
+        mount: dict[str, Any] = json.loads(output)["mounts"][0]
+        return mount
+
+    def cpu_seconds(self) -> float:
+        """Return user and system time of the process that answers FUSE, so far."""
+        return process_cpu_seconds(self.status()["pid"])
+
+    def wait_until_cached(self, size_bytes: int) -> None:
+        """Return once *size_bytes* are on disk, or nothing is added any more."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        cached_bytes = -1
+        while time.monotonic() < deadline:
+            previous_bytes, cached_bytes = cached_bytes, self.status()["cache"]["bytes_cached"]
+            if cached_bytes >= size_bytes or cached_bytes == previous_bytes:
+                return
+            time.sleep(2)
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """Return user and system time of process *pid*, from ``/proc``."""
+    # The command name, in parentheses, may hold spaces.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def mounted(
+    source: str, mountpoint: Path, endpoint_url: str, cache_directory: Path, flags: Sequence[str]
+) -> Iterator[Mount]:
+    """Mount *source* in the background for the length of the context."""
+    command = [*COMMAND, "mount", source, mountpoint, "--endpoint-url", endpoint_url, "--cache-dir", cache_directory]
+    subprocess.run([*command, *flags], check=True)
+    try:
+        yield Mount(mountpoint)
+    finally:
+        subprocess.run([*COMMAND, "unmount", mountpoint], check=True)
+
+
+def drop_page_cache(paths: Sequence[Path]) -> None:
+    """Make the kernel forget the pages of *paths*; of everything when we are root."""
+    os.sync()
+    if os.geteuid() == 0:
+        Path("/proc/sys/vm/drop_caches").write_text("1")
+        return
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)

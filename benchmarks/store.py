@@ -1,0 +1,171 @@
+"""The bench's S3 server: nginx serving one flat bucket from memory.
+
+nginx answers ranges and ``If-Match`` by itself, from its own ETag (mtime and size in hexadecimal); ListObjectsV2 is one
+static XML that names the same ETags. Signatures are ignored. It costs 0.4 CPU seconds per GiB, a third of what a
+server in Python takes, so that on few cores the store does not become what is measured.
+
+Two things make it resemble a remote store: ``limit_rate`` caps each connection, and a first-byte delay is had by an
+``auth_request`` to a tiny server that answers late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUCKET = "bench"
+START_TIMEOUT_S = 10.0
+
+CONFIGURATION = """
+worker_processes 1; daemon off; pid {root}/nginx.pid; error_log {root}/error.log warn; {user}
+events {{ worker_connections 4096; multi_accept on; }}
+http {{
+  access_log off; sendfile on; sendfile_max_chunk 2m; tcp_nopush on; tcp_nodelay on; etag on; server_tokens off;
+  keepalive_requests 1000000; keepalive_timeout 300s; open_file_cache max=1000 inactive=600s;
+  default_type application/octet-stream;
+  client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp; fastcgi_temp_path {root}/tmp;
+  uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
+  upstream delay {{ server 127.0.0.1:{delay_port}; keepalive 256; }}
+  server {{
+    listen 127.0.0.1:{port}; root {root}/www; {limit_rate}
+    location = /_delay {{
+      internal; proxy_pass http://delay; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_pass_request_body off; proxy_set_header Content-Length "";
+    }}
+    location ~ ^/([^/]+)/?$ {{ {auth} default_type application/xml; try_files /$1.xml =404; }}
+    location / {{ {auth} try_files $uri =404; }}
+  }}
+}}
+"""
+
+
+class StoreUnavailableError(Exception):
+    """The store cannot be started here; the message says what is missing."""
+
+
+@contextlib.contextmanager
+def nginx_store(directory: Path, *, rate_bytes_s: int, latency_s: float) -> Iterator[str]:
+    """Serve the files of *directory*/www/bench as the bucket ``bench``, and yield the endpoint's URL.
+
+    Args:
+        directory: Where the bucket, the configuration and the logs lie; best in memory.
+        rate_bytes_s: Most bytes per second of one connection, 0 for no limit.
+        latency_s: Seconds before the first byte of each answer.
+
+    Raises:
+        StoreUnavailableError: nginx is missing or does not start.
+    """
+    binary = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if binary is None:
+        raise StoreUnavailableError("nginx is missing: apt-get install nginx-core")
+    write_listing(directory / "www" / BUCKET, directory / "www" / f"{BUCKET}.xml")
+    (directory / "tmp").mkdir(exist_ok=True)
+    port = free_port()
+    with delay_server(latency_s) as delay_port:
+        configuration = CONFIGURATION.format(
+            root=directory,
+            port=port,
+            delay_port=delay_port or 9,
+            user="user root;" if os.geteuid() == 0 else "",
+            limit_rate=f"limit_rate {rate_bytes_s};" if rate_bytes_s else "",
+            auth="auth_request /_delay;" if latency_s else "",
+        )
+        (directory / "nginx.conf").write_text(configuration)
+        process = subprocess.Popen([binary, "-p", directory, "-c", directory / "nginx.conf"])
+        try:
+            wait_for_port(process, port, directory / "error.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def write_listing(bucket: Path, target: Path) -> None:
+    """Write the ListObjectsV2 answer for the flat directory *bucket*, with the ETags that nginx will send."""
+    rows = []
+    for path in sorted(bucket.iterdir()):
+        stat = path.stat()
+        modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(stat.st_mtime)))
+        etag = f"&quot;{int(stat.st_mtime):x}-{stat.st_size:x}&quot;"
+        rows.append(
+            f"<Contents><Key>{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
+            f"<Size>{stat.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        )
+    target.write_text(
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Name>{BUCKET}</Name><Prefix></Prefix><KeyCount>{len(rows)}</KeyCount><MaxKeys>1000</MaxKeys>"
+        f"<IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>\n"
+    )
+
+
+@contextlib.contextmanager
+def delay_server(latency_s: float) -> Iterator[int]:
+    """Answer every HTTP request with 204 after *latency_s*, in a thread; yield the port, 0 when there is no delay."""
+    if not latency_s:
+        yield 0
+        return
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(lambda r, w: answer_late(r, w, latency_s), "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        server.close()
+
+
+async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, latency_s: float) -> None:
+    """Serve one kept-alive connection of nginx."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while await reader.readuntil(b"\r\n\r\n"):
+            await asyncio.sleep(latency_s)
+            writer.write(f"HTTP/1.1 204 No Content\r\nDate: {formatdate(usegmt=True)}\r\n\r\n".encode())
+            await writer.drain()
+    writer.close()
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return once *port* accepts connections.
+
+    Raises:
+        StoreUnavailableError: The server ended, or did not listen in time.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise StoreUnavailableError(f"nginx does not start: {log.read_text().strip()[-500:] if log.exists() else 'no log'}")
+
+
+@contextlib.contextmanager
+def scratch_in_memory() -> Iterator[Path]:
+    """Yield a new directory in memory (or the default place for temporary files), removed afterwards."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=parent) as directory:
+        yield Path(directory)
