@@ -1,0 +1,263 @@
+"""What an answer of the store means: is it the range that was asked for, and if it is an error, which of ours.
+
+Nothing a store or a proxy says is believed. Gateways ignore ``If-Match`` on a cache hit, stores answer 200 to a range
+request, proxies have answered 206 with another client's range; each would put wrong bytes under a right name. So an
+answer counts only if status, entity tag, ``Content-Range`` and length all fit. Pure functions on numbers and headers
+(names in lower case), so that every lie can be tested without a server.
+
+Source: RFC 9110 sections 8.8.3 (entity tags), 14.4 (Content-Range), 15.3.7 (206); Amazon S3 API, "Error responses".
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tigrismount.errors import (
+    ObjectAccessError,
+    ObjectArchivedError,
+    ObjectError,
+    ObjectNotFoundError,
+    ObjectProtocolError,
+    ObjectUnavailableError,
+    SlowDownError,
+    StaleObjectError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tigrismount.core.types import ObjectId
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request was about, for error messages."""
+
+    endpoint_url: str
+    """Base URL of the store."""
+    key_source: str
+    """Where the access key came from."""
+    bucket: str
+    """Bucket asked for."""
+    key: str = ""
+    """Key asked for, empty for listings."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    """An answer that is an error, as the store gave it."""
+
+    status: int
+    """HTTP status."""
+    code: str
+    """S3 error code; the status as text where the body had none."""
+    message: str
+    """The store's own words."""
+    headers: Mapping[str, str]
+    """Headers, names in lower case."""
+
+
+def bare_etag(value: str | None) -> str:
+    """Return an entity tag without quotes, ``W/`` kept in front of weak ones, empty for none."""
+    text = (value or "").strip()
+    weak = text.startswith("W/")
+    return ("W/" if weak else "") + text.removeprefix("W/").strip('"')
+
+
+def check_range_answer(status: int, headers: Mapping[str, str], obj: ObjectId, start: int, stop: int) -> None:
+    """Return if the body that follows begins with bytes ``[start, stop)`` of exactly the version *obj*.
+
+    Status 200 is accepted with a right ``Content-Range`` (some stores answer so), and for a range from byte 0 when
+    the body is the whole object.
+
+    Args:
+        status: HTTP status, not an error.
+        headers: Headers, names in lower case.
+        obj: Version asked for; an empty ETag leaves only the size to compare.
+        start: First byte asked for.
+        stop: One past the last byte asked for.
+
+    Raises:
+        StaleObjectError: The answer is about another version.
+        ObjectProtocolError: The answer is not the range that was asked for.
+    """
+    _check_etag(headers, obj)
+    content_range = headers.get("content-range")
+    if content_range is not None and status in {200, 206}:
+        _check_content_range(content_range, obj, start, stop)
+        expected_bytes = stop - start
+    elif status == 200 and start == 0:
+        expected_bytes = obj.size_bytes
+    else:
+        detail = "the store ignores ranges" if status == 200 else f"status {status} without the range"
+        raise ObjectProtocolError(f"asked for bytes {start}-{stop - 1}: {detail}", bucket=obj.bucket, key=obj.key)
+    _check_length(headers, obj, expected_bytes)
+
+
+def _check_etag(headers: Mapping[str, str], obj: ObjectId) -> None:
+    if not obj.etag:
+        return
+    etag = bare_etag(headers.get("etag"))
+    if not etag:
+        raise ObjectProtocolError("the answer has no ETag", bucket=obj.bucket, key=obj.key)
+    if etag.removeprefix("W/") != obj.etag.removeprefix("W/"):
+        raise StaleObjectError(f"ETag is {etag} now, was {obj.etag}", bucket=obj.bucket, key=obj.key)
+
+
+def _check_content_range(content_range: str, obj: ObjectId, start: int, stop: int) -> None:
+    match = _CONTENT_RANGE.fullmatch(content_range.strip())
+    first, last, total = (int(group) for group in match.groups()) if match else (-1, -1, -1)
+    if match and total != obj.size_bytes and not obj.etag:
+        raise StaleObjectError(f"size is {total} now, was {obj.size_bytes}", bucket=obj.bucket, key=obj.key)
+    if (first, last, total) != (start, stop - 1, obj.size_bytes):
+        detail = f"asked for bytes {start}-{stop - 1}/{obj.size_bytes}, got Content-Range {content_range!r}"
+        raise ObjectProtocolError(detail, bucket=obj.bucket, key=obj.key)
+
+
+def _check_length(headers: Mapping[str, str], obj: ObjectId, expected_bytes: int) -> None:
+    length = headers.get("content-length")
+    if length is None and "chunked" in headers.get("transfer-encoding", "").lower():
+        return  # no length to compare; the body is counted as it is read
+    if length is None or not re.fullmatch(r"\d+", length, re.ASCII) or int(length) != expected_bytes:
+        detail = f"Content-Length is {length!r}, expected {expected_bytes}"
+        raise ObjectProtocolError(detail, bucket=obj.bucket, key=obj.key)
+
+
+def error_from_answer(answer: ErrorAnswer, target: Target) -> ObjectError:
+    """Return our error for an error answer, with a detail that says what to do next.
+
+    Args:
+        answer: Status, code, message and headers.
+        target: What was asked for.
+    """
+    by_code = _BY_CODE.get(answer.code)
+    if by_code is not None:
+        return by_code(answer, target)
+    by_status = _BY_STATUS.get(answer.status)
+    if by_status is not None:
+        return by_status(answer, target)
+    if answer.status >= 500:
+        return _unavailable(answer, target)
+    return _misunderstood(answer, target)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return the seconds ``Retry-After`` asks for, 0 without one (S3 never sends the date form)."""
+    value = headers.get("retry-after", "").strip()
+    return float(value) if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", value, re.ASCII) else 0.0
+
+
+def _said(answer: ErrorAnswer) -> str:
+    """Return the store's words in short, to stand behind ours."""
+    words = " ".join(answer.message.split())[:200]
+    return f" ({answer.status} {answer.code}: {words})" if words else f" ({answer.status} {answer.code})"
+
+
+def _no_bucket(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = f"no such bucket at {target.endpoint_url}: check its name and the endpoint"
+    return ObjectNotFoundError(detail, bucket=target.bucket)
+
+
+def _bad_bucket_name(answer: ErrorAnswer, target: Target) -> ObjectError:
+    return ObjectNotFoundError("this is not a valid bucket name", bucket=target.bucket)
+
+
+def _no_key(answer: ErrorAnswer, target: Target) -> ObjectError:
+    if not target.key:
+        return _no_bucket(answer, target)
+    return ObjectNotFoundError("no such key", bucket=target.bucket, key=target.key)
+
+
+def _changed(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = "the object was overwritten since it was looked up"
+    return StaleObjectError(detail, bucket=target.bucket, key=target.key)
+
+
+def _archived(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = "the object is archived: restore it first ('tigris objects restore', or restore-object on S3)"
+    return ObjectArchivedError(detail, bucket=target.bucket, key=target.key)
+
+
+def _access(text: str) -> Callable[[ErrorAnswer, Target], ObjectError]:
+    """Return a maker of access errors; ``{source}`` and ``{endpoint}`` in *text* are filled in."""
+
+    def make(answer: ErrorAnswer, target: Target) -> ObjectError:
+        detail = text.format(source=target.key_source, endpoint=target.endpoint_url) + _said(answer)
+        return ObjectAccessError(detail, bucket=target.bucket, key=target.key)
+
+    return make
+
+
+def _elsewhere(answer: ErrorAnswer, target: Target) -> ObjectError:
+    region = answer.headers.get("x-amz-bucket-region", "")
+    advice = f"pass --region {region}" if region else "pass its --region or its --endpoint-url"
+    return ObjectAccessError(f"the bucket lies in another region: {advice}{_said(answer)}", bucket=target.bucket)
+
+
+def _slow_down(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = f"{target.endpoint_url} asks for fewer requests{_said(answer)}"
+    wait_s = retry_after_s(answer.headers)
+    return SlowDownError(detail, retry_after_s=wait_s, bucket=target.bucket, key=target.key)
+
+
+def _unavailable(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = f"{target.endpoint_url} is in trouble{_said(answer)}"
+    return ObjectUnavailableError(detail, bucket=target.bucket, key=target.key)
+
+
+def _misunderstood(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = f"{target.endpoint_url} does not understand the request{_said(answer)}: is it an S3 endpoint?"
+    return ObjectProtocolError(detail, bucket=target.bucket, key=target.key)
+
+
+_denied = _access("access denied: the key from {source} needs s3:ListBucket and s3:GetObject here")
+_unknown_key = _access("the store does not know the access key from {source}: check it, and that it is for {endpoint}")
+_expired = _access("the key from {source} has expired: renew it")
+
+_BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
+    "AccessDenied": _denied,
+    "AllAccessDisabled": _denied,
+    "AccountProblem": _access("the account of the key from {source} has a problem"),
+    "AuthorizationHeaderMalformed": _elsewhere,
+    "ExpiredToken": _expired,
+    "TokenRefreshRequired": _expired,
+    "InvalidAccessKeyId": _unknown_key,
+    "InvalidToken": _access("the session token from {source} is not valid: renew it"),
+    "SignatureDoesNotMatch": _access("the secret key does not belong to the access key from {source}: check both"),
+    "RequestTimeTooSkewed": _access("this machine's clock is wrong: set it (NTP), signatures carry the time"),
+    "InvalidBucketName": _bad_bucket_name,
+    "NoSuchBucket": _no_bucket,
+    "NoSuchKey": _no_key,
+    "NoSuchVersion": _no_key,
+    "InvalidObjectState": _archived,
+    "InvalidRange": _changed,
+    "PreconditionFailed": _changed,
+    "PermanentRedirect": _elsewhere,
+    "TemporaryRedirect": _elsewhere,
+    "InternalError": _unavailable,
+    "RequestTimeout": _unavailable,
+    "SlowDown": _slow_down,
+    "Throttling": _slow_down,
+    "TooManyRequests": _slow_down,
+}
+"""What each S3 error code means; codes are finer than statuses and win."""
+
+_BY_STATUS: dict[int, Callable[[ErrorAnswer, Target], ObjectError]] = {
+    301: _elsewhere,
+    302: _elsewhere,
+    307: _elsewhere,
+    308: _elsewhere,
+    401: _access("the store refuses the key from {source}"),
+    403: _denied,
+    404: _no_key,
+    408: _unavailable,
+    412: _changed,
+    416: _changed,
+    429: _slow_down,
+    503: _slow_down,
+}
+"""What is left when the answer has no code we know, as for HEAD, whose answers have no body."""
