@@ -121,6 +121,10 @@ docs: $(DEV) ## build the documentation; a warning is an error
 	@$(BIN)/python -m sphinx -n -W --keep-going -q -b html docs docs/_build/html
 	@echo "Documentation: docs/_build/html/index.html"
 
+.PHONY: reference
+reference: $(DEV) ## rewrite the reference pages that are made from the code
+	@$(BIN)/python docs/generate_reference.py
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything generated
 	@rm -rf .venv build dist ./*.egg-info docs/_build benchmarks/results \

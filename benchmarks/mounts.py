@@ -62,8 +62,8 @@ def mounted(
     source: str, mountpoint: Path, endpoint_url: str, cache_directory: Path, flags: Sequence[str]
 ) -> Iterator[Mount]:
     """Mount *source* in the background for the length of the context."""
-    command = [*COMMAND, "mount", source, mountpoint, "--endpoint-url", endpoint_url, "--cache-dir", cache_directory]
-    subprocess.run([*command, *flags], check=True)
+    places = [source, str(mountpoint), "--endpoint-url", endpoint_url, "--cache-dir", str(cache_directory)]
+    subprocess.run([*COMMAND, "mount", *places, *flags], check=True)
     try:
         yield Mount(mountpoint)
     finally:
