@@ -1,0 +1,142 @@
+"""Turns what botocore, urllib3, ``http.client`` and ``ssl`` raise into our errors, where it is raised.
+
+The class of a foreign exception says little: botocore reports an unknown host, a refused connection and an unplugged
+cable alike. What a person needs to know is at the bottom of the chain of causes, so that is where we look. Each detail
+is one line that says what happened and what to do next.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import botocore.exceptions as boto
+import botocore.parsers
+import urllib3.exceptions
+
+from tigrismount.errors import (
+    ObjectAccessError,
+    ObjectError,
+    ObjectNotFoundError,
+    ObjectProtocolError,
+    ObjectUnavailableError,
+)
+from tigrismount.objects.responses import ErrorAnswer, error_from_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tigrismount.objects.responses import Target
+
+_NO_CREDENTIALS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.NoAuthTokenError,
+    boto.SSOError,
+)
+
+_NETWORK = (
+    boto.HTTPClientError,
+    boto.ConnectionError,
+    boto.IncompleteReadError,
+    urllib3.exceptions.HTTPError,
+    http.client.HTTPException,
+    OSError,
+)
+"""Everything a connection can raise, while it is made and while a body is read; ``ssl`` errors are ``OSError``."""
+
+
+@contextmanager
+def translated(target: Target) -> Iterator[None]:
+    """Let nothing but ``ObjectError`` out of the block.
+
+    Args:
+        target: What the request is about, for the message.
+
+    Raises:
+        ObjectError: Whatever happened, chained to the foreign exception.
+    """
+    try:
+        yield
+    except ObjectError:
+        raise
+    except boto.ClientError as exc:
+        raise error_from_answer(_answer(exc), target) from exc
+    except _NO_CREDENTIALS as exc:
+        detail = f"no usable credentials from {target.key_source}: {_words(exc)}"
+        raise ObjectAccessError(detail, bucket=target.bucket) from exc
+    except (boto.ParamValidationError, UnicodeEncodeError) as exc:
+        detail = f"no store can have such a name: {_words(exc)}"
+        raise ObjectNotFoundError(detail, bucket=target.bucket, key=target.key) from exc
+    except botocore.parsers.ResponseParserError as exc:
+        detail = f"{target.endpoint_url} answered something that is not S3's XML: is it an S3 endpoint?"
+        raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
+    except _NETWORK as exc:
+        raise _network_error(exc, target) from exc
+    except Exception as exc:  # botocore trips over answers nobody foresaw in its own ways
+        detail = f"{target.endpoint_url} answered something unexpected: {type(exc).__name__}: {_words(exc)}"
+        raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
+
+
+def _answer(exc: boto.ClientError) -> ErrorAnswer:
+    error = exc.response.get("Error", {})
+    metadata = exc.response.get("ResponseMetadata", {})
+    status = int(metadata.get("HTTPStatusCode", 0))
+    code = str(error.get("Code") or status)
+    return ErrorAnswer(status, code, str(error.get("Message") or ""), metadata.get("HTTPHeaders", {}))
+
+
+def _network_error(exc: BaseException, target: Target) -> ObjectUnavailableError:
+    return ObjectUnavailableError(_network_detail(exc, target), bucket=target.bucket, key=target.key)
+
+
+def _network_detail(exc: BaseException, target: Target) -> str:
+    causes = list(_causes(exc))
+    endpoint = target.endpoint_url
+
+    def find(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in causes if isinstance(cause, kinds)), None)
+
+    if find(boto.ProxyConnectionError, urllib3.exceptions.ProxyError):
+        return f"the proxy does not reach {endpoint}: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+    if find(socket.gaierror):
+        return f"cannot resolve the host of {endpoint}: check the endpoint URL and this machine's DNS"
+    if find(ConnectionRefusedError):
+        return f"{endpoint} refuses connections: check the host and port of the endpoint URL, and that the store runs"
+    if certificate := find(ssl.SSLCertVerificationError):
+        reason = getattr(certificate, "verify_message", "") or "unknown reason"
+        return f"cannot trust the certificate of {endpoint} ({reason}): pass its CA with --ca-bundle"
+    if find(boto.SSLError, ssl.SSLError, urllib3.exceptions.SSLError):
+        return f"TLS with {endpoint} failed ({_words(causes[-1])}): check that this port speaks https"
+    if find(boto.ConnectTimeoutError, urllib3.exceptions.ConnectTimeoutError):
+        return f"no connection to {endpoint} in time: check the network, firewalls and proxy settings"
+    if find(boto.ReadTimeoutError, urllib3.exceptions.ReadTimeoutError, TimeoutError):
+        return f"{endpoint} stopped sending: the store or the network is stalled"
+    return f"the connection to {endpoint} broke: {_words(causes[-1])}"
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """Yield *exc* and what caused it, outermost first; botocore keeps the cause in its keyword arguments."""
+    seen: set[int] = set()
+    current: BaseException | None = exc
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        wrapped = getattr(current, "kwargs", {}).get("error")
+        inner = wrapped if isinstance(wrapped, BaseException) else None
+        current = inner or current.__cause__ or current.__context__ or _argument(current)
+
+
+def _argument(exc: BaseException) -> BaseException | None:
+    """Return an exception among the arguments, where urllib3 keeps the cause."""
+    return next((argument for argument in exc.args if isinstance(argument, BaseException)), None)
+
+
+def _words(exc: BaseException) -> str:
+    """Return the exception's text as one short line."""
+    return " ".join(str(exc).split())[:200] or type(exc).__name__

@@ -1,0 +1,267 @@
+"""The S3 client: boto3 in threads, every answer checked, every failure ours.
+
+A request runs through three layers. ``retrying`` decides whether and when to try again, within one deadline. ``_send``
+runs one try in a worker thread of one of two *lanes*: data and metadata have their own, so that a look-up never waits
+behind gigabytes. The thread itself talks to boto3, translates what it raises and checks what it answers.
+
+The data lane is as wide as the store lets it be: an answer that asks for fewer requests halves it for everyone, each
+success widens it again up to ``concurrency``. A thread holds its place in the lane until it ends, also when the task
+that wanted it was cancelled, so abandoned threads are bounded too.
+
+Source: research of boto3's data path: body read into place, pool as large as the lanes, retries of our own because
+boto3's end where the body begins.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from tigrismount.core.aimd import AdaptiveLimit
+from tigrismount.core.types import ObjectId
+from tigrismount.errors import (
+    ObjectError,
+    ObjectNotFoundError,
+    ObjectProtocolError,
+    ObjectUnavailableError,
+    SlowDownError,
+)
+from tigrismount.objects.body import BodyReader
+from tigrismount.objects.client import ListPage, ObjectInfo
+from tigrismount.objects.connection import make_boto_client
+from tigrismount.objects.counters import Counters
+from tigrismount.objects.failures import translated
+from tigrismount.objects.responses import Target, bare_etag, check_range_answer
+from tigrismount.objects.retry import RetryPolicy, retrying
+from tigrismount.objects.transfer import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tigrismount.objects.client import FetchSink, ObjectStatistics
+    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.options import S3Config
+
+T = TypeVar("T")
+
+METADATA_THREADS = 8
+"""Width of the metadata lane: a listing is bound by the store's answer, and look-ups come in small bursts."""
+
+CHECK_TIMEOUT_S = 10.0
+"""Longest ``check_access``: somebody waits at a prompt for ``mount`` to return."""
+
+CHECK_RETRIES = 5
+"""Tries after the first in ``check_access``: about two seconds in all where an endpoint refuses at once."""
+
+
+class S3Client:
+    """An ``ObjectClient`` for one S3-compatible endpoint.
+
+    Making one imports nothing more but takes a tenth of a second or two: do it in a thread.
+
+    Args:
+        config: The endpoint and its limits.
+        credentials: Key to sign with; None leaves the choice to boto3's own chain.
+        draw: Gives random numbers in ``[0, 1)`` for the waits between tries.
+
+    Raises:
+        ConfigError: The endpoint URL, the profile or the CA bundle is unusable.
+    """
+
+    def __init__(
+        self, config: S3Config, credentials: Credentials | None, *, draw: Callable[[], float] = random.random
+    ) -> None:
+        self._config = config
+        self._key_source = credentials.source if credentials is not None else "boto3's own chain"
+        self._boto = make_boto_client(config, credentials, config.concurrency + METADATA_THREADS)
+        self._draw = draw
+        self._counters = Counters()
+        self._limit = AdaptiveLimit(config.concurrency)
+        self._data_lane = trio.CapacityLimiter(config.concurrency)
+        self._metadata_lane = trio.CapacityLimiter(METADATA_THREADS)
+        self._extra = {"RequestPayer": "requester"} if config.requester_pays else {}
+        self._closed = False
+        self._data_policy = RetryPolicy(timeout_s=config.request_timeout_s, max_retries=config.max_retries)
+        self._metadata_policy = RetryPolicy(timeout_s=config.metadata_timeout_s, max_retries=config.max_retries)
+        self._check_policy = RetryPolicy(
+            timeout_s=min(CHECK_TIMEOUT_S, config.metadata_timeout_s),
+            max_retries=min(CHECK_RETRIES, config.max_retries),
+        )
+
+    # -- ObjectClient ------------------------------------------------------------------------------------------
+
+    async def check_access(self, bucket: str, prefix: str) -> None:
+        """Prove that *bucket* can be listed and that *prefix* holds something, with one request."""
+        query = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
+        page = await self._list(query, self._check_policy)
+        if not page.objects and page.next_token is None:
+            where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
+            raise ObjectNotFoundError(f"{where}: check the name, or upload something first", bucket=bucket)
+
+    async def head(self, bucket: str, key: str) -> ObjectInfo:
+        """Return what the store says about *key* now."""
+        target = self._target(bucket, key)
+
+        def request() -> ObjectInfo:
+            self._counters.add("head_requests")
+            with translated(target):
+                answer = self._boto.head_object(Bucket=bucket, Key=key, **self._extra)
+                return _info(bucket, key, answer, size_bytes=answer.get("ContentLength", 0))
+
+        return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
+
+    async def list_page(
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        delimiter: str = "/",
+        token: str | None = None,
+        start_after: str = "",
+        max_keys: int = 1000,
+    ) -> ListPage:
+        """Return one page of the listing under *prefix*."""
+        query: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": max_keys}
+        if delimiter:
+            query["Delimiter"] = delimiter
+        if token is not None:
+            query["ContinuationToken"] = token
+        elif start_after:
+            query["StartAfter"] = start_after
+        return await self._list(query, self._metadata_policy)
+
+    async def fetch(self, obj: ObjectId, start: int, stop: int, sink: FetchSink) -> None:
+        """Put bytes ``[start, stop)`` of exactly the version *obj* into *sink*, in order."""
+        if not 0 <= start <= stop <= obj.size_bytes:
+            raise ValueError(f"[{start}, {stop}) is not a range of {obj.size_bytes} bytes")
+        if start == stop:
+            await trio.lowlevel.checkpoint()
+            return
+        transfer = Transfer(obj, start, stop, sink)
+        target = self._target(obj.bucket, obj.key)
+        try:
+            await self._call(
+                lambda: self._send(self._data_lane, lambda: self._get(transfer, target)),
+                self._data_policy,
+                target,
+                progress=lambda: transfer.position,
+            )
+        finally:
+            transfer.abandon()
+
+    def statistics(self) -> ObjectStatistics:
+        """Return the counters."""
+        return self._counters.snapshot()
+
+    async def aclose(self) -> None:
+        """Close the connections; further calls fail."""
+        self._closed = True
+        await trio.to_thread.run_sync(self._boto.close)
+
+    # -- in the trio task --------------------------------------------------------------------------------------
+
+    def _target(self, bucket: str, key: str = "") -> Target:
+        return Target(self._config.endpoint_url, self._key_source, bucket, key)
+
+    async def _list(self, query: dict[str, Any], policy: RetryPolicy) -> ListPage:
+        target = self._target(query["Bucket"])
+
+        def request() -> ListPage:
+            self._counters.add("list_requests")
+            with translated(target):
+                return _page(self._boto.list_objects_v2(**query, **self._extra), query, target)
+
+        return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
+
+    async def _call(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        policy: RetryPolicy,
+        target: Target,
+        progress: Callable[[], int] = lambda: 0,
+    ) -> T:
+        """Retry *attempt* and count what comes of it."""
+        try:
+            if self._closed:
+                raise ObjectUnavailableError("the client is closed", bucket=target.bucket, key=target.key)
+            return await retrying(
+                attempt,
+                policy,
+                target,
+                draw=self._draw,
+                progress=progress,
+                on_retry=lambda: self._counters.add("retries"),
+            )
+        except ObjectError:
+            self._counters.add("errors")
+            raise
+
+    async def _send(self, lane: trio.CapacityLimiter, request: Callable[[], T]) -> T:
+        """Run one try in a thread of *lane* and let the answer set the width of the data lane."""
+        sent_in_round = self._limit.round
+
+        def run() -> T:
+            nonlocal sent_in_round
+            sent_in_round = self._limit.round  # the try may have waited long for its place in the lane
+            return request()
+
+        try:
+            result = await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=lane)
+        except SlowDownError:
+            self._counters.add("slow_downs")
+            self._limit.refused(sent_in_round)
+            raise
+        else:
+            self._limit.succeeded(sent_in_round)
+            return result
+        finally:
+            self._data_lane.total_tokens = self._limit.limit
+
+    # -- in the worker thread ----------------------------------------------------------------------------------
+
+    def _get(self, transfer: Transfer, target: Target) -> None:
+        """Send one GET for what is left of the transfer, check the answer and hand its body over."""
+        obj, start, stop = transfer.obj, transfer.position, transfer.stop
+        condition = {"IfMatch": f'"{obj.etag}"'} if obj.cacheable else {}  # a weak tag never matches
+        self._counters.add("get_requests")
+        with translated(target):
+            answer = self._boto.get_object(
+                Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{stop - 1}", **condition, **self._extra
+            )
+        body = BodyReader(answer["Body"])
+        try:
+            metadata = answer["ResponseMetadata"]
+            check_range_answer(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], obj, start, stop)
+            transfer.receive(body, target, lambda count: self._counters.add("bytes_fetched", count))
+        finally:
+            body.close(complete=transfer.complete)
+
+
+def _page(answer: dict[str, Any], query: dict[str, Any], target: Target) -> ListPage:
+    """Return a parsed listing; anything that is not one must not pass for an empty bucket."""
+    if "IsTruncated" not in answer:
+        detail = f"{target.endpoint_url} answered a listing with something else: is it an S3 endpoint?"
+        raise ObjectProtocolError(detail, bucket=target.bucket)
+    token = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
+    if answer["IsTruncated"] and (not token or token == query.get("ContinuationToken")):
+        raise ObjectProtocolError("the listing says there is more but not where to go on", bucket=target.bucket)
+    bucket = query["Bucket"]
+    rows = answer.get("Contents", ())
+    return ListPage(
+        tuple(_info(bucket, row["Key"], row, size_bytes=row["Size"]) for row in rows),
+        tuple(row["Prefix"] for row in answer.get("CommonPrefixes", ())),
+        token,
+    )
+
+
+def _info(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> ObjectInfo:
+    """Return the answer of a HEAD, or a row of a listing, as ours."""
+    modified = row.get("LastModified")
+    return ObjectInfo(
+        ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes),
+        mtime_s=modified.timestamp() if modified is not None else 0.0,
+        storage_class=row.get("StorageClass") or "STANDARD",
+        version_id=row.get("VersionId"),
+    )
