@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tigrismount.config.host import cgroup_memory_limit_bytes, read_disk_space, read_host_facts
+
+
+@pytest.fixture
+def cgroups(tmp_path):
+    """Write limit files under a fake hierarchy and return its mountinfo."""
+
+    def make(kind: str, limits: dict[str, str]) -> str:
+        name = "memory.max" if kind == "cgroup2" else "memory.limit_in_bytes"
+        for group, limit in limits.items():
+            directory = tmp_path / group
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_text(limit + "\n")
+        options = "rw" if kind == "cgroup2" else "rw,memory"
+        return f"36 25 0:29 / {tmp_path} rw,relatime shared:9 - {kind} {kind} {options}\n"
+
+    return make
+
+
+def test_version_2_takes_the_tightest_limit_on_the_way_up(cgroups):
+    mounts = cgroups("cgroup2", {"a/b": "max", "a": "1000", ".": "5000"})
+    assert cgroup_memory_limit_bytes("0::/a/b\n", mounts) == 1000
+
+
+def test_version_1_takes_the_tightest_limit_on_the_way_up(cgroups):
+    mounts = cgroups("cgroup", {"a/b": "9223372036854771712", "a": "3000"})
+    assert cgroup_memory_limit_bytes("4:cpu,memory:/a/b\n0::/\n", mounts) == 3000
+
+
+def test_a_container_that_sees_its_group_as_the_root_finds_the_limit(cgroups):
+    """The path in /proc/self/cgroup is then the host's, and not there."""
+    mounts = cgroups("cgroup2", {".": "2000"})
+    assert cgroup_memory_limit_bytes("0::/kubepods/pod1/c1\n", mounts) == 2000
+
+
+@pytest.mark.parametrize("membership", ["", "0::/\n", "garbage\n", "4:cpu:/a\n"])
+def test_no_limit_is_none(cgroups, membership):
+    assert cgroup_memory_limit_bytes(membership, cgroups("cgroup2", {".": "max"})) is None
+    assert cgroup_memory_limit_bytes(membership, "nonsense\n36 25 0:29\n") is None
+
+
+def test_this_host_has_facts():
+    facts = read_host_facts({"HOME": "/h"})
+    assert 1 << 20 < facts.memory_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert (facts.uid, facts.gid, facts.cwd) == (os.geteuid(), os.getegid(), os.getcwd())
+    assert facts.cache_home == "/h/.cache"
+
+
+@pytest.mark.parametrize(("value", "cache_home"), [("/x", "/x"), ("relative", "/h/.cache"), ("", "/h/.cache")])
+def test_cache_home_follows_the_xdg_rules(value, cache_home):
+    assert read_host_facts({"HOME": "/h", "XDG_CACHE_HOME": value}).cache_home == cache_home
+
+
+def test_space_of_a_directory_that_is_not_there_yet_is_its_filesystems(tmp_path):
+    there, missing = read_disk_space(str(tmp_path)), read_disk_space(str(tmp_path / "a" / "b"))
+    assert there.usable_bytes == missing.usable_bytes > there.free_bytes > 0

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tigrismount.config import load
+from tigrismount.errors import ConfigError
+
+
+def loaded(*, source="s3://models", flags=None, options=(), config_file=None, environment=None, debug=False):
+    return load(
+        source=source,
+        mountpoint="/m",
+        flags=flags or {},
+        mount_options=options,
+        config_file=config_file,
+        debug=debug,
+        environment={"HOME": "/h", **(environment or {})},
+    )
+
+
+@pytest.fixture
+def toml(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "mount.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_a_file_configures_a_mount_and_its_origin_is_kept(toml):
+    path = toml('cache-dir = "off"\nmetadata_ttl = "5m"\nallow-other = false\nconcurrency = 8\n')
+    config = loaded(config_file=path).config
+    assert config.disk_cache is None
+    assert (config.vfs.metadata_ttl_s, config.allow_other, config.s3.concurrency) == (300.0, False, 8)
+    assert config.origins["metadata_ttl"] == f"{path}: metadata_ttl"
+
+
+def test_the_environment_may_name_the_file_and_the_source(toml):
+    environment = {"TIGRISMOUNT_CONFIG": toml("max-retries = 3"), "BUCKET_NAME": "other"}
+    config = loaded(source=None, environment=environment).config
+    assert (config.s3.max_retries, config.source) == (3, "s3://other")
+    assert config.origins["source"] == "env BUCKET_NAME"
+
+
+def test_all_faults_come_in_one_message(toml):
+    path = toml("metadata_tll = 5\n")
+    with pytest.raises(ConfigError) as caught:
+        loaded(source="Bad", flags={"verify": "x"}, options=["rw"], config_file=path)
+    for part in ("source 'Bad'", "--verify 'x'", "-o rw", "metadata_tll"):
+        assert part in caught.value.detail
+
+
+@pytest.mark.parametrize(("text", "reason"), [("a = ", "is not TOML"), ("a = 1\na = 2", "is not TOML")])
+def test_a_file_that_is_no_toml_is_named(toml, text, reason):
+    path = toml(text)
+    with pytest.raises(ConfigError, match=f"{path}: {reason}"):
+        loaded(config_file=path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read: No such file"):
+        loaded(config_file=str(tmp_path / "missing.toml"))
+
+
+def test_debug_lowers_the_log_level_unless_told():
+    assert loaded(debug=True).config.log_level == "debug"
+    assert loaded(debug=True, flags={"log_level": "error"}).config.log_level == "error"
+
+
+def test_importing_the_configuration_loads_no_engine():
+    """--help must be fast and must not need libfuse."""
+    code = "import sys, tigrismount.config; print(*sorted(sys.modules))"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"trio", "pyfuse3", "boto3", "botocore", "lmdb", "click", "tomllib"} & set(modules)

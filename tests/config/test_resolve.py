@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from tigrismount.config import MountConfig, parse_source
+from tigrismount.config.merge import Setting
+from tigrismount.config.resolve import resolve, store_id_of, validate
+from tigrismount.errors import ConfigError
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def resolved(user_host, disk_space):
+    """Resolve written values on a plain user's machine, or on a changed one."""
+
+    def make(environment=None, **written) -> MountConfig:
+        facts = {key: written.pop(key) for key in list(written) if key in ("uid_of_host", "memory_bytes")}
+        host = dataclasses.replace(
+            user_host,
+            uid=facts.get("uid_of_host", user_host.uid),
+            memory_bytes=facts.get("memory_bytes", user_host.memory_bytes),
+        )
+        values, faults = validate({key: Setting(value, f"--{key}") for key, value in written.items()})
+        assert faults == []
+        return resolve(
+            values,
+            {key: f"--{key}" for key in written},
+            source=parse_source("s3://models/llama"),
+            mountpoint="/models",
+            nonempty=False,
+            debug=False,
+            host=host,
+            disk_space=disk_space,
+            environment=environment or {},
+        )
+
+    return make
+
+
+def test_defaults_need_no_configuration(resolved):
+    config = resolved()
+    assert config.s3.endpoint_url == "https://t3.storage.dev"
+    assert (config.s3.region, config.s3.request_timeout_s, config.s3.concurrency) == ("auto", 300.0, 32)
+    assert (config.vfs.bucket, config.vfs.prefix, config.vfs.store_id) == ("models", "llama/", "tigris")
+    assert (config.vfs.metadata_ttl_s, config.vfs.negative_ttl_s) == (60.0, 5.0)
+    assert (config.vfs.uid, config.vfs.gid, config.vfs.file_mode, config.vfs.dir_mode) == (1000, 100, 0o444, 0o555)
+    assert config.disk_cache.directory == "/home/ann/.cache/tigrismount"
+    assert config.disk_cache.verify == "once"
+    assert (config.fsname, config.source, config.mountpoint) == ("s3://models/llama",) * 2 + ("/models",)
+    assert config.kernel_read_ahead_kib == 4096
+    assert config.log_level == "info"
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "limit_bytes", "read_ahead_bytes"),
+    [
+        (512 * MIB, 256 * MIB, 152 * MIB),
+        (4096 * MIB, 1024 * MIB, 512 * MIB),
+        (1 << 40, 2048 * MIB, 512 * MIB),
+    ],
+)
+def test_memory_limits_follow_the_memory(resolved, memory_bytes, limit_bytes, read_ahead_bytes):
+    """A quarter within 256 MiB and 2 GiB; read-ahead is 60 % of it in whole blocks, at most 512 MiB."""
+    config = resolved(memory_bytes=memory_bytes)
+    assert config.blocks.memory_limit_bytes == limit_bytes
+    assert config.reader.read_ahead_bytes == read_ahead_bytes
+
+
+def test_large_blocks_raise_the_least_memory(resolved):
+    assert resolved(memory_bytes=1 << 29, block_size="64MiB").blocks.memory_limit_bytes == 256 * MIB
+
+
+@pytest.mark.parametrize(
+    ("written", "size_gib"),
+    [
+        ({}, 800),
+        ({"cache_free": "30%"}, 700),
+        ({"cache_size": "50%"}, 500),
+        ({"cache_size": "99%"}, 950),
+        ({"cache_size": "20G"}, 20),
+    ],
+)
+def test_cache_size_is_a_share_of_its_filesystem_under_the_free_floor(resolved, written, size_gib):
+    assert resolved(**written).disk_cache.size_bytes == pytest.approx(size_gib << 30, abs=1)
+
+
+def test_the_disk_is_asked_about_the_cache_directory_only(resolved, disk_space):
+    resolved(cache_dir="nvme/cache")
+    resolved(cache_dir="off")
+    assert disk_space.asked == ["/work/nvme/cache"]
+
+
+def test_root_has_the_systems_cache_and_lets_others_in(resolved):
+    assert resolved(uid_of_host=0).disk_cache.directory == "/var/cache/tigrismount"
+    assert resolved(uid_of_host=0).allow_other
+    assert not resolved(uid_of_host=0, allow_other=False).allow_other
+    assert not resolved().allow_other
+
+
+def test_the_disk_cache_can_be_off(resolved):
+    assert resolved(cache_dir="off").disk_cache is None
+    assert resolved(cache_dir=False).disk_cache is None
+
+
+@pytest.mark.parametrize(
+    ("path", "absolute"),
+    [("/nvme/../x", "/x"), ("nvme", "/work/nvme"), ("~/c", "/home/ann/c"), ("~", "/home/ann"), ("~x", "/work/~x")],
+)
+def test_paths_are_absolute(resolved, path, absolute):
+    """The daemon leaves the working directory."""
+    config = resolved(cache_dir=path, log_file=path, ca_bundle=path)
+    assert (config.disk_cache.directory, config.log_file, config.s3.ca_bundle) == (absolute,) * 3
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "environment", "region"),
+    [
+        ("https://t3.storage.dev", {"AWS_REGION": "eu-west-1"}, "auto"),
+        ("http://tag:8080", {"AWS_REGION": "eu-west-1"}, "auto"),
+        ("https://s3.eu-west-1.amazonaws.com", {"AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        ("https://s3.amazonaws.com", {"AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+        ("https://s3.amazonaws.com", {}, "us-east-1"),
+    ],
+)
+def test_awss_region_counts_for_aws_only(resolved, endpoint, environment, region):
+    assert resolved(environment, endpoint_url=endpoint).s3.region == region
+
+
+def test_deadlines_follow_the_request_timeout(resolved):
+    config = resolved(request_timeout="10s")
+    assert (config.s3.request_timeout_s, config.s3.metadata_timeout_s) == (10.0, 10.0)
+    assert config.fuse.request_deadline_s == 40.0
+
+
+@pytest.mark.parametrize(
+    ("written", "kib"), [({}, 4096), ({"kernel_read_ahead": "auto"}, 4096), ({"kernel_read_ahead": 0}, None)]
+)
+def test_kernel_read_ahead_can_be_left_alone(resolved, written, kib):
+    assert resolved(**written).kernel_read_ahead_kib == kib
+
+
+def test_anonymous_requests_need_no_profile(resolved):
+    _, faults = validate(
+        {"no_sign_request": Setting(True, "--no-sign-request"), "profile": Setting("p", "env AWS_PROFILE")}
+    )
+    assert faults == []
+    assert resolved(no_sign_request=True).s3.profile is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "store_id"),
+    [
+        ("https://t3.storage.dev", "tigris"),
+        ("https://fly.storage.tigris.dev/", "tigris"),
+        ("https://models.t3.tigrisfiles.io", "tigris"),
+        ("https://T3.STORAGE.DEV.", "tigris"),
+        ("https://evilstorage.dev", "evilstorage.dev"),
+        ("https://t3.storage.dev.evil.com", "t3.storage.dev.evil.com"),
+        ("http://localhost:9000/", "localhost:9000"),
+        ("http://Localhost:80", "localhost"),
+        ("https://host:443/rgw/", "host/rgw"),
+        ("http://[::1]:9000", "[::1]:9000"),
+    ],
+)
+def test_store_ids_agree_on_one_store_and_no_other(endpoint, store_id):
+    assert store_id_of(endpoint) == store_id
+
+
+def test_a_store_can_be_named(resolved):
+    assert resolved(endpoint_url="http://tag:8080", store_id="tigris").vfs.store_id == "tigris"
+
+
+@pytest.mark.parametrize("written", [{}, {"metadata_ttl": "inf", "negative_ttl": 0}, {"cache_dir": "off", "uid": 5}])
+def test_json_carries_everything_there_and_back(resolved, written):
+    config = resolved(**written)
+    text = json.dumps(config.to_json(), allow_nan=False)
+    assert MountConfig.from_json(json.loads(text)) == config
+
+
+@pytest.mark.parametrize("change", [{"new_member": 1}, {"s3": {"new_member": 1}}, {"disk_cache": 5}])
+def test_json_of_another_version_is_refused(resolved, change):
+    with pytest.raises(ConfigError, match="another version"):
+        MountConfig.from_json(resolved().to_json() | change)
+    with pytest.raises(ConfigError, match="another version"):
+        MountConfig.from_json({})
+
+
+def test_the_report_names_every_value_and_its_origin(resolved):
+    """``status`` shows it."""
+    from tigrismount.config.options import BY_KEY
+
+    report = resolved(metadata_ttl="inf").report()
+    assert set(report) == set(BY_KEY)
+    assert report["metadata_ttl"] == {"value": "inf", "from": "--metadata_ttl"}
+    assert report["file_mode"] == {"value": "0444", "from": "default"}
+    json.dumps(report, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("endpoint_url", "t3.storage.dev"),
+        ("endpoint_url", "ftp://x"),
+        ("endpoint_url", "https://"),
+        ("endpoint_url", "https://x:99999"),
+        ("endpoint_url", "https://x:port"),
+        ("endpoint_url", "https://x?y"),
+        ("endpoint_url", "https://[::1"),
+        ("region", ""),
+        ("region", "a\nb"),
+        ("addressing", "dns"),
+        ("request_timeout", "inf"),
+        ("request_timeout", "0"),
+        ("max_retries", "-1"),
+        ("cache_dir", ""),
+        ("cache_dir", True),
+        ("cache_dir", ["a", "b"]),
+        ("cache_free", "96%"),
+        ("block_size", "3MiB"),
+        ("block_size", "512KiB"),
+        ("block_size", "128MiB"),
+        ("memory_limit", "1MiB"),
+        ("concurrency", "0"),
+        ("concurrency", 1.5),
+        ("concurrency", True),
+        ("prefetch", "on"),
+        ("kernel_read_ahead", "off"),
+        ("verify", True),
+        ("uid", "root"),
+        ("file_mode", "999"),
+        ("file_mode", "7777"),
+        ("dir_mode", 0o7777),
+        ("allow_other", "maybe"),
+        ("log_level", "loud"),
+    ],
+)
+def test_a_bad_value_is_a_fault_that_names_its_place(key, value):
+    _, [fault] = validate({key: Setting(value, "env THERE")})
+    assert fault.startswith("env THERE = ")
+    assert "expected" in fault
+
+
+def test_all_faults_are_found_at_once():
+    settings = {
+        "verify": Setting("x", "--verify"),
+        "uid": Setting("y", "-o uid"),
+        "region": Setting("auto", "--region"),
+    }
+    _, faults = validate(settings)
+    assert faults == [
+        "--verify 'x': expected one of always, once, off",
+        "-o uid 'y': expected a whole number from 0 to 4294967294",
+    ]
+
+
+def test_credentials_in_an_endpoint_are_refused_and_not_repeated():
+    _, [fault] = validate({"endpoint_url": Setting("https://key:tsec_secret@host", "--endpoint-url")})
+    assert "tsec_secret" not in fault
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ({"memory_limit": "64MiB", "block_size": "32MiB"}, "needs room for 4 blocks"),
+        ({"memory_limit": "64MiB", "read_ahead": "1G"}, "more than --memory-limit"),
+        ({"cache_size": "1MiB"}, "less than one block"),
+        ({"no_sign_request": True, "profile": "p"}, "contradicts --no_sign_request"),
+    ],
+)
+def test_contradictions_are_faults(written, fault):
+    _, [found] = validate({key: Setting(value, f"--{key}") for key, value in written.items()})
+    assert fault in found
+
+
+def test_toml_writes_modes_and_sizes_as_numbers(resolved):
+    config = resolved(file_mode=0o440, block_size=4 << 20, metadata_ttl=1.5)
+    assert (config.vfs.file_mode, config.blocks.block_bytes, config.vfs.metadata_ttl_s) == (0o440, 4 << 20, 1.5)
+    assert resolved(metadata_ttl=math.inf).vfs.metadata_ttl_s == math.inf

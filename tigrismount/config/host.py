@@ -1,0 +1,141 @@
+"""What the defaults depend on: memory, identity, directories and the space on a disk.
+
+The facts are values, so that ``resolve`` is pure and its tests need no particular machine; the functions here are the
+only ones of this package that look at the host.
+
+Source: cgroups(7); kernel documentation ``cgroup-v2.rst`` (``memory.max``) and ``cgroup-v1/memory.rst``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_FALLBACK_MEMORY_BYTES = 1 << 30  # where /proc says nothing: small enough to hurt nobody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """The process and its machine."""
+
+    memory_bytes: int
+    """Memory this process may use: the machine's, or its cgroup's limit where that is less."""
+    uid: int
+    """Effective user."""
+    gid: int
+    """Effective group."""
+    cwd: str
+    """Working directory, which relative paths are relative to."""
+    home: str
+    """Home directory, what ``~`` means."""
+    cache_home: str
+    """Where a plain user's caches go (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSpace:
+    """One filesystem, as ``df`` counts it for a plain user."""
+
+    usable_bytes: int
+    """Used and available together; blocks kept for root are not in it."""
+    free_bytes: int
+    """Available now."""
+
+
+def read_host_facts(environment: Mapping[str, str]) -> HostFacts:
+    """Return the facts of this host.
+
+    Args:
+        environment: Where ``HOME`` and ``XDG_CACHE_HOME`` are looked up.
+    """
+    home = environment.get("HOME") or "/"
+    cache_home = environment.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(cache_home):  # the XDG specification: relative ones must be ignored
+        cache_home = os.path.join(home, ".cache")
+    return HostFacts(
+        memory_bytes=_memory_bytes(),
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        cwd=os.getcwd(),
+        home=home,
+        cache_home=cache_home,
+    )
+
+
+def read_disk_space(directory: str) -> DiskSpace:
+    """Return the space of the filesystem that *directory* is on, or will be on once it is made."""
+    while True:
+        try:
+            facts = os.statvfs(directory)
+        except OSError:
+            if directory in ("", "/"):
+                return DiskSpace(usable_bytes=0, free_bytes=0)
+            directory = os.path.dirname(directory)
+            continue
+        used = facts.f_blocks - facts.f_bfree
+        return DiskSpace(
+            usable_bytes=(used + facts.f_bavail) * facts.f_frsize, free_bytes=facts.f_bavail * facts.f_frsize
+        )
+
+
+def cgroup_memory_limit_bytes(membership: str, mounts: str) -> int | None:
+    """Return the tightest memory limit of the process's cgroup and those above it, None when there is none.
+
+    Args:
+        membership: Text of ``/proc/self/cgroup``.
+        mounts: Text of ``/proc/self/mountinfo``, which says where the hierarchies are.
+    """
+    limits = []
+    for path in _limit_files(membership, mounts):
+        try:
+            with open(path, encoding="ascii") as file:
+                text = file.read().strip()
+        except (OSError, UnicodeDecodeError):
+            continue
+        if text.isdecimal():  # version 2 says "max" for none; version 1 a number beyond any machine
+            limits.append(int(text))
+    return min(limits, default=None)
+
+
+def _limit_files(membership: str, mounts: str) -> Iterator[str]:
+    """Yield the limit file of each cgroup from the process's own up to the root, in both versions."""
+    groups = dict(_memory_groups(membership))
+    for line in mounts.splitlines():
+        fields, _, kind = line.partition(" - ")
+        mountpoint, kind_fields = fields.split()[4:5], kind.split()
+        if not mountpoint or not kind_fields:
+            continue
+        version = {"cgroup2": 2, "cgroup": 1}.get(kind_fields[0], 0)
+        if version not in groups or (version == 1 and "memory" not in kind_fields[-1].split(",")):
+            continue
+        group = groups[version].strip("/")
+        file_name = "memory.max" if version == 2 else "memory.limit_in_bytes"
+        while True:  # a container sees its group as the root, so paths that are not there are no error
+            yield os.path.join(mountpoint[0], group, file_name)
+            if not group:
+                break
+            group = os.path.dirname(group)
+
+
+def _memory_groups(membership: str) -> Iterator[tuple[int, str]]:
+    for line in membership.splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0" and not controllers:
+            yield 2, path
+        elif "memory" in controllers.split(","):
+            yield 1, path
+
+
+def _memory_bytes() -> int:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        with open("/proc/self/cgroup", encoding="utf-8") as membership, open("/proc/self/mountinfo", "rb") as mounts:
+            limit = cgroup_memory_limit_bytes(membership.read(), mounts.read().decode(errors="surrogateescape"))
+    except (OSError, ValueError):
+        return _FALLBACK_MEMORY_BYTES
+    return min(total, limit) if limit else total

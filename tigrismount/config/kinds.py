@@ -1,0 +1,189 @@
+"""The kinds of value an option can have: a parser each.
+
+A parser takes what a flag, a variable or a TOML file holds (text, or TOML's own numbers and booleans) and returns the
+value, or raises ``ValueError`` with what it expected. All are pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from tigrismount.config.units import MIB, parse_seconds, parse_share, parse_size_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def one_of(*choices: str) -> Callable[[object], str]:
+    """Return a parser that takes one of *choices*."""
+
+    def parse(value: object) -> str:
+        if value not in choices:
+            raise ValueError(f"expected one of {', '.join(choices)}")
+        return str(value)
+
+    return parse
+
+
+def whole_number(least: int, most: int) -> Callable[[object], int]:
+    """Return a parser of whole numbers from *least* to *most*, both included."""
+
+    def parse(value: object) -> int:
+        text = str(value).strip()
+        if isinstance(value, bool) or not re.fullmatch(r"\d+", text, re.ASCII) or not least <= int(text) <= most:
+            raise ValueError(f"expected a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def parse_switch(value: object) -> bool:
+    """Return whether *value* says on.
+
+    Raises:
+        ValueError: It says neither on nor off.
+    """
+    if isinstance(value, bool):
+        return value
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if str(value).strip().lower() not in known:
+        raise ValueError("expected true or false")
+    return known[str(value).strip().lower()]
+
+
+def parse_text(value: object) -> str:
+    """Return *value* without blanks around it.
+
+    Raises:
+        ValueError: It is empty, no text, or holds control characters.
+    """
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("expected text")
+    return value.strip()
+
+
+def parse_path(value: object) -> str:
+    """Return *value* as it is; ``resolve`` makes it absolute.
+
+    Raises:
+        ValueError: It cannot be a path.
+    """
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError("expected a path")
+    return value
+
+
+def parse_cache_directory(value: object) -> str | None:
+    """Return a path, or None for ``off``.
+
+    Raises:
+        ValueError: It cannot be a path.
+    """
+    return None if value is False or value == "off" else parse_path(value)
+
+
+def parse_mode(value: object) -> int:
+    """Return permission bits, from octal text or from a TOML number.
+
+    Raises:
+        ValueError: They are none.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        mode = value  # TOML's 0o444 is a number already
+    elif isinstance(value, str) and re.fullmatch(r"(?:0o)?[0-7]{1,4}", value):
+        mode = int(value.removeprefix("0o"), 8)
+    else:
+        raise ValueError("expected octal permission bits such as 0444")
+    if not 0 <= mode <= 0o777:
+        raise ValueError("expected octal permission bits from 0 to 0777")
+    return mode
+
+
+def parse_endpoint(value: object) -> str:
+    """Return an HTTP URL without its last slash.
+
+    Raises:
+        ValueError: It is none, or it holds credentials, which belong elsewhere.
+    """
+    text = parse_text(value)
+    try:
+        parts = urlsplit(text)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError("expected a URL such as https://t3.storage.dev") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("expected a URL without credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not port_is_valid
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError("expected a URL such as https://t3.storage.dev")
+    return text.rstrip("/")
+
+
+def parse_block_bytes(value: object) -> int:
+    """Return a block size.
+
+    Raises:
+        ValueError: It is no power of two from 1 to 64 MiB.
+    """
+    size_bytes = parse_size_bytes(value)
+    if not MIB <= size_bytes <= 64 * MIB or size_bytes & (size_bytes - 1):
+        raise ValueError("expected a power of two from 1MiB to 64MiB")
+    return size_bytes
+
+
+def size_from(least_bytes: int, least: str) -> Callable[[object], int]:
+    """Return a parser of sizes from *least_bytes* up; *least* is how a person writes that."""
+
+    def parse(value: object) -> int:
+        size_bytes = parse_size_bytes(value)
+        if size_bytes < least_bytes:
+            raise ValueError(f"expected at least {least}")
+        return size_bytes
+
+    return parse
+
+
+def parse_deadline_s(value: object) -> float:
+    """Return finite seconds, at least one.
+
+    Raises:
+        ValueError: They are not.
+    """
+    seconds = parse_seconds(value)
+    if not 1 <= seconds < math.inf:
+        raise ValueError("expected a time from 1s up, and not inf: a read that waits for ever hangs its process")
+    return seconds
+
+
+def parse_kernel_read_ahead(value: object) -> int | None:
+    """Return KiB, 0 to leave the kernel's value alone, None for ``auto``.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if value == "auto":
+        return None
+    try:
+        return whole_number(0, 1 << 20)(value)
+    except ValueError:
+        raise ValueError("expected auto, or a number of KiB up to 1048576") from None
+
+
+def parse_free_floor(value: object) -> float:
+    """Return the share of a filesystem to leave free.
+
+    Raises:
+        ValueError: It is no percentage, or leaves nothing to use.
+    """
+    fraction = parse_share(value).fraction
+    if fraction > 0.95:
+        raise ValueError("expected a percentage from 0% to 95%")
+    return fraction

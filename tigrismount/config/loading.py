@@ -1,0 +1,103 @@
+"""The three steps run in order, with the TOML file and the host read: what the command line calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tigrismount.config.host import read_disk_space, read_host_facts
+from tigrismount.config.merge import merge
+from tigrismount.config.resolve import resolve, validate
+from tigrismount.config.source import Source, parse_source, source_from_environment
+from tigrismount.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tigrismount.config.model import MountConfig
+
+CONFIG_VARIABLE = "TIGRISMOUNT_CONFIG"
+"""Environment variable that names the TOML file where ``--config`` does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and what was odd about how it was written."""
+
+    config: MountConfig
+    """Complete and checked."""
+    warnings: tuple[str, ...]
+    """One line each."""
+
+
+def load(
+    *,
+    source: str | None,
+    mountpoint: str,
+    flags: Mapping[str, object],
+    mount_options: Sequence[str],
+    config_file: str | None,
+    debug: bool,
+    environment: Mapping[str, str],
+) -> Loaded:
+    """Return the configuration of a mount.
+
+    Args:
+        source: As written on the command line; None looks into the environment.
+        mountpoint: Absolute, without symbolic links.
+        flags: Flags given, by option key; None values count as not given.
+        mount_options: Arguments of ``-o``.
+        config_file: TOML file to read; None looks into the environment.
+        debug: Whether tracebacks are wanted.
+        environment: The process's environment.
+
+    Raises:
+        ConfigError: Something is wrong; the message holds every fault, separated by ``; ``.
+    """
+    file_name = config_file or environment.get(CONFIG_VARIABLE, "")
+    merged = merge(
+        flags=flags,
+        mount_options=mount_options,
+        environment=environment,
+        file=_read_toml(file_name) if file_name else {},
+        file_name=file_name,
+    )
+    values, faults = validate(merged.settings)
+    origins = {key: setting.origin for key, setting in merged.settings.items()}
+    try:
+        parsed, origins["source"] = _source(source, environment)
+    except ConfigError as exc:
+        faults.insert(0, exc.detail)
+    if faults := faults + merged.faults:
+        raise ConfigError("; ".join(faults))
+    config = resolve(
+        values,
+        origins,
+        source=parsed,
+        mountpoint=mountpoint,
+        nonempty=merged.nonempty,
+        debug=debug,
+        host=read_host_facts(environment),
+        disk_space=read_disk_space,
+        environment=environment,
+    )
+    return Loaded(config, tuple(merged.warnings))
+
+
+def _source(text: str | None, environment: Mapping[str, str]) -> tuple[Source, str]:
+    if text is not None:
+        return parse_source(text), "command line"
+    source, variable = source_from_environment(environment)
+    return source, f"env {variable}"
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    import tomllib  # only where there is a file: it costs as much as all our own imports
+
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: is not TOML: {exc}") from exc

@@ -1,0 +1,147 @@
+"""The configuration of one mount, complete and checked: what the worker gets, as JSON, from the command line.
+
+It nests the configuration of each layer; a component receives only its own. It holds no secrets: the worker looks
+credentials up where they are used, so the JSON may be logged, shown by ``status`` and kept by the supervisor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.errors import ConfigError
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.objects.options import S3Config
+from tigrismount.reader.options import ReaderConfig
+from tigrismount.vfs.options import VfsConfig
+
+_SECTIONS: dict[str, type] = {
+    "s3": S3Config,
+    "disk_cache": DiskCacheConfig,
+    "blocks": BlocksConfig,
+    "reader": ReaderConfig,
+    "vfs": VfsConfig,
+    "fuse": FuseConfig,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountConfig:
+    """Everything that one mount was told or decided."""
+
+    source: str
+    """What is mounted, as ``s3://bucket/prefix``."""
+    mountpoint: str
+    """Where, absolute and without symbolic links."""
+    fsname: str
+    """What ``df`` and ``/proc/mounts`` show in the first column: the source, which never holds secrets."""
+    s3: S3Config
+    """How to reach the store."""
+    disk_cache: DiskCacheConfig | None
+    """The disk cache; None for none."""
+    blocks: BlocksConfig
+    """Memory and flights."""
+    reader: ReaderConfig
+    """Read-ahead and prefetch."""
+    vfs: VfsConfig
+    """Attributes and freshness."""
+    fuse: FuseConfig
+    """Limits of the connection."""
+    kernel_read_ahead_kib: int | None = 4096
+    """The mount's ``read_ahead_kb``; None leaves the kernel's value."""
+    allow_other: bool = False
+    """Whether other users may enter."""
+    nonempty: bool = False
+    """Whether the mountpoint may hold something."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages that are logged."""
+    log_format: Literal["text", "json"] = "text"
+    """Shape of log lines."""
+    log_file: str | None = None
+    """Where messages go; None means the system log, or standard error in the foreground."""
+    debug: bool = False
+    """Show tracebacks."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each option's value came from, by option key: a place, or ``default``."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values; infinite times become ``"inf"``, which JSON has no number for."""
+        return {key: _finite(value) for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> MountConfig:
+        """Return what ``to_json`` was called on.
+
+        Raises:
+            ConfigError: *data* has other members than this version knows, or lacks some.
+        """
+        values = dict(data)
+        try:
+            for name, section in _SECTIONS.items():
+                if values[name] is not None:
+                    values[name] = section(**_times(section, values[name]))
+            return cls(**values)
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise ConfigError(f"the configuration is from another version of tigrismount: {exc}") from exc
+
+    def report(self) -> dict[str, dict[str, Any]]:
+        """Return each option's value in force and where it came from, for ``status``.
+
+        Returns:
+            By option key: ``{"value": …, "from": "default" | "--flag" | "env …" | "FILE: key"}``; sizes in bytes,
+            times in seconds, ``"inf"`` for endless ones.
+        """
+        values = _finite(self._values())
+        return {key: {"value": value, "from": self.origins.get(key, "default")} for key, value in values.items()}
+
+    def _values(self) -> dict[str, Any]:
+        cache = self.disk_cache
+        return {
+            "endpoint_url": self.s3.endpoint_url,
+            "region": self.s3.region,
+            "profile": self.s3.profile,
+            "no_sign_request": self.s3.no_sign_request,
+            "addressing": self.s3.addressing,
+            "ca_bundle": self.s3.ca_bundle,
+            "request_timeout": self.s3.request_timeout_s,
+            "max_retries": self.s3.max_retries,
+            "store_id": self.vfs.store_id,
+            "requester_pays": self.s3.requester_pays,
+            "cache_dir": cache.directory if cache else None,
+            "cache_size": cache.size_bytes if cache else None,
+            "cache_free": cache.free_floor_fraction if cache else None,
+            "block_size": self.blocks.block_bytes,
+            "memory_limit": self.blocks.memory_limit_bytes,
+            "concurrency": self.blocks.concurrency,
+            "read_ahead": self.reader.read_ahead_bytes,
+            "prefetch": self.reader.prefetch,
+            "kernel_read_ahead": self.kernel_read_ahead_kib,
+            "verify": cache.verify if cache else None,
+            "metadata_ttl": self.vfs.metadata_ttl_s,
+            "negative_ttl": self.vfs.negative_ttl_s,
+            "uid": self.vfs.uid,
+            "gid": self.vfs.gid,
+            "file_mode": f"{self.vfs.file_mode:04o}",
+            "dir_mode": f"{self.vfs.dir_mode:04o}",
+            "allow_other": self.allow_other,
+            "log_level": self.log_level,
+            "log_format": self.log_format,
+            "log_file": self.log_file,
+        }
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return "inf" if value == math.inf else value
+
+
+def _times(section: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *values* with the floats of *section* as floats again, ``"inf"`` included."""
+    floats = {item.name for item in dataclasses.fields(section) if item.type in (float, "float")}
+    return {name: float(value) if name in floats else value for name, value in values.items()}

@@ -1,0 +1,258 @@
+"""The one table of options: each flag, environment variable, TOML key and ``-o`` name comes from here.
+
+An option is declared once, with its parser and the text of its default. The command line derives its flags from the
+table, ``merge`` the names under which a value may be set, ``validate`` the check of the value. Nothing here reads
+anything: parsers are pure and raise ``ValueError`` with what they expected.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tigrismount.config.kinds import (
+    one_of,
+    parse_block_bytes,
+    parse_cache_directory,
+    parse_deadline_s,
+    parse_endpoint,
+    parse_free_floor,
+    parse_kernel_read_ahead,
+    parse_mode,
+    parse_path,
+    parse_switch,
+    parse_text,
+    size_from,
+    whole_number,
+)
+from tigrismount.config.units import MIB, parse_seconds, parse_size_bytes, parse_size_or_share
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One thing that can be configured."""
+
+    name: str
+    """As on the command line, without the dashes in front."""
+    parse: Callable[[object], object]
+    """Turns text, or a TOML value, into the value; raises ``ValueError`` with what was expected."""
+    default: str
+    """What holds when nobody says otherwise, for ``--help``."""
+    help: str
+    """One sentence, for ``--help``."""
+    metavar: str = "TEXT"
+    """Stands for the value in ``--help``."""
+    is_switch: bool = False
+    """On or off, without a value on the command line."""
+    variables: tuple[str, ...] = ()
+    """The ecosystem's own environment variables, first one set wins; weaker than ours and than the file."""
+
+    @property
+    def key(self) -> str:
+        """The name in Python and in TOML: with ``_``."""
+        return self.name.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        """Our environment variable."""
+        return f"TIGRISMOUNT_{self.key.upper()}"
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        name="endpoint-url",
+        parse=parse_endpoint,
+        default="https://t3.storage.dev",
+        help="Base URL of the S3 API.",
+        metavar="URL",
+        variables=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "TIGRIS_STORAGE_ENDPOINT"),
+    ),
+    Option(
+        name="region", parse=parse_text, default="auto", help="Region that requests are signed for.", metavar="NAME"
+    ),
+    Option(
+        name="profile",
+        parse=parse_text,
+        default="none",
+        help="Profile of the AWS configuration files to take credentials from.",
+        metavar="NAME",
+        variables=("AWS_PROFILE",),
+    ),
+    Option(
+        name="no-sign-request",
+        parse=parse_switch,
+        default="off",
+        help="Send anonymous requests, for public buckets.",
+        is_switch=True,
+    ),
+    Option(
+        name="addressing",
+        parse=one_of("auto", "virtual", "path"),
+        default="auto",
+        help="Where the bucket goes in a URL; auto is virtual for Tigris and AWS, path elsewhere.",
+        metavar="auto|virtual|path",
+    ),
+    Option(
+        name="ca-bundle",
+        parse=parse_path,
+        default="the system's",
+        help="PEM file of certificate authorities to trust.",
+        metavar="FILE",
+        variables=("AWS_CA_BUNDLE",),
+    ),
+    Option(
+        name="request-timeout",
+        parse=parse_deadline_s,
+        default="300s",
+        help="How long a read keeps trying before it fails.",
+        metavar="TIME",
+    ),
+    Option(
+        name="max-retries",
+        parse=whole_number(0, 1_000_000),
+        default="1000",
+        help="Retries of one request within its timeout.",
+        metavar="N",
+    ),
+    Option(
+        name="store-id",
+        parse=parse_text,
+        default="tigris, or the endpoint's host",
+        help="Name of the store in inode numbers and cache keys; set it where a proxy stands before the store.",
+        metavar="NAME",
+    ),
+    Option(
+        name="requester-pays",
+        parse=parse_switch,
+        default="off",
+        help="Accept the cost of requests to requester-pays buckets.",
+        is_switch=True,
+    ),
+    Option(
+        name="cache-dir",
+        parse=parse_cache_directory,
+        default="/var/cache/tigrismount for root, else ~/.cache/tigrismount",
+        help="Directory of the disk cache, best on NVMe; off for none.",
+        metavar="DIR|off",
+    ),
+    Option(
+        name="cache-size",
+        parse=parse_size_or_share,
+        default="80%",
+        help="Most bytes the disk cache keeps; a percentage is of its filesystem.",
+        metavar="SIZE|PERCENT",
+    ),
+    Option(
+        name="cache-free",
+        parse=parse_free_floor,
+        default="5%",
+        help="Share of the cache's filesystem that is always left free.",
+        metavar="PERCENT",
+    ),
+    Option(
+        name="block-size",
+        parse=parse_block_bytes,
+        default="8MiB",
+        help="Unit of cache and of requests; a power of two from 1MiB to 64MiB.",
+        metavar="SIZE",
+    ),
+    Option(
+        name="memory-limit",
+        parse=size_from(32 * MIB, "32MiB"),
+        default="25% of the memory (of the cgroup where there is one), 256MiB to 2GiB",
+        help="Hard limit of all read buffers.",
+        metavar="SIZE",
+    ),
+    Option(
+        name="concurrency",
+        parse=whole_number(1, 512),
+        default="32",
+        help="Most GETs in flight.",
+        metavar="N",
+    ),
+    Option(
+        name="read-ahead",
+        parse=parse_size_bytes,
+        default="60% of the memory limit, at most 512MiB",
+        help="Most bytes fetched ahead of a reader.",
+        metavar="SIZE",
+    ),
+    Option(
+        name="prefetch",
+        parse=one_of("auto", "file", "off"),
+        default="auto",
+        help="auto plans from tensor headers and access patterns, file from access patterns, off fetches what is read.",
+        metavar="auto|file|off",
+    ),
+    Option(
+        name="kernel-read-ahead",
+        parse=parse_kernel_read_ahead,
+        default="auto (4096)",
+        help="The kernel's read-ahead on this mount, set where permitted; 0 leaves it alone.",
+        metavar="auto|KIB",
+    ),
+    Option(
+        name="verify",
+        parse=one_of("always", "once", "off"),
+        default="once",
+        help="When a cached block is checked: always, once after each start, or off where it was closed cleanly.",
+        metavar="always|once|off",
+    ),
+    Option(
+        name="metadata-ttl",
+        parse=parse_seconds,
+        default="60s",
+        help="How long names and listings are trusted; 0 and inf are allowed.",
+        metavar="TIME",
+    ),
+    Option(
+        name="negative-ttl",
+        parse=parse_seconds,
+        default="5s",
+        help="How long a missing name stays missing.",
+        metavar="TIME",
+    ),
+    Option(
+        name="uid", parse=whole_number(0, 2**32 - 2), default="the caller's", help="Owner of everything.", metavar="UID"
+    ),
+    Option(
+        name="gid", parse=whole_number(0, 2**32 - 2), default="the caller's", help="Group of everything.", metavar="GID"
+    ),
+    Option(name="file-mode", parse=parse_mode, default="0444", help="Permission bits of files.", metavar="OCTAL"),
+    Option(name="dir-mode", parse=parse_mode, default="0555", help="Permission bits of directories.", metavar="OCTAL"),
+    Option(
+        name="allow-other",
+        parse=parse_switch,
+        default="on for root, else off",
+        help="Let other users in.",
+        is_switch=True,
+    ),
+    Option(
+        name="log-level",
+        parse=one_of("debug", "info", "warning", "error"),
+        default="info",
+        help="Least severe messages that are logged.",
+        metavar="debug|info|warning|error",
+    ),
+    Option(
+        name="log-format",
+        parse=one_of("text", "json"),
+        default="text",
+        help="Shape of log lines.",
+        metavar="text|json",
+    ),
+    Option(
+        name="log-file",
+        parse=parse_path,
+        default="the system log; standard error with -f",
+        help="Where messages go; opened again on SIGHUP.",
+        metavar="FILE",
+    ),
+)
+"""In the order of ``--help``."""
+
+BY_KEY: dict[str, Option] = {option.key: option for option in OPTIONS}
+"""The table by Python and TOML name."""

@@ -1,0 +1,235 @@
+"""Second and third step: check what was written, then fill in what was not.
+
+``validate`` parses every setting and reports all faults at once, each with the place it was written. ``resolve``
+derives the rest from facts about the host, which are arguments. Both are pure.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.config.model import MountConfig
+from tigrismount.config.options import BY_KEY
+from tigrismount.config.units import MIB, Share
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.objects.options import DEFAULT_ENDPOINT_URL, S3Config
+from tigrismount.reader.options import ReaderConfig
+from tigrismount.vfs.options import VfsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tigrismount.config.host import DiskSpace, HostFacts
+    from tigrismount.config.merge import Setting
+    from tigrismount.config.source import Source
+
+_GIB = 1 << 30
+_SYSTEM_CACHE_DIRECTORY = "/var/cache/tigrismount"
+_LEAST_BLOCKS = 4  # below this, one reader's demand and one flight ahead cannot both have a buffer
+_DEFAULT_CACHE_SHARE = 0.8
+_DEFAULT_FREE_FLOOR = 0.05
+_DEFAULT_KERNEL_READ_AHEAD_KIB = 4096  # half a block: a plain reader keeps the next part busy while it copies this one
+_REPLY_MARGIN_S = 30.0  # a request fails after the store's own deadline, with the store's reason
+_TIGRIS_DOMAINS = ("tigris.dev", "storage.dev", "tigrisfiles.io")
+"""Domains whose S3 hosts are Tigris (Tigris documentation, 'Endpoints'; the same test as in TigrisFS)."""
+
+
+def validate(settings: Mapping[str, Setting]) -> tuple[dict[str, Any], list[str]]:
+    """Return the parsed values by option key, and every fault, each naming where it was written."""
+    values: dict[str, Any] = {}
+    faults = []
+    for key, setting in settings.items():
+        try:
+            values[key] = BY_KEY[key].parse(setting.value)
+        except ValueError as exc:
+            faults.append(f"{_place(setting)}: {exc}")
+    return values, faults + _contradictions(values, settings)
+
+
+def resolve(
+    values: Mapping[str, Any],
+    origins: Mapping[str, str],
+    *,
+    source: Source,
+    mountpoint: str,
+    nonempty: bool,
+    debug: bool,
+    host: HostFacts,
+    disk_space: Callable[[str], DiskSpace],
+    environment: Mapping[str, str],
+) -> MountConfig:
+    """Return the complete configuration.
+
+    Args:
+        values: What ``validate`` returned, without faults.
+        origins: Where each value was written, by option key.
+        source: What to mount.
+        mountpoint: Absolute, without symbolic links.
+        nonempty: Whether the mountpoint may hold something.
+        debug: Whether tracebacks are wanted.
+        host: The process and its machine.
+        disk_space: Tells the space of the filesystem a directory is on; asked for the cache directory only.
+        environment: Where AWS's region variables are looked up, which count for AWS's own hosts only.
+    """
+    blocks = _blocks(values, host)
+    s3 = _s3(values, host, environment)
+    return MountConfig(
+        source=source.url,
+        mountpoint=mountpoint,
+        fsname=source.url,
+        s3=s3,
+        disk_cache=_disk_cache(values, host, disk_space, blocks),
+        blocks=blocks,
+        reader=_reader(values, blocks),
+        vfs=_vfs(values, host, source, s3),
+        fuse=FuseConfig(request_deadline_s=s3.request_timeout_s + _REPLY_MARGIN_S),
+        kernel_read_ahead_kib=_kernel_read_ahead_kib(values),
+        allow_other=values.get("allow_other", host.uid == 0),
+        nonempty=nonempty,
+        log_level=values.get("log_level", "debug" if debug else "info"),
+        log_format=values.get("log_format", "text"),
+        log_file=_absolute(values.get("log_file"), host),
+        debug=debug,
+        origins=dict(origins),
+    )
+
+
+def store_id_of(endpoint_url: str) -> str:
+    """Return the name of the store behind *endpoint_url*: ``tigris`` for Tigris's own hosts, else host, port and path.
+
+    The scheme is left out and the port only where it is unusual, so that all ways to write one endpoint agree.
+    """
+    parts = urlsplit(endpoint_url)
+    host = (parts.hostname or "").rstrip(".")
+    if _is_under(host, _TIGRIS_DOMAINS):
+        return "tigris"
+    usual = {"http": 80, "https": 443}[parts.scheme]
+    host = f"[{host}]" if ":" in host else host
+    return host + (f":{parts.port}" if parts.port not in (None, usual) else "") + parts.path.rstrip("/")
+
+
+def _place(setting: Setting) -> str:
+    """Return where a value was written and what it is, unless it may hold a password."""
+    shown = "…" if "@" in str(setting.value) else repr(setting.value)
+    return f"{setting.origin} {shown}" if setting.origin.startswith("-") else f"{setting.origin} = {shown}"
+
+
+def _contradictions(values: Mapping[str, Any], settings: Mapping[str, Setting]) -> list[str]:
+    """Return faults that only two options together have."""
+    faults = []
+    block_bytes = values.get("block_size", BlocksConfig().block_bytes)
+    memory_bytes = values.get("memory_limit")
+    if memory_bytes is not None and memory_bytes < _LEAST_BLOCKS * block_bytes:
+        faults.append(f"{_place(settings['memory_limit'])}: needs room for {_LEAST_BLOCKS} blocks; lower --block-size")
+    read_ahead_bytes = values.get("read_ahead", 0)
+    if memory_bytes is not None and read_ahead_bytes > memory_bytes:
+        faults.append(f"{_place(settings['read_ahead'])}: is more than --memory-limit")
+    cache_size = values.get("cache_size")
+    if isinstance(cache_size, int) and cache_size < block_bytes:
+        faults.append(f"{_place(settings['cache_size'])}: is less than one block; --cache-dir off disables the cache")
+    if values.get("no_sign_request") and "profile" in settings and not settings["profile"].origin.startswith("env AWS"):
+        faults.append(f"{_place(settings['profile'])}: contradicts {settings['no_sign_request'].origin}")
+    return faults
+
+
+def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, str]) -> S3Config:
+    endpoint_url = values.get("endpoint_url", DEFAULT_ENDPOINT_URL)
+    base = S3Config(endpoint_url=endpoint_url)
+    timeout_s = values.get("request_timeout", base.request_timeout_s)
+    return S3Config(
+        endpoint_url=endpoint_url,
+        region=values.get("region") or _region(endpoint_url, environment),
+        profile=None if values.get("no_sign_request") else values.get("profile"),
+        no_sign_request=values.get("no_sign_request", base.no_sign_request),
+        addressing=values.get("addressing", base.addressing),
+        ca_bundle=_absolute(values.get("ca_bundle"), host),
+        request_timeout_s=timeout_s,
+        metadata_timeout_s=min(base.metadata_timeout_s, timeout_s),
+        max_retries=values.get("max_retries", base.max_retries),
+        concurrency=values.get("concurrency", base.concurrency),
+        requester_pays=values.get("requester_pays", base.requester_pays),
+    )
+
+
+def _region(endpoint_url: str, environment: Mapping[str, str]) -> str:
+    """Return the region where none was given; AWS's variables name regions of AWS, and would confuse other stores."""
+    if _is_under(urlsplit(endpoint_url).hostname or "", ("amazonaws.com", "amazonaws.com.cn")):
+        return environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
+    return S3Config().region
+
+
+def _blocks(values: Mapping[str, Any], host: HostFacts) -> BlocksConfig:
+    block_bytes = values.get("block_size", BlocksConfig().block_bytes)
+    default_bytes = max(256 * MIB, min(host.memory_bytes // 4, 2 * _GIB), _LEAST_BLOCKS * block_bytes)
+    return BlocksConfig(
+        block_bytes=block_bytes,
+        memory_limit_bytes=values.get("memory_limit", default_bytes),
+        concurrency=values.get("concurrency", BlocksConfig().concurrency),
+    )
+
+
+def _reader(values: Mapping[str, Any], blocks: BlocksConfig) -> ReaderConfig:
+    default_bytes = min(512 * MIB, blocks.memory_limit_bytes * 6 // 10)
+    return ReaderConfig(
+        read_ahead_bytes=values.get("read_ahead", default_bytes - default_bytes % blocks.block_bytes),
+        prefetch=values.get("prefetch", "auto"),
+        block_bytes=blocks.block_bytes,
+    )
+
+
+def _disk_cache(
+    values: Mapping[str, Any], host: HostFacts, disk_space: Callable[[str], DiskSpace], blocks: BlocksConfig
+) -> DiskCacheConfig | None:
+    default = _SYSTEM_CACHE_DIRECTORY if host.uid == 0 else posixpath.join(host.cache_home, "tigrismount")
+    directory = _absolute(values.get("cache_dir", default), host)
+    if directory is None:
+        return None
+    floor = values.get("cache_free", _DEFAULT_FREE_FLOOR)
+    size_bytes, base = values.get("cache_size"), DiskCacheConfig(directory=directory, size_bytes=0)
+    if not isinstance(size_bytes, int):
+        wanted = cast("Share | None", size_bytes) or Share(_DEFAULT_CACHE_SHARE)
+        size_bytes = int(disk_space(directory).usable_bytes * min(wanted.fraction, 1 - floor))
+    return DiskCacheConfig(
+        directory=directory,
+        size_bytes=size_bytes,
+        free_floor_fraction=floor,
+        block_bytes=blocks.block_bytes,
+        verify=values.get("verify", base.verify),
+        write_queue_bytes=min(base.write_queue_bytes, blocks.memory_limit_bytes // 4),
+    )
+
+
+def _vfs(values: Mapping[str, Any], host: HostFacts, source: Source, s3: S3Config) -> VfsConfig:
+    base = VfsConfig(bucket=source.bucket)
+    return VfsConfig(
+        bucket=source.bucket,
+        prefix=source.prefix,
+        store_id=values.get("store_id") or store_id_of(s3.endpoint_url),
+        metadata_ttl_s=values.get("metadata_ttl", base.metadata_ttl_s),
+        negative_ttl_s=values.get("negative_ttl", base.negative_ttl_s),
+        uid=values.get("uid", host.uid),
+        gid=values.get("gid", host.gid),
+        file_mode=values.get("file_mode", base.file_mode),
+        dir_mode=values.get("dir_mode", base.dir_mode),
+    )
+
+
+def _kernel_read_ahead_kib(values: Mapping[str, Any]) -> int | None:
+    kib = values.get("kernel_read_ahead")
+    return _DEFAULT_KERNEL_READ_AHEAD_KIB if kib is None else kib or None
+
+
+def _absolute(path: str | None, host: HostFacts) -> str | None:
+    if path is None:
+        return None
+    if path == "~" or path.startswith("~/"):
+        path = host.home + path[1:]
+    return posixpath.normpath(posixpath.join(host.cwd, path))
+
+
+def _is_under(host: str, domains: tuple[str, ...]) -> bool:
+    return any(host == domain or host.endswith(f".{domain}") for domain in domains)
