@@ -1,0 +1,65 @@
+"""Where the control sockets are: one directory per user, one socket per mount.
+
+root's are in ``/run/tigrismount``, a user's in ``$XDG_RUNTIME_DIR/tigrismount``, else in ``/tmp/tigrismount-<uid>``.
+The last one lies in a directory where anybody may have made it before us, so it counts only if it is ours alone.
+A socket is named by a hash of the mountpoint: names of sockets are limited to 107 bytes, paths are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from tigrismount.errors import MountError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SUFFIX = ".sock"
+"""What the name of every control socket ends with."""
+
+_MODE = 0o700  # a control socket answers whoever can reach it
+
+
+def runtime_directory(environment: Mapping[str, str], *, uid: int) -> str:
+    """Return the directory of the control sockets of user *uid*; it need not exist.
+
+    Args:
+        environment: Where ``XDG_RUNTIME_DIR`` is looked up.
+        uid: Effective user.
+    """
+    if uid == 0:
+        return "/run/tigrismount"
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    return os.path.join(runtime, "tigrismount") if os.path.isabs(runtime) else f"/tmp/tigrismount-{uid}"  # noqa: S108
+
+
+def ensure_runtime_directory(directory: str) -> None:
+    """Make *directory* when it is missing, and check that nobody else can put anything there.
+
+    Raises:
+        MountError: It cannot be made, or is not a directory of this user alone.
+    """
+    try:
+        os.makedirs(directory, mode=_MODE, exist_ok=True)
+    except OSError as exc:
+        raise MountError(f"{directory}: cannot be made: {exc.strerror}") from exc
+    if not is_private(directory):
+        raise MountError(f"{directory}: is not a directory of yours alone; remove it, or set XDG_RUNTIME_DIR")
+
+
+def is_private(directory: str) -> bool:
+    """Tell whether *directory* is a real directory that belongs to this user and that no other may write to."""
+    try:
+        facts = os.lstat(directory)
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+
+
+def socket_path(directory: str, mountpoint: str) -> str:
+    """Return the control socket of the mount at *mountpoint* (absolute, without symbolic links)."""
+    digest = hashlib.sha256(os.fsencode(mountpoint)).hexdigest()
+    return os.path.join(directory, digest[:16] + SUFFIX)
