@@ -1,0 +1,52 @@
+"""Fixtures for tests of any layer: the embedded S3 server and a fresh bucket on it."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tigrismount.demo.embedded import EmbeddedS3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_bucket_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket on the embedded server, with a boto3 client to fill it."""
+
+    name: str
+    s3: EmbeddedS3
+    client: Any
+
+    def put(self, key: str, body: bytes, **arguments: Any) -> str:
+        """Store *body* under *key* and return its ETag without quotes."""
+        return self.client.put_object(Bucket=self.name, Key=key, Body=body, **arguments)["ETag"].strip('"')
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
+    with EmbeddedS3(directory=str(tmp_path_factory.mktemp("s3"))) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_client(s3: EmbeddedS3) -> Iterator[Any]:
+    client = s3.client()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def bucket(s3: EmbeddedS3, s3_client: Any) -> Iterator[Bucket]:
+    """A new empty bucket; requests are counted from zero, and faults a test leaves behind are cleared."""
+    name = f"bucket-{next(_bucket_numbers)}"
+    s3_client.create_bucket(Bucket=name)
+    s3.reset_requests()
+    yield Bucket(name, s3, s3_client)
+    s3.inject()
