@@ -1,11 +1,7 @@
-"""moto's S3 as a WSGI application that can serve large objects, misbehave on request and be counted.
+"""moto's S3 as a WSGI application that serves large objects fast, misbehaves on request and can be counted.
 
-moto decides everything: authentication, 304, 404, 412, 416, headers, which version. What it does badly is the body:
-it copies the *whole* object into memory for each ranged GET (14 MB/s at 1 GiB objects). So during a GET
-``FakeKey.value`` hands moto a ``_Stub``, which has the object's length and no bytes, and keeps a duplicate of the
-descriptor of the file that very version lies in. moto's own range code then slices the stub, and the answer leaves
-with moto's headers and a ``FileExtent`` that the HTTP layer sends with ``sendfile``. Because the descriptor comes
-from the same ``FakeKey`` that gave the ETag, an object that is overwritten meanwhile never mixes.
+moto decides everything: authentication, 304, 404, 412, 416, headers, which version. Only the body of a large object
+leaves without it, as a ``FileExtent`` that the HTTP layer sends with ``sendfile`` (see ``demo.bodies``).
 
 ``/_tigrismount/`` is the side channel: requests seen, faults to make. An underscore cannot begin a bucket name.
 """
@@ -15,30 +11,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Self
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
+import moto.settings
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.iam.models import iam_backends
+from moto.moto_server.werkzeug_app import create_backend_app
+
+from tigrismount.demo.bodies import Captured, capturing
 from tigrismount.demo.faults import FaultBook, FaultRule
 from tigrismount.demo.recorder import Recorder, RequestRecord, operation_of
 
-# Read by moto when it is imported: no CORS headers (one hook less per request), buckets in the path only, and a
-# temporary file instead of memory for all objects that are streamed from it.
-STREAMED_BYTES = 256 * 1024
-"""Objects from this size on are sent from their file; below, moto's copy is cheaper than a descriptor."""
-os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
-os.environ["S3_IGNORE_SUBDOMAIN_BUCKETNAME"] = "true"
-os.environ["MOTO_S3_DEFAULT_KEY_BUFFER_SIZE"] = str(STREAMED_BYTES - 1)
-
-import moto.settings  # noqa: E402
-from moto.core.models import DEFAULT_ACCOUNT_ID  # noqa: E402
-from moto.iam.models import iam_backends  # noqa: E402
-from moto.moto_server.werkzeug_app import create_backend_app  # noqa: E402
-from moto.s3.models import FakeKey  # noqa: E402
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import SupportsIndex
 
     Headers = list[tuple[str, str]]
     StartResponse = Callable[[str, Headers], object]
@@ -82,51 +69,6 @@ class Cut:
 
 
 Body = FileExtent | list[bytes] | Cut
-
-
-class _Stub(bytes):
-    """Bytes that have a length and no content: what moto's range code slices in place of an object."""
-
-    length: int
-
-    def __new__(cls, length: int) -> Self:
-        stub = super().__new__(cls)
-        stub.length = length
-        return stub
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        assert isinstance(index, slice)
-        return _Stub(len(range(*index.indices(self.length))))
-
-
-class _Capture(threading.local):
-    """The descriptor of the object that moto reads in this thread, while a GET is on."""
-
-    active = False
-    fd = -1
-
-
-_capture = _Capture()
-_copy_value: Callable[[Any], bytes] = FakeKey.value.fget  # type: ignore[attr-defined]
-
-
-def _value_or_stub(key: Any) -> bytes:
-    """Stand in for ``FakeKey.value``: the object's bytes, or, during a GET of a large one, a stub."""
-    if not _capture.active or key.size < STREAMED_BYTES:
-        return _copy_value(key)
-    with key.lock:
-        key._value_buffer.flush()
-        fd = os.dup(key._value_buffer.fileno())
-    if _capture.fd >= 0:
-        os.close(_capture.fd)
-    _capture.fd = fd
-    return _Stub(key.size)
-
-
-FakeKey.value = FakeKey.value.getter(_value_or_stub)  # type: ignore[attr-defined,method-assign]
 
 
 class S3Application:
@@ -190,19 +132,16 @@ class S3Application:
             answer.update(status=status, headers=headers)
             return lambda _data: None
 
-        _capture.active, _capture.fd = environ["REQUEST_METHOD"] == "GET", -1
-        try:
+        # Only a GET sends the body; others (a copy, say) need the bytes.
+        with capturing() if environ["REQUEST_METHOD"] == "GET" else nullcontext(Captured()) as captured:
             body = list(_closing(self._moto.wsgi_app(environ, keep)))
-        finally:
-            _capture.active = False
-            fd, _capture.fd = _capture.fd, -1
         status, headers = answer["status"], answer["headers"]
-        if fd < 0:
+        if captured.fd < 0:
             return status, headers, body
         if status[:3] not in ("200", "206"):
-            os.close(fd)
+            captured.close()
             return status, headers, body
-        return status, headers, FileExtent(fd, *_sent_range(headers, os.fstat(fd).st_size))
+        return status, headers, FileExtent(captured.fd, *_sent_range(headers, os.fstat(captured.fd).st_size))
 
     def _record(self, environ: Environ, status: str, headers: Headers) -> None:
         bucket, key = split_path(environ["PATH_INFO"])

@@ -38,8 +38,16 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+_MOTO_SETTINGS = {
+    "MOTO_DISABLE_GLOBAL_CORS": "true",  # one hook less per request
+    "S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true",  # the bucket stands in the path
+    "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(128 * 1024),  # larger objects lie in files from the start, not in memory
+}
+"""What moto reads from the environment when it is imported."""
+
+
 def _serve(options: argparse.Namespace) -> None:
-    # Here and not above: importing moto takes a second, and --help and usage errors should not.
+    os.environ.update(_MOTO_SETTINGS)
     from tigrismount.demo.s3app import S3Application
     from tigrismount.demo.s3http import KeepAliveServer
 
