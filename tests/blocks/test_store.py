@@ -1,0 +1,262 @@
+"""The block store: single flight, watermarks, errors, plans and the memory budget."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.core.types import Extent, ObjectId, Priority
+from tigrismount.errors import ObjectUnavailableError, StaleObjectError
+from tigrismount.objects.memory import MemoryObjectClient
+
+from .conftest import KIB, MIB, pattern
+
+BLOCK = 64 * KIB
+
+
+async def test_any_range_is_read_exactly(client, open_store) -> None:
+    data = pattern(5 * BLOCK + 17)
+    obj = client.put("a", data)
+    draw = random.Random(1)
+    async with open_store() as store:
+        for _ in range(300):
+            start, stop = sorted((draw.randrange(len(data) + 1), draw.randrange(len(data) + 1)))
+            assert bytes(await store.read(obj, start, stop)) == data[start:stop]
+        assert bytes(await store.read(obj, 0, len(data))) == data
+    assert client.statistics().bytes_fetched == len(data), "no byte twice"
+
+
+async def test_an_empty_object_and_an_empty_range_need_no_request(client, open_store) -> None:
+    empty, full = client.put("empty", b""), client.put("full", b"x" * 10)
+    async with open_store() as store:
+        assert await store.read(empty, 0, 0) == b""
+        assert await store.read(full, 7, 7) == b""
+    assert client.requests == []
+
+
+async def test_fifty_readers_make_one_get(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    got: list[bytes] = []
+    async with open_store() as store, trio.open_nursery() as nursery:
+
+        async def reader() -> None:
+            got.append(bytes(await store.read(obj, 0, BLOCK)))
+
+        for _ in range(50):
+            nursery.start_soon(reader)
+    assert got == [data] * 50
+    assert client.requests == [("GET", "a", 0, BLOCK)]
+
+
+async def test_a_read_returns_when_its_bytes_are_there_not_when_the_block_is(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    client.hold("GET", after_bytes=8 * KIB)
+    async with open_store() as store:
+        with trio.fail_after(5):
+            assert bytes(await store.read(obj, 4 * KIB, 8 * KIB)) == data[4 * KIB : 8 * KIB]
+        assert store.try_read(obj, 8 * KIB, 12 * KIB) is not None, "bytes behind the watermark are there at once"
+        assert store.try_read(obj, 8 * KIB, 16 * KIB) is None
+
+
+async def test_a_demand_part_starts_at_the_page_asked_for_and_the_head_follows(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    async with open_store() as store:
+        assert bytes(await store.read(obj, 20_000, 20_100)) == data[20_000:20_100]
+        await wait_all_tasks_blocked()
+        assert sorted(client.requests) == [("GET", "a", 0, 16384), ("GET", "a", 16384, BLOCK)]
+        assert bytes(store.try_read(obj, 0, BLOCK) or b"") == data
+
+
+async def test_the_first_readers_cancellation_leaves_the_others_served(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET")
+    got: list[bytes] = []
+    async with open_store() as store, trio.open_nursery() as nursery:
+
+        async def reader(scope: trio.CancelScope) -> None:
+            with scope:
+                got.append(bytes(await store.read(obj, 0, BLOCK)))
+
+        first = trio.CancelScope()
+        nursery.start_soon(reader, first)
+        nursery.start_soon(reader, trio.CancelScope())
+        await wait_all_tasks_blocked()
+        first.cancel()
+        await wait_all_tasks_blocked()
+        gate.set()
+    assert got == [data]
+    assert len(client.requests) == 1
+
+
+async def test_a_failed_flight_is_each_waiters_own_error_and_is_tried_again_by_the_next_read(
+    client, open_store
+) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET", after_bytes=4096)
+    client.fail(StaleObjectError("changed", bucket="bucket", key="a"), "GET", after_bytes=8192)
+    errors: list[BaseException] = []
+    async with open_store() as store:
+        async with trio.open_nursery() as nursery:
+
+            async def reader() -> None:
+                try:
+                    await store.read(obj, 0, BLOCK)
+                except StaleObjectError as exc:
+                    errors.append(exc)
+
+            for _ in range(3):
+                nursery.start_soon(reader)
+            await wait_all_tasks_blocked()
+            gate.set()
+        assert len({id(e) for e in errors}) == 3
+        assert len(client.requests) == 1
+        assert bytes(await store.read(obj, 0, BLOCK)) == data
+
+
+async def test_bytes_that_arrived_before_a_failure_are_kept(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    client.fail(ObjectUnavailableError("reset"), "GET", after_bytes=32 * KIB)
+    async with open_store() as store:
+        with pytest.raises(ObjectUnavailableError):
+            await store.read(obj, 0, BLOCK)
+        assert bytes(await store.read(obj, 0, BLOCK)) == data
+    assert client.requests[-1] == ("GET", "a", 32 * KIB, BLOCK)
+
+
+async def test_a_read_that_joined_a_failing_prefetch_asks_for_itself(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET", after_bytes=1)
+    client.fail(ObjectUnavailableError("the prefetch's deadline"), "GET", after_bytes=1)
+    async with open_store() as store, trio.open_nursery() as nursery:
+        store.plan(obj, [Extent(0, BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        got: list[bytes] = []
+
+        async def reader() -> None:
+            got.append(bytes(await store.read(obj, 0, BLOCK)))
+
+        nursery.start_soon(reader)
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert got == [data]
+
+
+async def test_a_plan_keeps_all_flights_busy_and_demand_goes_first(client, open_store) -> None:
+    data = pattern(64 * BLOCK)
+    obj, other = client.put("a", data), client.put("b", data)
+    gate = client.hold("GET", "a")
+    part = 8 * MIB // BLOCK
+    assert part > 64, "the whole object fits one part"
+    async with open_store(concurrency=8) as store:
+        for i in range(64):  # one object per block, so that each is its own part
+            store.plan(client.put(f"a/{i}", data[:BLOCK]), [Extent(0, BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        assert client.peak_in_flight == 7, "one flight in eight is kept for demand"
+        store.plan(obj, [Extent(0, len(data))], Priority.PREFETCH)
+        assert bytes(await store.read(other, 0, 10)) == data[:10]
+        gate.set()
+
+
+async def test_small_blocks_share_a_part(client, open_store) -> None:
+    data = pattern(10 * BLOCK + 5)
+    obj = client.put("a", data)
+    async with open_store() as store:
+        store.plan(obj, [Extent(0, len(data))], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        assert client.requests == [("GET", "a", 0, len(data))]
+        assert bytes(store.try_read(obj, 0, len(data)) or b"") == data
+
+
+async def test_a_large_block_is_fetched_by_several_parts(client, open_store) -> None:
+    data = pattern(20 * MIB)
+    obj = client.put("a", data)
+    async with open_store(block_bytes=32 * MIB, memory_limit_bytes=128 * MIB) as store:
+        store.plan(obj, [Extent(0, len(data))], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        assert sorted(client.requests) == [
+            ("GET", "a", 0, 8 * MIB),
+            ("GET", "a", 8 * MIB, 16 * MIB),
+            ("GET", "a", 16 * MIB, 20 * MIB),
+        ]
+        assert bytes(store.try_read(obj, 0, len(data)) or b"") == data
+
+
+async def test_a_new_plan_replaces_the_old_one(client, open_store) -> None:
+    data = pattern(40 * MIB)
+    obj = client.put("a", data)
+    gate = client.hold("GET")
+    async with open_store(block_bytes=8 * MIB, memory_limit_bytes=128 * MIB, concurrency=1) as store:
+        store.plan(obj, [Extent(0, 40 * MIB)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        store.plan(obj, [Extent(32 * MIB, 40 * MIB)], Priority.READAHEAD)
+        gate.set()
+        await wait_all_tasks_blocked()
+    assert client.requests == [("GET", "a", 0, 8 * MIB), ("GET", "a", 32 * MIB, 40 * MIB)]
+
+
+async def test_the_memory_limit_holds_while_much_more_is_read_and_planned(client, open_store) -> None:
+    data = pattern(64 * BLOCK)
+    objs = [client.put(f"o{i}", data) for i in range(4)]
+    limit = 8 * BLOCK
+    async with open_store(memory_limit_bytes=limit, concurrency=4) as store, trio.open_nursery() as nursery:
+
+        async def sequential(obj: ObjectId) -> None:
+            for start in range(0, len(data), BLOCK // 4):
+                store.plan(obj, [Extent(start, len(data))], Priority.READAHEAD)
+                stop = start + BLOCK // 4
+                assert bytes(await store.read(obj, start, stop)) == data[start:stop]
+                assert store.statistics().memory_held_bytes <= limit
+
+        for obj in objs:
+            nursery.start_soon(sequential, obj)
+    assert client.statistics().bytes_fetched <= 4 * len(data) * 3 // 2, "pressure may cost some bytes twice, not many"
+
+
+async def test_reads_larger_than_the_memory_limit_still_come_back_whole(client, open_store) -> None:
+    data = pattern(32 * BLOCK)
+    obj = client.put("a", data)
+    async with open_store(memory_limit_bytes=4 * BLOCK) as store:
+        assert bytes(await store.read(obj, 100, 31 * BLOCK)) == data[100 : 31 * BLOCK]
+
+
+async def test_a_waiting_plan_goes_on_as_the_reader_moves(client, open_store) -> None:
+    """With room for few blocks, the plan is fetched as what lies behind the reader makes room, and nothing twice."""
+    data = pattern(40 * MIB)
+    obj = client.put("a", data)
+    async with open_store(block_bytes=MIB, memory_limit_bytes=16 * MIB) as store:
+        for start in range(0, len(data), 256 * KIB):
+            store.plan(obj, [Extent(start, len(data))], Priority.READAHEAD)
+            stop = start + 256 * KIB
+            assert bytes(await store.read(obj, start, stop)) == data[start:stop]
+    assert client.statistics().bytes_fetched == len(data)
+
+
+async def test_weak_versions_are_read_too(client, open_store) -> None:
+    data = pattern(BLOCK)
+    obj = client.put("a", data, etag="")
+    async with open_store() as store:
+        assert bytes(await store.read(obj, 0, BLOCK)) == data
+
+
+async def test_nothing_stays_behind(client: MemoryObjectClient, open_store) -> None:
+    obj = client.put("a", pattern(4 * BLOCK))
+    async with open_store() as store:
+        store.retain(obj)
+        await store.read(obj, 0, 4 * BLOCK)
+        store.release(obj)
+        await wait_all_tasks_blocked()
+        figures = store.statistics()
+        assert (figures.flights, figures.disk_flights, figures.queued) == (0, 0, 0)
+        for block in list(store._recent):
+            assert (block.pins, block.parts, block.waiters) == (0, [], [])

@@ -1,0 +1,96 @@
+"""Page-aligned block buffers under one hard budget.
+
+Every byte that is fetched or read back lives in one of these. Buffers are anonymous mappings: page-aligned for
+``O_DIRECT``, and returned to the kernel when dropped. Freed buffers are kept for reuse, because first-touching fresh
+pages costs more CPU than receiving the bytes (0.5 to 3 s/GiB on virtual machines that hand freed memory back to
+their host, against 0.3 for the copy from the socket).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+
+PAGE_BYTES = 4096
+"""Alignment of ``O_DIRECT`` and of demand parts."""
+
+
+def page_ceil(size: int) -> int:
+    """Return *size* rounded up to whole pages."""
+    return -(-size // PAGE_BYTES) * PAGE_BYTES
+
+
+class BufferPool:
+    """Hands out page-aligned memory and never holds more than its limit.
+
+    The limit counts buffers in use *and* those kept for reuse. Not thread-safe: used from the trio thread only.
+
+    Args:
+        limit_bytes: Most bytes ever held.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.used_bytes = 0
+        self._free: dict[int, list[memoryview]] = {}
+        self._free_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes in use or kept for reuse."""
+        return self.used_bytes + self._free_bytes
+
+    def can_take(self, size_bytes: int, reserve_bytes: int = 0) -> bool:
+        """Tell whether :meth:`take` would succeed while leaving *reserve_bytes* untouched."""
+        return self.used_bytes + page_ceil(size_bytes) + reserve_bytes <= self.limit_bytes
+
+    def take(self, size_bytes: int) -> memoryview:
+        """Return writable, page-aligned memory of *size_bytes* rounded up to pages; contents are undefined.
+
+        Raises:
+            MemoryError: It would exceed the limit; ask :meth:`can_take` first.
+        """
+        size = page_ceil(size_bytes)
+        if self.used_bytes + size > self.limit_bytes:
+            raise MemoryError(f"buffer budget of {self.limit_bytes} bytes is spent")
+        self.used_bytes += size
+        same = self._free.get(size)
+        if same:
+            self._free_bytes -= size
+            return same.pop()
+        self._shrink(self.limit_bytes - self.used_bytes)
+        return _map(size)
+
+    def give(self, buffer: memoryview) -> None:
+        """Take *buffer* back; the caller and its threads no longer touch it."""
+        size = len(buffer)
+        self.used_bytes -= size
+        self._free_bytes += size
+        self._free.setdefault(size, []).append(buffer)
+        self._shrink(self.limit_bytes - self.used_bytes)
+
+    def lose(self, buffer: memoryview) -> None:
+        """Forget *buffer* without reusing it: an abandoned thread may still write there."""
+        self.used_bytes -= len(buffer)
+
+    def trim(self) -> None:
+        """Return everything that is kept for reuse to the kernel."""
+        self._shrink(0)
+
+    def _shrink(self, keep_bytes: int) -> None:
+        # Odd sizes (small files) go first: they are the least likely to fit again.
+        for size in sorted(self._free):
+            buffers = self._free[size]
+            while buffers and self._free_bytes > keep_bytes:
+                buffers.pop()
+                self._free_bytes -= size
+            if not buffers:
+                del self._free[size]
+
+
+def _map(size: int) -> memoryview:
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size >= 2 << 20:
+        with contextlib.suppress(OSError, AttributeError):  # fewer faults and TLB misses; not every kernel has it
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)

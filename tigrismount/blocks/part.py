@@ -1,0 +1,235 @@
+"""Blocks and the parts that fill them: plain state, no waiting, no I/O.
+
+A *block* is the unit of cache, checksum and single-flight. A *part* is one range GET (or one read from the disk
+cache) over one or more consecutive blocks. While a part is in flight its *watermark* moves as bytes arrive: a
+reader's bytes are there long before the block is complete.
+
+Threads: ``Part.next_view`` and ``Part.wrote`` run in the fetching thread; everything else in the trio thread. The two
+meet in three integers (``done``, ``wake_at``, ``abandoned``) that only one side writes; reads and writes of an
+attribute are atomic under the GIL, and the waiter re-checks the watermark after it has said what it waits for, so no
+wake-up is lost.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.core.intervals import Intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.cache.base import CachedObject
+    from tigrismount.core.types import ObjectId, Priority
+    from tigrismount.errors import ObjectError
+
+NEVER = sys.maxsize
+"""A watermark nobody waits for."""
+QUIET_VIEW_BYTES = 1 << 20
+"""Bytes per read call while nobody waits: large enough to cost little, small enough to follow a new waiter soon."""
+
+
+class ObjectState:
+    """What the store knows of one object version.
+
+    Args:
+        obj: The version.
+        block_bytes: Block size until the cache says otherwise.
+    """
+
+    __slots__ = (
+        "block_bytes",
+        "blocks",
+        "cached",
+        "obj",
+        "opened",
+        "opening",
+        "pending",
+        "planned",
+        "priority",
+        "users",
+    )
+
+    def __init__(self, obj: ObjectId, block_bytes: int) -> None:
+        self.obj = obj
+        self.block_bytes = block_bytes
+        self.blocks: dict[int, Block] = {}
+        self.cached: CachedObject | None = None
+        self.opened = trio.Event()
+        """Set once the disk cache was asked what it holds."""
+        self.opening = False
+        self.planned: dict[int, None] = {}
+        """Block indexes of the current plan, in order: what prefetch must not throw out."""
+        self.pending: list[int] = []
+        """Planned blocks not asked for yet, *last first*."""
+        self.priority: Priority | None = None
+        self.users = 0
+        """Open files and reads in progress; at 0 the version may leave memory."""
+
+    def block(self, index: int) -> Block:
+        """Return block *index*, absent at first."""
+        block = self.blocks.get(index)
+        if block is None:
+            start = index * self.block_bytes
+            block = self.blocks[index] = Block(self, index, start, min(start + self.block_bytes, self.obj.size_bytes))
+        return block
+
+
+class Block:
+    """One block of one version: absent, in flight or resident.
+
+    Args:
+        state: The version it belongs to.
+        index: Its number.
+        start: First byte in the object.
+        stop: One past its last byte in the object.
+    """
+
+    __slots__ = ("buffer", "complete", "have", "index", "parts", "pins", "start", "state", "stop", "waiters")
+
+    def __init__(self, state: ObjectState, index: int, start: int, stop: int) -> None:
+        self.state = state
+        self.index = index
+        self.start = start
+        self.stop = stop
+        self.buffer: memoryview | None = None
+        self.have = Intervals()
+        self.complete = False
+        self.parts: list[Part] = []
+        """Parts that will fill some of it, queued or in flight."""
+        self.waiters: list[Waiter] = []
+        self.pins = 0
+        """Readers and writers that need the buffer to stay."""
+
+    @property
+    def length_bytes(self) -> int:
+        """Bytes of the block; less than the block size at the end of the object."""
+        return self.stop - self.start
+
+    def covers(self, start: int, stop: int) -> bool:
+        """Tell whether bytes ``[start, stop)`` of the object are in the buffer now."""
+        if self.complete:
+            return True
+        for part in self.parts:
+            self.fold(part)
+        return self.have.covers(start, stop)
+
+    def fold(self, part: Part) -> None:
+        """Note what *part* has brought so far."""
+        done = part.start + part.done
+        self.have.add(max(part.start, self.start), min(done, self.stop))
+
+    def view(self, start: int, stop: int) -> memoryview:
+        """Return the memory of bytes ``[start, stop)`` of the object."""
+        assert self.buffer is not None
+        return self.buffer[start - self.start : stop - self.start]
+
+    def claimed(self) -> Intervals:
+        """Return what is there or on its way."""
+        claimed = Intervals(self.have)
+        for part in self.parts:
+            claimed.add(max(part.start, self.start), min(part.stop, self.stop))
+        return claimed
+
+    @property
+    def evictable(self) -> bool:
+        """Whether its buffer may be taken away."""
+        return self.buffer is not None and not (self.pins or self.parts)
+
+
+class Waiter:
+    """A read that waits for bytes ``[start, stop)`` of the object.
+
+    Args:
+        start: First byte.
+        stop: One past the last byte; both within one block.
+    """
+
+    __slots__ = ("error", "event", "start", "stop")
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start = start
+        self.stop = stop
+        self.event = trio.Event()
+        self.error: ObjectError | None = None
+
+
+class Part:
+    """One range GET or disk read over consecutive blocks; the sink of its own fetch.
+
+    Args:
+        blocks: The blocks it runs through, in order.
+        start: First byte in the object, inside the first block.
+        stop: One past the last byte, inside the last block or at its end.
+        priority: Place in the queue.
+        from_disk: Whether the disk cache has it; then it is exactly one whole block.
+        notify: Called from the fetching thread when the watermark reaches ``wake_at``.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "blocks",
+        "done",
+        "from_disk",
+        "notify",
+        "priority",
+        "start",
+        "started",
+        "stop",
+        "wake_at",
+    )
+
+    def __init__(
+        self,
+        blocks: list[Block],
+        start: int,
+        stop: int,
+        *,
+        priority: Priority,
+        from_disk: bool,
+        notify: Callable[[Part], None],
+    ) -> None:
+        self.blocks = blocks
+        self.start = start
+        self.stop = stop
+        self.priority = priority
+        self.from_disk = from_disk
+        self.notify = notify
+        self.started = False
+        self.done = 0
+        """Watermark: bytes that have arrived, from ``start``."""
+        self.wake_at = NEVER
+        """Watermark that somebody waits for."""
+        self.abandoned = False
+
+    def __lt__(self, other: Part) -> bool:
+        return self.priority < other.priority
+
+    @property
+    def state(self) -> ObjectState:
+        """The version it belongs to."""
+        return self.blocks[0].state
+
+    def next_view(self) -> memoryview:
+        """Return memory for the next bytes; see ``objects.client.FetchSink``. Fetching thread."""
+        position = self.start + self.done
+        if self.abandoned or position >= self.stop:
+            return memoryview(b"")
+        block = self.blocks[position // self.state.block_bytes - self.blocks[0].index]
+        stop = min(self.stop, block.stop, position + QUIET_VIEW_BYTES)
+        if self.done < self.wake_at:
+            stop = min(stop, self.start + self.wake_at)
+        return block.view(position, stop)
+
+    def wrote(self, count: int) -> None:
+        """Move the watermark; see ``objects.client.FetchSink``. Fetching thread."""
+        self.done += count
+        if self.done >= self.wake_at:
+            self.notify(self)
+
+    def expect(self, stop: int) -> None:
+        """Ask to be told when byte *stop* - 1 of the object has arrived."""
+        self.wake_at = min(self.wake_at, min(stop, self.stop) - self.start)

@@ -1,0 +1,81 @@
+"""Which part starts next: demand before read-ahead before prefetch, within the flights allowed. Pure; no waiting.
+
+Parts that somebody asked for sit in two heaps, one for the network and one for the disk: a slow store must not hold
+up blocks that are on the NVMe drive. Plans sit with their object versions and are served in turn, so that two models
+loading at once share the flights. A few flights are kept free of speculation, so that a demand read never waits for
+a slot behind prefetch.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from itertools import count
+from typing import TYPE_CHECKING
+
+from tigrismount.core.types import Priority
+
+if TYPE_CHECKING:
+    from tigrismount.blocks.part import ObjectState, Part
+
+
+class FlightQueue:
+    """Parts that wait for a flight, and how many flights are out.
+
+    Args:
+        concurrency: Most GETs in flight.
+        disk_concurrency: Most disk reads in flight.
+    """
+
+    def __init__(self, concurrency: int, disk_concurrency: int) -> None:
+        self.limits = {False: concurrency, True: disk_concurrency}
+        self.in_flight = {False: 0, True: 0}
+        self.planners: OrderedDict[int, ObjectState] = OrderedDict()
+        """Versions with a pending plan, in the order of their turns."""
+        self._heaps: dict[bool, list[tuple[int, int, Part]]] = {False: [], True: []}
+        self._order = count()
+
+    def push(self, part: Part) -> None:
+        """Queue *part* behind those of its priority; pushing it again with a better priority moves it up."""
+        heapq.heappush(self._heaps[part.from_disk], (int(part.priority), next(self._order), part))
+
+    def peek(self, *, from_disk: bool) -> Part | None:
+        """Return the part that is next for the network or the disk, None when nothing is queued."""
+        heap = self._heaps[from_disk]
+        while heap and (heap[0][2].started or heap[0][0] != heap[0][2].priority):
+            heapq.heappop(heap)  # started, or moved up and queued again
+        return heap[0][2] if heap else None
+
+    def slot(self, priority: Priority, *, from_disk: bool) -> bool:
+        """Tell whether one more flight of this priority may start."""
+        limit = self.limits[from_disk]
+        if priority is not Priority.DEMAND:
+            limit -= limit // 8
+        return self.in_flight[from_disk] < max(1, limit)
+
+    def start(self, part: Part) -> None:
+        """Count *part* as in flight."""
+        part.started = True
+        self.in_flight[part.from_disk] += 1
+
+    def land(self, part: Part) -> None:
+        """Count *part* as landed."""
+        self.in_flight[part.from_disk] -= 1
+
+    def plan(self, state: ObjectState) -> None:
+        """Give *state* a turn as long as it has pending blocks."""
+        if state.pending:
+            self.planners.setdefault(id(state), state)
+        else:
+            self.planners.pop(id(state), None)
+
+    def turn_over(self, state: ObjectState) -> None:
+        """Put *state* at the end of the turns, or out of them when it has nothing pending."""
+        if state.pending:
+            self.planners.move_to_end(id(state))
+        else:
+            self.planners.pop(id(state), None)
+
+    def queued(self) -> int:
+        """Return how many parts wait for a flight."""
+        return sum(1 for heap in self._heaps.values() for p, _, part in heap if not part.started and p == part.priority)

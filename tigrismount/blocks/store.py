@@ -1,0 +1,582 @@
+"""The block store: exact bytes of object versions from memory, a flight, the disk cache or the store, in that order.
+
+A read finds out synchronously what is missing, queues parts for it, and waits for *its* bytes only. Each byte has at
+most one part on its way, whoever asks: readers join. A demand part starts at the page that was asked for; the head
+of its block follows as a second part. Plans fill what flights and memory are left over.
+
+Everything between two ``await``s is atomic, and all state changes happen in the trio thread; fetching threads touch
+only their part (see ``blocks.part``). Fetches run in the store's own nursery: a reader that gives up leaves its
+flight to the others.
+
+Memory: a block's buffer stays until it is needed for another block. Demand takes the least recently used buffer;
+plans only take buffers that no current plan wants, and leave a share of the budget to demand.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.blocks.buffers import PAGE_BYTES, BufferPool
+from tigrismount.blocks.part import NEVER, Block, ObjectState, Part, Waiter
+from tigrismount.blocks.queue import FlightQueue
+from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
+from tigrismount.core.types import Priority
+from tigrismount.errors import CacheCorruptError, CacheError, ObjectError, ObjectUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tigrismount.blocks.base import Buffer
+    from tigrismount.blocks.options import BlocksConfig
+    from tigrismount.cache.base import BlockCache
+    from tigrismount.core.types import Extent, ObjectId
+    from tigrismount.objects.client import ObjectClient
+
+log = logging.getLogger(__name__)
+
+PART_BYTES = 8 << 20
+"""Size of a planned range GET: where boto3's 1.4 ms per request is small against the bytes (docs/adr/0001)."""
+
+
+class BlockStore:
+    """Blocks of all object versions; implements ``blocks.base.BlockSource``.
+
+    Args:
+        client: Where bytes come from in the end.
+        cache: The disk cache; ``cache.none.NoCache`` when there is none.
+        config: Limits.
+    """
+
+    def __init__(self, client: ObjectClient, cache: BlockCache, config: BlocksConfig) -> None:
+        self._client = client
+        self._cache = cache
+        self._config = config
+        self._pool = BufferPool(config.memory_limit_bytes)
+        self._queue = FlightQueue(config.concurrency, config.disk_concurrency)
+        self._states: dict[ObjectId, ObjectState] = {}
+        self._recent: OrderedDict[Block, None] = OrderedDict()
+        """Blocks with a buffer, least recently used first."""
+        self._demand_reserve_bytes = min(max(2 * config.block_bytes, config.memory_limit_bytes // 16), self._half_limit)
+        self._counters = BlocksCounters()
+        self._closing = False
+        self._nursery: trio.Nursery | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @property
+    def _half_limit(self) -> int:
+        return self._config.memory_limit_bytes // 2
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the flights until cancelled; reads work only while this runs."""
+        self._token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    # ------------------------------------------------------------------ what readers call
+
+    def retain(self, obj: ObjectId) -> None:
+        """Say that *obj* is open: the disk cache will not evict it."""
+        self._state(obj).users += 1
+
+    def release(self, obj: ObjectId) -> None:
+        """Take back one :meth:`retain`."""
+        state = self._states.get(obj)
+        if state is not None:
+            state.users -= 1
+            self._retire(state)
+
+    def try_read(self, obj: ObjectId, start: int, stop: int) -> Buffer | None:
+        """Return bytes that are in memory; see ``BlockSource.try_read``."""
+        if start >= stop:
+            return b""
+        state = self._states.get(obj)
+        if state is None:
+            return None
+        index = start // state.block_bytes
+        block = state.blocks.get(index)
+        if block is None or block.buffer is None:
+            return None
+        if stop > block.stop:
+            return self._try_read_across(state, start, stop)
+        if not block.covers(start, stop):
+            return None
+        self._recent.move_to_end(block)
+        self._counters.hit(stop - start)
+        return block.view(start, stop)
+
+    def _try_read_across(self, state: ObjectState, start: int, stop: int) -> bytes | None:
+        pieces = []
+        for index, piece_start, piece_stop in _pieces(state.block_bytes, start, stop):
+            block = state.blocks.get(index)
+            if block is None or block.buffer is None or not block.covers(piece_start, piece_stop):
+                return None
+            pieces.append((block, piece_start, piece_stop))
+        for block, _, _ in pieces:
+            self._recent.move_to_end(block)
+        self._counters.hit(stop - start)
+        return b"".join(block.view(a, b) for block, a, b in pieces)
+
+    async def read(self, obj: ObjectId, start: int, stop: int, priority: Priority = Priority.DEMAND) -> Buffer:
+        """Return exactly the bytes asked for; see ``BlockSource.read``."""
+        state = self._state(obj)
+        state.users += 1
+        try:
+            await state.opened.wait()
+            found = self.try_read(obj, start, stop)
+            if found is not None:
+                return found
+            return await self._read_missing(state, start, stop, priority)
+        finally:
+            state.users -= 1
+            self._retire(state)
+
+    async def _read_missing(self, state: ObjectState, start: int, stop: int, priority: Priority) -> Buffer:
+        pieces = [(state.block(i), a, b) for i, a, b in _pieces(state.block_bytes, start, stop)]
+        for block, _, _ in pieces:
+            block.pins += 1
+        joined = [block.claimed().covers(a, b) for block, a, b in pieces]
+        unread = list(pieces)
+        try:
+            for block, a, b in pieces:  # all of them are on their way before the first is waited for
+                self._want(block, a, b, priority)
+            self._pump()
+            parts: list[Buffer] = []
+            for (block, a, b), was_joined in zip(pieces, joined, strict=True):
+                view = await self._wait_for(block, a, b, priority, joined=was_joined)
+                # A piece is copied before its block is let go, so that a read across blocks needs one buffer at a time.
+                parts.append(bytes(view) if len(pieces) > 1 else view)
+                unread.pop(0)
+                self._unpin(block)
+        finally:
+            for block, _, _ in unread:
+                self._unpin(block)
+            self._pump()
+        self._counters.miss(stop - start, joined=all(joined))
+        # No flight can start writing into a buffer freed just now before the caller awaits again.
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def plan(self, obj: ObjectId, extents: Sequence[Extent], priority: Priority) -> None:
+        """Replace what is wanted next of *obj*; see ``BlockSource.plan``."""
+        state = self._states.get(obj)
+        if state is None:
+            if not extents:
+                return
+            state = self._state(obj)
+        planned: dict[int, None] = {}
+        for extent in extents:
+            stop = min(extent.stop, obj.size_bytes)
+            for index in range(extent.start // state.block_bytes, -(-stop // state.block_bytes)):
+                planned[index] = None
+        blocks = state.blocks
+        state.planned = planned
+        state.priority = priority
+        state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
+        state.pending.reverse()
+        self._queue.plan(state)
+        self._pump()
+        self._retire(state)
+
+    def statistics(self) -> BlocksStatistics:
+        """Return counters and gauges."""
+        return self._counters.snapshot(
+            memory_limit_bytes=self._pool.limit_bytes,
+            memory_used_bytes=self._pool.used_bytes,
+            memory_held_bytes=self._pool.held_bytes,
+            flights=self._queue.in_flight[False],
+            disk_flights=self._queue.in_flight[True],
+            queued=self._queue.queued(),
+            objects=len(self._states),
+        )
+
+    # ------------------------------------------------------------------ object versions
+
+    def _state(self, obj: ObjectId) -> ObjectState:
+        state = self._states.get(obj)
+        if state is None:
+            state = self._states[obj] = ObjectState(obj, self._config.block_bytes)
+            if not obj.cacheable:
+                state.opened.set()
+        if not (state.opened.is_set() or state.opening):
+            state.opening = True
+            self._running.start_soon(self._open_cached, state)
+        return state
+
+    @property
+    def _running(self) -> trio.Nursery:
+        assert self._nursery is not None, "the block store is used while run() is running"
+        return self._nursery
+
+    async def _open_cached(self, state: ObjectState) -> None:
+        try:
+            state.cached = await self._cache.open_object(state.obj)
+        except CacheError as exc:
+            log.warning("reading without the disk cache: %s", exc)
+        finally:
+            state.opening = False
+            state.opened.set()
+        if state.cached is not None and state.cached.block_bytes != state.block_bytes:
+            # Blocks and plans count in the other size. Nothing is pinned: readers wait for this.
+            state.planned, state.pending = {}, []
+            for block in list(state.blocks.values()):
+                self._forget(block)
+            state.block_bytes = state.cached.block_bytes
+        self._queue.plan(state)
+        self._pump()
+        self._retire(state)
+
+    def _retire(self, state: ObjectState) -> None:
+        """Let the disk cache evict a version nobody uses, and forget it once none of its blocks is in memory."""
+        if state.users or state.pending or not state.opened.is_set():
+            return
+        if any(block.pins or block.parts for block in state.blocks.values()):
+            return
+        if state.cached is not None:
+            state.cached.close()
+            state.cached = None
+            state.opened = trio.Event()
+        if not state.blocks:
+            self._states.pop(state.obj, None)
+
+    # ------------------------------------------------------------------ wanting and waiting
+
+    def _want(self, block: Block, start: int, stop: int, priority: Priority) -> None:
+        """Queue parts for what is neither there nor on its way, and move up what is queued."""
+        missing = block.claimed().gaps(start, stop)
+        for part in block.parts:
+            if not part.started and part.priority > priority and part.start < stop and part.stop > start:
+                part.priority = priority
+                self._queue.push(part)
+        if not missing:
+            return
+        cached = block.state.cached
+        if cached is not None and not block.have.total and not block.parts and cached.has(block.index):
+            self._enqueue([block], block.start, block.stop, priority, from_disk=True)
+            return
+        first = max(block.start, missing[0][0] // PAGE_BYTES * PAGE_BYTES)
+        later = max(priority, Priority.READAHEAD)
+        claimed = block.claimed()
+        for part_start, part_stop in _part_ranges(claimed.gaps(first, block.stop)):
+            self._enqueue([block], part_start, part_stop, priority if part_start < stop else later)
+        for part_start, part_stop in _part_ranges(claimed.gaps(block.start, first)):
+            self._enqueue([block], part_start, part_stop, later)
+
+    def _enqueue(
+        self, blocks: list[Block], start: int, stop: int, priority: Priority, *, from_disk: bool = False
+    ) -> None:
+        self._queue.push(self._part(blocks, start, stop, priority, from_disk=from_disk))
+
+    def _part(self, blocks: list[Block], start: int, stop: int, priority: Priority, *, from_disk: bool) -> Part:
+        part = Part(blocks, start, stop, priority=priority, from_disk=from_disk, notify=self._notify)
+        for block in blocks:
+            block.parts.append(part)
+        return part
+
+    async def _wait_for(self, block: Block, start: int, stop: int, priority: Priority, *, joined: bool) -> memoryview:
+        """Return the bytes once they are there; the block is pinned by the caller.
+
+        A flight that was *joined* may have begun long before this read, so its deadline was not ours: when it fails
+        for a passing reason, one of our own follows.
+        """
+        while not (block.buffer is not None and block.covers(start, stop)):
+            self._want(block, start, stop, priority)
+            waiter = Waiter(start, stop)
+            block.waiters.append(waiter)
+            try:
+                for part in block.parts:
+                    if part.start < stop and part.stop > start:
+                        part.expect(stop)
+                if block.buffer is not None and block.covers(start, stop):
+                    break  # it arrived between looking and asking to be told
+                self._pump()
+                await waiter.event.wait()
+            finally:
+                block.waiters.remove(waiter)
+            if waiter.error is not None:
+                if not (joined and waiter.error.transient):
+                    raise _again(waiter.error) from waiter.error
+                joined = False
+        if block in self._recent:
+            self._recent.move_to_end(block)
+        return block.view(start, stop)
+
+    def _notify(self, part: Part) -> None:
+        """Called from a fetching thread."""
+        assert self._token is not None
+        try:
+            self._token.run_sync_soon(self._progress, part, idempotent=True)
+        except trio.RunFinishedError:
+            part.abandoned = True
+
+    def _progress(self, part: Part) -> None:
+        """Wake the readers whose bytes have arrived, and wait for the next of them."""
+        while True:
+            wake_at = NEVER
+            for block in part.blocks:
+                for waiter in block.waiters:
+                    if block.covers(waiter.start, waiter.stop):
+                        waiter.event.set()
+                    elif part.start < waiter.stop and part.stop > waiter.start:
+                        wake_at = min(wake_at, min(waiter.stop, part.stop) - part.start)
+            part.wake_at = wake_at
+            # The thread may have passed the mark while it was being set; landing wakes those of a finished part.
+            if part.done < wake_at or part.start + part.done >= part.stop:
+                return
+
+    # ------------------------------------------------------------------ starting flights
+
+    def _pump(self) -> None:
+        """Start every part that has a slot and memory."""
+        while not self._closing and (
+            self._start_queued(from_disk=True) or self._start_queued(from_disk=False) or self._start_planned()
+        ):
+            pass
+
+    def _start_queued(self, *, from_disk: bool) -> bool:
+        part = self._queue.peek(from_disk=from_disk)
+        if part is None or not self._queue.slot(part.priority, from_disk=from_disk):
+            return False
+        if not self._allocate(part.blocks, demand=part.priority is Priority.DEMAND):
+            return False
+        self._launch(part)
+        return True
+
+    def _start_planned(self) -> bool:
+        for state in list(self._queue.planners.values()):
+            part = self._next_planned(state)
+            self._queue.turn_over(state)
+            if part is not None:
+                self._launch(part)
+                return True
+        return False
+
+    def _next_planned(self, state: ObjectState) -> Part | None:
+        """Take the next part off *state*'s plan, None when slots or memory are missing."""
+        if not state.opened.is_set():
+            return None
+        priority = state.priority or Priority.PREFETCH
+        while state.pending:
+            block = state.block(state.pending[-1])
+            if block.complete or block.parts:
+                state.pending.pop()
+                continue
+            from_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
+            if not self._queue.slot(priority, from_disk=from_disk) or not self._allocate([block], demand=False):
+                self._drop_if_empty(block)
+                return None
+            state.pending.pop()
+            if from_disk:
+                return self._part([block], block.start, block.stop, priority, from_disk=True)
+            (start, stop), *rest = _part_ranges(block.claimed().gaps(block.start, block.stop))
+            if rest:  # a block of several parts; they are queued together, so that it completes
+                for piece_start, piece_stop in rest:
+                    self._enqueue([block], piece_start, piece_stop, priority)
+                return self._part([block], start, stop, priority, from_disk=False)
+            blocks = [block, *self._following(state, block, start + PART_BYTES)]
+            return self._part(blocks, start, blocks[-1].stop, priority, from_disk=False)
+        return None
+
+    def _following(self, state: ObjectState, block: Block, limit: int) -> Iterator[Block]:
+        """Yield the planned blocks behind *block* that fit the same part, with memory."""
+        index = block.index
+        while state.pending and state.pending[-1] == index + 1:
+            index += 1
+            following = state.block(index)
+            on_disk = state.cached is not None and state.cached.has(index)
+            wanted = not (following.complete or following.parts or following.have.total or on_disk)
+            if not wanted or following.stop > limit or not self._allocate([following], demand=False):
+                self._drop_if_empty(following)
+                return
+            state.pending.pop()
+            yield following
+
+    def _launch(self, part: Part) -> None:
+        self._queue.start(part)
+        self._running.start_soon(self._fly, part)
+
+    # ------------------------------------------------------------------ flying and landing
+
+    async def _fly(self, part: Part) -> None:
+        error: ObjectError | None = None
+        landed = False
+        try:
+            if part.from_disk:
+                await self._read_from_disk(part)
+            else:
+                await self._fetch(part)
+            landed = True
+        except ObjectError as exc:
+            error = exc
+            landed = True
+        finally:
+            # Cancelled (the mount ends): the thread may still write, so its buffers are never used again.
+            part.abandoned = not landed
+            self._closing = self._closing or part.abandoned
+            self._queue.land(part)
+            self._land(part, error)
+
+    async def _fetch(self, part: Part) -> None:
+        self._counters.parts += 1
+        await self._client.fetch(part.state.obj, part.start, part.stop, part)
+        if part.start + part.done != part.stop:
+            raise ObjectUnavailableError(
+                f"fetch of bytes {part.start}-{part.stop} ended after {part.done} bytes",
+                bucket=part.state.obj.bucket,
+                key=part.state.obj.key,
+            )
+
+    async def _read_from_disk(self, part: Part) -> None:
+        block = part.blocks[0]
+        assert part.state.cached is not None
+        assert block.buffer is not None
+        try:
+            await part.state.cached.read_block(block.index, block.buffer)
+        except CacheError as exc:
+            if isinstance(exc, CacheCorruptError):
+                log.warning("%s; fetching it again", exc)
+            part.from_disk = False  # the same buffer and the same waiters, filled from the store
+            self._queue.in_flight[True] -= 1
+            self._queue.in_flight[False] += 1
+            await self._fetch(part)
+            return
+        self._counters.from_disk(block.length_bytes)
+        part.done = block.length_bytes
+
+    def _land(self, part: Part, error: ObjectError | None) -> None:
+        for block in part.blocks:
+            block.fold(part)
+            block.parts.remove(part)
+            if part.abandoned:
+                self._abandon(block)
+                continue
+            if not block.complete and block.have.covers(block.start, block.stop):
+                self._complete(block, from_disk=part.from_disk)
+            for waiter in block.waiters:
+                if block.covers(waiter.start, waiter.stop):
+                    waiter.event.set()
+                elif part.start < waiter.stop and part.stop > waiter.start:
+                    waiter.error = error
+                    waiter.event.set()
+            self._drop_if_empty(block)
+        if error is not None:
+            self._counters.failed_parts += 1
+            self._stop_speculation(part.state)
+        self._pump()
+        self._retire(part.state)
+
+    def _stop_speculation(self, state: ObjectState) -> None:
+        """Drop what is planned or queued without a reader: what failed once would only fail for long again."""
+        state.planned, state.pending = {}, []
+        self._queue.plan(state)
+        for block in list(state.blocks.values()):
+            for part in list(block.parts):
+                if not part.started and part.priority is not Priority.DEMAND:
+                    part.started = True  # the queue skips it
+                    for filled in part.blocks:
+                        filled.parts.remove(part)
+            self._drop_if_empty(block)
+
+    def _complete(self, block: Block, *, from_disk: bool) -> None:
+        block.complete = True
+        cached = block.state.cached
+        if not from_disk and cached is not None and not cached.has(block.index):
+            block.pins += 1
+            self._running.start_soon(self._persist, block)
+
+    async def _persist(self, block: Block) -> None:
+        assert block.buffer is not None
+        assert block.state.cached is not None
+        try:
+            await block.state.cached.write_block(block.index, block.buffer, block.length_bytes)
+        except CacheError as exc:
+            log.warning("not cached: %s", exc)
+        finally:
+            self._unpin(block)
+            self._pump()
+
+    # ------------------------------------------------------------------ memory
+
+    def _allocate(self, blocks: list[Block], *, demand: bool) -> bool:
+        """Give each of *blocks* a buffer; on False those that got one keep it."""
+        reserve = 0 if demand else self._demand_reserve_bytes
+        for block in blocks:
+            if block.buffer is not None:
+                continue
+            while not self._pool.can_take(block.length_bytes, reserve):
+                victim = self._victim(demand=demand)
+                if victim is None:
+                    return False
+                self._evict(victim)
+            block.buffer = self._pool.take(block.length_bytes)
+            self._recent[block] = None
+        return True
+
+    def _victim(self, *, demand: bool) -> Block | None:
+        """Return the block to evict: the least recently used one that no plan wants; for demand any, if need be."""
+        planned: Block | None = None
+        for block in self._recent:
+            if not block.evictable:
+                continue
+            if block.index not in block.state.planned:
+                return block
+            planned = block  # the last one of them is the furthest ahead, or nearly
+        return planned if demand else None
+
+    def _evict(self, block: Block) -> None:
+        self._counters.evicted_blocks += 1
+        self._forget(block)
+        if block.index in block.state.planned:
+            del block.state.planned[block.index]
+
+    def _forget(self, block: Block) -> None:
+        """Make *block* absent and reuse its buffer."""
+        if block.buffer is not None:
+            del self._recent[block]
+            self._pool.give(block.buffer)
+        self._detach(block)
+
+    def _abandon(self, block: Block) -> None:
+        if block.buffer is not None:
+            self._recent.pop(block, None)
+            self._pool.lose(block.buffer)
+        self._detach(block)
+
+    def _detach(self, block: Block) -> None:
+        block.buffer = None
+        block.complete = False
+        block.have = type(block.have)()
+        if block.state.blocks.get(block.index) is block and not (block.pins or block.parts or block.waiters):
+            del block.state.blocks[block.index]
+
+    def _drop_if_empty(self, block: Block) -> None:
+        """Forget a block that was touched but holds nothing."""
+        if not (block.pins or block.parts or block.waiters or block.have.total or block.complete):
+            self._forget(block)
+
+    def _unpin(self, block: Block) -> None:
+        block.pins -= 1
+        self._drop_if_empty(block)
+
+
+def _pieces(block_bytes: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (block index, start, stop) for each block that ``[start, stop)`` touches."""
+    while start < stop:
+        index = start // block_bytes
+        piece_stop = min(stop, (index + 1) * block_bytes)
+        yield index, start, piece_stop
+        start = piece_stop
+
+
+def _part_ranges(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return *gaps* cut to the size of a part."""
+    return [(a, min(a + PART_BYTES, stop)) for start, stop in gaps for a in range(start, stop, PART_BYTES)]
+
+
+def _again(error: ObjectError) -> ObjectError:
+    """Return a fresh exception like *error*: one instance must not be raised in several tasks."""
+    return type(error)(error.detail, bucket=error.bucket, key=error.key)

@@ -1,0 +1,88 @@
+"""One FUSE connection: INIT replayed to the library, then the kernel's descriptor put in its place.
+
+The process that mounted has read the kernel's INIT request already and keeps it, so that any worker can be put behind
+a live mount. We give pyfuse3 one end of a socket pair, send it that INIT, take its reply, and only then replace the
+socket by the kernel's descriptor. A first start and a take-over are the same code.
+
+pyfuse3 keeps one session per process in module globals: one ``Session`` per process, too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+if TYPE_CHECKING:
+    from tigrismount.fuse.options import FuseConfig
+
+log = logging.getLogger(__name__)
+
+_NOTIFY_RESEND = struct.pack("=IiQ", 16, 7, 0)
+"""fuse_out_header of FUSE_NOTIFY_RESEND (linux/fuse.h, kernel 6.9): send requests in flight again."""
+_REPLY_BYTES = 64 << 10
+_INIT_TIMEOUT_S = 10.0
+"""libfuse answers INIT without any I/O; longer means something is badly wrong."""
+
+
+class Session:
+    """The library's side of one connection.
+
+    Args:
+        operations: The handlers.
+    """
+
+    def __init__(self, operations: pyfuse3.Operations) -> None:
+        library, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._fd = library.detach()
+        os.set_inheritable(self._fd, False)
+        pyfuse3.init(operations, f"/dev/fd/{self._fd}", set())
+
+    async def replay_init(self, init: bytes) -> bytes:
+        """Return the library's reply to the kernel's INIT request *init*.
+
+        Raises:
+            trio.TooSlowError: The library did not answer.
+        """
+        reply = b""
+        with trio.fail_after(_INIT_TIMEOUT_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pyfuse3.main)
+                self._ours.send(init)
+                await trio.lowlevel.wait_readable(self._ours)
+                reply = self._ours.recv(_REPLY_BYTES)
+                nursery.cancel_scope.cancel()
+        return reply
+
+    def attach(self, fuse_fd: int, *, resend: bool) -> None:
+        """Put the kernel's descriptor where the library reads and writes; no task may be waiting there.
+
+        Args:
+            fuse_fd: The connection; closed here, the library keeps its own duplicate.
+            resend: Ask the kernel to send requests again that a former worker took with it.
+        """
+        os.dup2(fuse_fd, self._fd, inheritable=False)
+        os.close(fuse_fd)
+        self._ours.close()
+        if resend:
+            try:
+                os.write(self._fd, _NOTIFY_RESEND)
+            except OSError as exc:
+                log.warning("this kernel cannot send requests again (%s): reads in flight may fail", exc.strerror)
+
+    async def serve(self, config: FuseConfig) -> None:
+        """Answer requests until the mount is gone or :meth:`stop` is called."""
+        await pyfuse3.main(min_tasks=config.min_tasks, max_tasks=config.max_tasks)
+
+    def stop(self) -> None:
+        """Take no new requests; :meth:`serve` returns once those in service are answered. Call in the trio thread."""
+        pyfuse3.terminate()
+
+    def close(self) -> None:
+        """Release the library's memory; the mount itself belongs to the holder."""
+        pyfuse3.close(unmount=False)
