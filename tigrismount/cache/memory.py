@@ -69,7 +69,7 @@ class MemoryBlockCache:
     async def open_object(self, obj: ObjectId) -> CachedObject:
         """Return a pinned handle, as in the protocol."""
         await trio.lowlevel.checkpoint()
-        if not obj.cacheable:
+        if not obj.cacheable or not obj.size_bytes:
             return UncachedObject(self.block_bytes)
         version = self._versions.setdefault(obj, _Version(self.block_bytes))
         self._occupancy.pin(obj)
@@ -192,11 +192,15 @@ class _MemoryObject:
         length_bytes = block_length_bytes(self._obj.size_bytes, self.block_bytes, index)
         if len(buffer) < length_bytes:
             raise ValueError(f"a buffer of {len(buffer)} bytes is too small for block {index} of {length_bytes}")
+        if self._closed:
+            raise CacheError(f"block {index} was asked for after its handle was closed")
         await self._cache._read(self._obj, self._version, index, buffer)
 
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if length_bytes != block_length_bytes(self._obj.size_bytes, self.block_bytes, index):
             raise ValueError(f"block {index} does not have {length_bytes} bytes")
+        if self._closed:
+            return False
         return await self._cache._write(self._obj, self._version, index, buffer[:length_bytes])
 
     async def refresh(self) -> None:

@@ -1,0 +1,226 @@
+"""One sparse file that holds the blocks of one object version at their own offsets.
+
+Reads and writes go past the page cache (``O_DIRECT``) from and to aligned buffers: measured here, that costs 0.08 CPU
+seconds per GiB instead of 0.5 to 3.7, and leaves the page cache to the kernel's pages of the mount. A filesystem that
+refuses gets ordinary I/O, and so does a file whose caller gave a buffer that is not aligned. The last block is written
+padded to the alignment and cut off again, so the file always ends where the object does.
+
+An open file is locked (``flock``, shared). Whoever evicts takes that lock alone, for this process and every other,
+and passes on when it cannot: so an open version is never evicted. The lock dies with its process. A file can still be
+removed by hand; it then lives on until it is closed, reads go on, and ``linked`` tells that writing to it is in vain.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from tigrismount.cache.records import ALIGNMENT_BYTES
+from tigrismount.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""A filesystem without ``flock``: then only this process's own pins protect a file."""
+_OPEN_ATTEMPTS = 200
+"""An eviction holds its lock for milliseconds; 200 attempts are 2 s of it, then the cache is not worth the wait."""
+_RETRY_S = 0.01
+
+
+class DataFile:
+    """The file of one object version; all methods block and may be called from any thread.
+
+    Args:
+        path: Where it is or will be.
+        size_bytes: Size of the object.
+    """
+
+    def __init__(self, path: str, size_bytes: int) -> None:
+        self._path = path
+        self._size_bytes = size_bytes
+        self._opening = threading.Lock()
+        self._fd = -1
+        self._direct = True
+
+    @property
+    def inode(self) -> int:
+        """Inode number of the open file, 0 when it is not open."""
+        return os.fstat(self._fd).st_ino if self._fd >= 0 else 0
+
+    def open_existing(self) -> bool:
+        """Open and lock the file if there is one; return whether it is open now.
+
+        Raises:
+            OSError: It cannot be opened.
+            CacheError: It is not a plain file, or is being evicted for too long.
+        """
+        with self._opening:
+            return self._fd >= 0 or self._open(0)
+
+    def ensure(self) -> bool:
+        """Open the file, made anew where there is none; return whether it is new, so that no block can be in it.
+
+        Raises:
+            OSError: It cannot be opened or made.
+            CacheError: As for ``open_existing``.
+        """
+        with self._opening:
+            if self._fd >= 0:
+                return False
+            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            self._open(os.O_CREAT)
+            is_new = os.fstat(self._fd).st_size == 0
+            if is_new:
+                os.ftruncate(self._fd, self._size_bytes)
+            return is_new
+
+    def _open(self, flags: int) -> bool:
+        for _ in range(_OPEN_ATTEMPTS):
+            try:
+                fd = self._open_direct(flags | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                return False
+            if self._keep(fd):
+                return True
+            time.sleep(_RETRY_S)
+        raise CacheError(f"{self._path} is locked by an eviction")
+
+    def _open_direct(self, flags: int) -> int:
+        if self._direct:
+            try:
+                return os.open(self._path, flags | os.O_DIRECT, 0o600)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = False
+        return os.open(self._path, flags, 0o600)
+
+    def _keep(self, fd: int) -> bool:
+        """Take *fd* for ours once it is locked; close it and return False when the file is being evicted."""
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise CacheError(f"{self._path} is not a plain file")
+            if _lock_shared(fd) and os.fstat(fd).st_nlink:
+                self._fd, fd = fd, -1
+                return True
+            return False
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def linked(self) -> bool:
+        """Tell whether the open file still has a name."""
+        return os.fstat(self._fd).st_nlink > 0
+
+    def read(self, offset: int, buffer: memoryview, length_bytes: int) -> None:
+        """Read *length_bytes* at *offset* into the start of *buffer*.
+
+        Raises:
+            OSError: The disk failed.
+            CacheError: The file ends before.
+        """
+        view = buffer[: _aligned(length_bytes)]
+        got = 0
+        while got < length_bytes:
+            count = self._transfer(os.preadv, [view[got:]], offset + got)
+            if not count:
+                raise CacheError(f"{self._path} ends at {offset + got}, before {offset + length_bytes}")
+            got += count
+
+    def write(self, offset: int, buffer: memoryview, length_bytes: int) -> None:
+        """Write the first *length_bytes* of *buffer* at *offset*.
+
+        Args:
+            offset: Where, in the object; a multiple of the alignment.
+            buffer: The bytes, padded to the alignment; the padding reaches the disk only as far as it is cut off again.
+            length_bytes: How many count.
+
+        Raises:
+            OSError: The disk failed or is full.
+        """
+        view = buffer[: _aligned(length_bytes)]
+        done = 0
+        while done < length_bytes:
+            done += self._transfer(os.pwrite, view[done:], offset + done)
+        if offset + len(view) > self._size_bytes:
+            os.ftruncate(self._fd, self._size_bytes)
+
+    def _transfer(self, call: Callable[[int, Any, int], int], data: Any, offset: int) -> int:
+        try:
+            return call(self._fd, data, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not self._direct:
+                raise
+        # Unaligned memory, or a filesystem that takes the flag and not the I/O: this file goes through the page cache.
+        self._direct = False
+        fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+        return call(self._fd, data, offset)
+
+    def sync(self) -> None:
+        """Put the data on the disk.
+
+        Raises:
+            OSError: It could not be put there; what was written since the last time may be lost.
+        """
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file and let it be evicted. Idempotent; nothing else may be running."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _lock_shared(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def remove_file(path: str, before: Callable[[], bool]) -> bool:
+    """Remove a data file that nobody has open.
+
+    Args:
+        path: The file; a missing one counts as removed.
+        before: Called with the file locked, so that nobody can open it: makes the index forget the file first, and
+            returns whether to go on.
+
+    Returns:
+        Whether it is gone. False when some process has it open, or *before* said so.
+
+    Raises:
+        OSError: It cannot be opened or removed.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return before()
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        if not before():
+            return False
+        os.unlink(path)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _aligned(length_bytes: int) -> int:
+    return -(-length_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

@@ -1,0 +1,231 @@
+"""The cache directory itself: made, claimed, its layout checked, and what cannot be used set aside.
+
+::
+
+    VERSION        "tigrismount-cache 1": the layout and the schema of the index
+    lock           held while a daemon opens the cache, so that two of them agree on what they find
+    index/         the LMDB environment
+    objects/       ab/abcd…: one sparse file per object version
+    set-aside-…/   set aside: of another release, or damaged; removed in the background
+
+A directory that is not ours is refused, with the reason: it holds somebody's files. One that *was* ours but cannot be
+read any more is set aside and started anew: it is only a cache. Index and data files go together, because bytes that
+nothing vouches for are of no use.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import stat
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tigrismount.cache.index import CacheIndex
+from tigrismount.cache.probe import index_damage
+from tigrismount.cache.records import SCHEMA
+from tigrismount.errors import CacheCorruptError, CacheError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VERSION_LABEL = "tigrismount-cache "
+_VERSION_TEXT = f"{_VERSION_LABEL}{SCHEMA}\n"
+_ASIDE_PREFIX = "set-aside-"
+_OURS = {"VERSION", "VERSION.new", "lock", "index", "objects"}
+_IGNORED = {"lost+found"}
+"""What a directory may hold besides and still count as empty: the root of a fresh ext4."""
+_LOCK_TIMEOUT_S = 30.0
+"""Longer than any start: setting aside is a rename, and checking an index has a limit of its own."""
+
+_log = logging.getLogger(__name__)
+
+
+class CacheDirectory:
+    """Paths inside a cache directory.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        """The directory itself."""
+        self.version_path = os.path.join(path, "VERSION")
+        """File that says what layout this is."""
+        self.index_path = os.path.join(path, "index")
+        """Directory of the LMDB environment."""
+        self.objects_path = os.path.join(path, "objects")
+        """Directory of the data files."""
+
+    def object_path(self, digest: bytes) -> str:
+        """Return the path of a version's data file."""
+        name = digest.hex()
+        return os.path.join(self.objects_path, name[:2], name)
+
+    def version_text(self) -> str:
+        """Return what VERSION says, empty when there is none.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        try:
+            with open(self.version_path, encoding="ascii", errors="replace") as file:
+                return file.read(80)
+        except FileNotFoundError:
+            return ""
+
+    def check_version(self) -> None:
+        """Check that this release can read the layout.
+
+        Raises:
+            CacheError: There is no cache here, or one of another release.
+            OSError: It cannot be read.
+        """
+        text = self.version_text()
+        if not text:
+            raise CacheError(f"{self.path} is not a tigrismount cache: it has no VERSION")
+        if text != _VERSION_TEXT:
+            raise CacheError(f"the cache in {self.path} is of another release: {text.strip()!r}")
+
+
+def open_cache_directory(path: str) -> tuple[CacheDirectory, CacheIndex]:
+    """Make *path* a cache directory if it is none, and open its index. Blocks.
+
+    Args:
+        path: The directory; missing parents are made.
+
+    Raises:
+        ConfigError: It cannot be made or written, or is not ours to use.
+        CacheError: Its index is in use or cannot be opened for another reason.
+    """
+    directory = CacheDirectory(path)
+    try:
+        _claim(directory)
+        with _locked(os.path.join(path, "lock")):
+            return directory, _open_layout(directory)
+    except OSError as error:
+        raise ConfigError(
+            f"the cache directory {path} cannot be used: {error.strerror}; choose another one with --cache-dir"
+        ) from error
+
+
+def _claim(directory: CacheDirectory) -> None:
+    path = directory.path
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ConfigError(f"the cache directory {path} is not a directory; choose another one with --cache-dir")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    status = os.stat(path)
+    if status.st_uid != os.geteuid():
+        raise ConfigError(
+            f"the cache directory {path} belongs to uid {status.st_uid}, this process is uid {os.geteuid()}; "
+            "choose another one with --cache-dir"
+        )
+    foreign = _foreign_name(directory)
+    if foreign:
+        raise ConfigError(
+            f"the directory {path} is not empty and not a tigrismount cache (it holds {foreign!r}); "
+            "choose another one with --cache-dir"
+        )
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        os.chmod(path, 0o700)
+
+
+def _foreign_name(directory: CacheDirectory) -> str:
+    """Return the name of something that shows the directory to be somebody else's, empty when it is free or ours."""
+    if directory.version_text().startswith(_VERSION_LABEL):
+        return ""
+    names = {name for name in os.listdir(directory.path) if not name.startswith(_ASIDE_PREFIX)} - _IGNORED
+    # Ours without a readable VERSION still has the lock, and nothing that we did not make.
+    return "" if not names or ("lock" in names and names <= _OURS) else min(names - {"lock"}, default="")
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
+        while not _try_lock(fd):
+            if time.monotonic() > deadline_s:
+                raise CacheError(f"{path} has been held by another process for {_LOCK_TIMEOUT_S:.0f} s")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        # A filesystem without locks: two daemons may race here once, and the worst is a cache set aside.
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+def _open_layout(directory: CacheDirectory) -> CacheIndex:
+    reason = _unusable(directory)
+    if reason:
+        _set_aside(directory, reason)
+    _make_layout(directory)
+    try:
+        return CacheIndex(directory.index_path)
+    except CacheCorruptError as error:
+        _set_aside(directory, str(error))
+        _make_layout(directory)
+        return CacheIndex(directory.index_path)
+
+
+def _unusable(directory: CacheDirectory) -> str:
+    """Return why what is in the directory cannot be used, empty when it can or there is nothing."""
+    has_data = os.path.exists(os.path.join(directory.index_path, "data.mdb"))
+    version_text = directory.version_text()
+    if not version_text:
+        return "it has no VERSION" if has_data or os.path.exists(directory.objects_path) else ""
+    if version_text != _VERSION_TEXT:
+        return f"it is of another release ({version_text.strip()!r})"
+    return index_damage(directory.index_path) if has_data else ""
+
+
+def _make_layout(directory: CacheDirectory) -> None:
+    # VERSION first and, when setting aside, last: whatever is here without it is not ours.
+    if not directory.version_text():
+        new_path = directory.version_path + ".new"
+        with open(new_path, "w", encoding="ascii", opener=_private_opener) as file:
+            file.write(_VERSION_TEXT)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new_path, directory.version_path)
+    for path in (directory.index_path, directory.objects_path):
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+
+def _private_opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def _set_aside(directory: CacheDirectory, reason: str) -> None:
+    aside_path = os.path.join(directory.path, f"{_ASIDE_PREFIX}{time.time_ns():x}")
+    os.mkdir(aside_path, 0o700)
+    for path in (directory.index_path, directory.objects_path, directory.version_path):
+        if os.path.lexists(path):
+            os.rename(path, os.path.join(aside_path, os.path.basename(path)))
+    _log.warning("the cache in %s starts empty; what was there is set aside and removed: %s", directory.path, reason)
+
+
+def remove_old_caches(directory: CacheDirectory) -> None:
+    """Remove what was set aside, now or before. Blocks for as long as that takes; may be stopped and run again.
+
+    Args:
+        directory: The cache directory.
+    """
+    for name in os.listdir(directory.path):
+        if name.startswith(_ASIDE_PREFIX):
+            shutil.rmtree(os.path.join(directory.path, name), ignore_errors=True)

@@ -1,0 +1,380 @@
+"""The disk cache as the daemon uses it: decides in the event loop, works in threads, never harms a read.
+
+Everything that touches the disk or the index runs in worker threads, reads apart from writes so that a demand read
+never queues behind them. Threads cannot be cancelled and are waited for, so a caller's buffer is never touched once
+``read_block`` or ``write_block`` has returned.
+
+Writes are a favour: beyond ``write_queue_bytes`` waiting, without room, or while the disk fails, ``write_block``
+answers False at once and the block is simply not cached. After a failure the disk is left alone for a while, which
+``statistics().degraded`` says.
+
+``run`` publishes about once a second (``publisher``), keeps the bounds (``room``), and once at its start removes what
+a crash left behind. Without it the cache works all the same, only a power cut would cost more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.base import CacheStatistics, block_length_bytes
+from tigrismount.cache.directory import open_cache_directory, remove_old_caches
+from tigrismount.cache.none import UncachedObject
+from tigrismount.cache.publisher import Publisher
+from tigrismount.cache.reclaim import sweep
+from tigrismount.cache.records import ObjectRecord, boot_token, object_digest, valid_block_bytes
+from tigrismount.cache.room import Room
+from tigrismount.cache.storage import FileGoneError, Trust
+from tigrismount.cache.versions import OpenVersions
+from tigrismount.errors import CacheCorruptError, CacheError, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tigrismount.cache.base import CachedObject
+    from tigrismount.cache.directory import CacheDirectory
+    from tigrismount.cache.index import CacheIndex
+    from tigrismount.cache.options import DiskCacheConfig
+    from tigrismount.cache.records import BlockRecord
+    from tigrismount.cache.storage import StoredVersion
+    from tigrismount.cache.versions import OpenVersion
+    from tigrismount.core.types import ObjectId
+
+_PUBLISH_INTERVAL_S = 1.0
+"""What a power cut may cost at most; a sync this often costs nothing measurable."""
+_PAUSE_S = 10.0
+"""How long a disk that failed is left alone before the next try."""
+_READ_THREADS = 16
+"""More than the block store asks for at once: its own limit is the one that counts."""
+_WRITE_THREADS = 2
+"""One thread wrote 1.17 GB/s with O_DIRECT and four no more; the second one covers checksums and commits."""
+
+_log = logging.getLogger(__name__)
+
+
+class DiskBlockCache:
+    """A ``BlockCache`` in a directory. Made by ``open``, which does the blocking part.
+
+    Args:
+        config: The directory and its bounds.
+        store_id: Store the objects come from; part of every version's name.
+        boot_id: This boot of the machine.
+        directory: The directory, opened.
+        index: Its index, which belongs to this object from now on.
+        clock: Returns seconds since 1970, for recency.
+    """
+
+    def __init__(
+        self,
+        config: DiskCacheConfig,
+        *,
+        store_id: str,
+        boot_id: str,
+        directory: CacheDirectory,
+        index: CacheIndex,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config = config
+        self._store_id = store_id
+        self._directory = directory
+        self._index = index
+        self._clock = clock
+        trust = Trust(boot_token(boot_id), index.begin_session(boot_id, config.size_bytes))
+        self._versions = OpenVersions(directory, index, trust, on_open=self._note_open, on_close=self._note_close)
+        self._publisher = Publisher(directory, index)
+        self._room = Room(
+            directory, index, config, recency_ms=lambda: self._publisher.used_ms, on_evicted=self._note_eviction
+        )
+        self._counters = CacheStatistics(capacity_bytes=config.size_bytes)
+        self._queued_bytes = 0
+        self._degraded = ""
+        self._paused_until_s = 0.0
+        self._read_limiter = trio.CapacityLimiter(_READ_THREADS)
+        self._write_limiter = trio.CapacityLimiter(_WRITE_THREADS)
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        config: DiskCacheConfig,
+        *,
+        store_id: str,
+        boot_id: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> DiskBlockCache:
+        """Open the cache in ``config.directory``, made when missing.
+
+        What another release left there, or a crash damaged, is set aside with one log line, and the cache is empty.
+
+        Args:
+            config: The directory and its bounds.
+            store_id: Store the objects come from.
+            boot_id: This boot of the machine, None to ask the kernel.
+            clock: Returns seconds since 1970, for recency.
+
+        Raises:
+            ConfigError: The directory cannot be made or written, or is not ours to use.
+            CacheError: The index cannot be opened: this process has it open already, or the disk fails.
+        """
+        if not valid_block_bytes(config.block_bytes):
+            raise ConfigError(f"a block size of {config.block_bytes} bytes is not a power of two from 4096")
+
+        def work() -> DiskBlockCache:
+            boot = _kernel_boot_id() if boot_id is None else boot_id
+            directory, index = open_cache_directory(config.directory)
+            try:
+                return cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock)
+            except BaseException:
+                index.close()
+                raise
+
+        return await trio.to_thread.run_sync(work)
+
+    # --- versions
+
+    async def open_object(self, obj: ObjectId) -> CachedObject:
+        """Return a pinned handle on *obj*, as in the protocol.
+
+        A version without a strong ETag, and any version while the cache cannot be read, gets a handle that never
+        holds anything.
+        """
+        if self._closed or not obj.cacheable or not obj.size_bytes:
+            await trio.lowlevel.checkpoint()
+            return UncachedObject(self._config.block_bytes)
+        digest = object_digest(self._store_id, obj)
+        record = ObjectRecord(
+            self._store_id, obj.bucket, obj.key, obj.etag, obj.size_bytes, self._config.block_bytes, self._now_ms()
+        )
+        handle = object()
+        try:
+            version = await self._versions.open(digest, record, handle)
+        except (CacheError, OSError) as error:
+            self._fail("read", error)
+            return UncachedObject(self._config.block_bytes)
+        return _DiskObject(self, version, handle)
+
+    def _note_open(self, digest: bytes) -> None:
+        self._room.pin(digest)
+        self._publisher.used(digest, self._now_ms())
+
+    def _note_close(self, digest: bytes) -> None:
+        self._room.unpin(digest)
+        self._publisher.used(digest, self._now_ms())
+
+    async def _refresh(self, version: OpenVersion) -> None:
+        try:
+            await self._versions.refresh(version)
+        except (CacheError, OSError) as error:
+            self._fail("read", error)
+
+    # --- blocks
+
+    async def _read(self, version: OpenVersion, index: int, buffer: memoryview) -> None:
+        storage = version.storage
+        block = storage.blocks.get(index)
+        if block is None:
+            await trio.lowlevel.checkpoint()
+            raise CacheError(f"block {index} is not cached", bucket=storage.record.bucket, key=storage.record.key)
+        check = storage.needs_check(index, block, self._config.verify)
+        try:
+            with self._versions.using(storage):
+                read = partial(storage.read, index, block, buffer, check=check)
+                await trio.to_thread.run_sync(read, limiter=self._read_limiter)
+        except CacheError as error:
+            storage.forget(index, block)
+            self._count(corrupt_blocks=int(isinstance(error, CacheCorruptError)))
+            _log.warning("%s; it is dropped from the cache", error)
+            raise
+        self._count(blocks_read=1, bytes_read=block.length_bytes)
+        confirmed = self._versions.note_verified(storage, index, block) if check else None
+        if confirmed is not None:
+            self._publisher.confirmed(version.digest, index, block, confirmed)
+
+    async def _write(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        if index in version.storage.blocks:
+            await trio.lowlevel.checkpoint()
+            return True
+        written = self._admits(length_bytes) and await self._write_queued(version, index, buffer, length_bytes)
+        if not written:
+            self._count(writes_skipped=1)
+        return written
+
+    def _admits(self, length_bytes: int) -> bool:
+        """Tell whether one more block may wait for the disk; the first may always."""
+        if self._closed or trio.current_time() < self._paused_until_s:
+            return False
+        return not self._queued_bytes or self._queued_bytes + length_bytes <= self._config.write_queue_bytes
+
+    async def _write_queued(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        self._queued_bytes += length_bytes
+        try:
+            if not await self._room.reserve(length_bytes):
+                return False
+            written = False
+            try:
+                written = await self._write_with_room(version, index, buffer, length_bytes)
+            finally:
+                self._room.release(length_bytes, written=written)
+        except (CacheError, OSError) as error:
+            self._fail("written", error)
+            return False
+        finally:
+            self._queued_bytes -= length_bytes
+        return written
+
+    async def _write_with_room(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        for _ in range(2):  # a second time when the file was removed under us
+            storage = version.storage
+            write = partial(storage.write, index, buffer, length_bytes, self._now_ms())
+            try:
+                with self._versions.using(storage):
+                    block = await trio.to_thread.run_sync(write, limiter=self._write_limiter)
+            except FileGoneError:
+                await self._versions.replace(version, storage)
+                continue
+            if block is None:
+                return False
+            self._note_written(storage, index, block)
+            return True
+        return False
+
+    def _note_written(self, storage: StoredVersion, index: int, block: BlockRecord) -> None:
+        storage.blocks.setdefault(index, block)
+        if not block.synced:
+            self._publisher.written(storage.digest, index, block)
+        self._count(blocks_written=1, bytes_written=block.length_bytes)
+        if self._degraded:
+            _log.info("the cache in %s is written again", self._directory.path)
+            self._degraded = ""
+
+    # --- upkeep
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Publish and keep the bounds until cancelled; publish what is left on the way out."""
+        task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._attempt, self._tidy)
+                while True:
+                    await trio.sleep(_PUBLISH_INTERVAL_S)
+                    await self._attempt(self._publisher.publish)
+                    await self._attempt(self._room.enforce)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._attempt(self._publisher.publish)
+
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do some upkeep; trouble with it is trouble with the disk, and ends there."""
+        try:
+            await work()
+        except (CacheError, OSError) as error:
+            self._fail("written", error)
+
+    async def _tidy(self) -> None:
+        """Remove what a crash, or a cache set aside, has left on the disk."""
+
+        def work() -> None:
+            sweep(self._directory, self._index)
+            remove_old_caches(self._directory)
+
+        # Removing 100 GB takes seconds and can be done another time: stopping does not wait for it.
+        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+
+    def statistics(self) -> CacheStatistics:
+        """Return counters and gauges."""
+        totals = self._index.totals
+        return replace(
+            self._counters,
+            bytes_cached=totals.bytes_cached,
+            objects_cached=totals.objects,
+            degraded=self._degraded or self._floor_reason(),
+        )
+
+    def _floor_reason(self) -> str:
+        floor_percent = 100 * self._config.free_floor_fraction
+        return f"less than {floor_percent:g} % of the cache's disk is free" if self._room.below_floor else ""
+
+    async def aclose(self) -> None:
+        """Publish what is left, note a clean end, close the index. Idempotent."""
+        if self._closed:
+            await trio.lowlevel.checkpoint()
+            return
+        self._closed = True
+        with trio.CancelScope(shield=True):
+            await self._attempt(self._publisher.publish)
+            await self._attempt(partial(trio.to_thread.run_sync, self._index.end_session))
+            await trio.to_thread.run_sync(self._index.close)
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _count(self, **changes: int) -> None:
+        added = {name: getattr(self._counters, name) + by for name, by in changes.items()}
+        self._counters = replace(self._counters, **added)
+
+    def _note_eviction(self, digest: bytes) -> None:
+        self._versions.note_eviction(digest)
+        self._count(evicted_objects=1)
+
+    def _fail(self, what: str, error: CacheError | OSError) -> None:
+        """Say why the cache is no use at the moment, once, and leave the disk alone for a while."""
+        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        reason = f"the cache in {self._directory.path} cannot be {what}: {reason}"
+        if reason != self._degraded:
+            _log.warning("%s; the mount goes on without it for now", reason)
+        self._degraded = reason
+        self._paused_until_s = trio.current_time() + _PAUSE_S
+
+
+class _DiskObject:
+    """One handle; what it does is done by the cache, on the version that all handles share."""
+
+    def __init__(self, cache: DiskBlockCache, version: OpenVersion, handle: object) -> None:
+        self._cache = cache
+        self._version = version
+        self._handle = handle
+        self._closed = False
+
+    @property
+    def block_bytes(self) -> int:
+        return self._version.storage.record.block_bytes
+
+    def has(self, index: int) -> bool:
+        return index in self._version.storage.blocks
+
+    def count(self) -> int:
+        return len(self._version.storage.blocks)
+
+    def _length_bytes(self, index: int) -> int:
+        return block_length_bytes(self._version.storage.record.size_bytes, self.block_bytes, index)
+
+    async def read_block(self, index: int, buffer: memoryview) -> None:
+        length_bytes = self._length_bytes(index)
+        if len(buffer) < length_bytes:
+            raise ValueError(f"a buffer of {len(buffer)} bytes is too small for block {index} of {length_bytes}")
+        if self._closed:
+            raise CacheError(f"block {index} was asked for after its handle was closed")
+        await self._cache._read(self._version, index, buffer)
+
+    async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        if length_bytes != self._length_bytes(index) or len(buffer) < length_bytes:
+            raise ValueError(f"block {index} does not have {length_bytes} bytes, or the buffer is too small")
+        return not self._closed and await self._cache._write(self._version, index, buffer, length_bytes)
+
+    async def refresh(self) -> None:
+        await self._cache._refresh(self._version)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._cache._versions.close(self._version, self._handle)
+
+
+def _kernel_boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,407 @@
+"""The LMDB index of a cache directory: which blocks of which versions are on disk, and what their bytes must be.
+
+Three databases: ``objects`` (digest → version, size, recency, bytes), ``blocks`` (digest and index → length, checksum,
+boot, flags) and ``meta`` (schema, totals, open sessions). The totals change in the same transaction as the records
+they count, so that all daemons that share the directory agree.
+
+Transactions are not synced one by one (``sync=False``, no writemap): a killed process loses nothing, because the
+kernel has the pages; a power cut may lose the last second. What a record claims after a power cut is checked, see
+``storage``. Each process takes part through one lane: a lock around every transaction, reads included, because the
+map may only be grown while none is open. All methods block and are called from worker threads.
+
+A *session* is one daemon's use of the index. It is noted durably before anything is written and taken back after
+everything has been synced. A session of another boot still standing at open means that the machine went down with a
+daemon at work: the *epoch* rises, and no record of an earlier one is believed without a look at its bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from tigrismount.cache.records import (
+    SCHEMA,
+    BlockRecord,
+    ObjectRecord,
+    block_key,
+    boot_token,
+    split_block_key,
+)
+from tigrismount.errors import CacheCorruptError, CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+Result = TypeVar("Result")
+
+_MAP_BYTES = 1 << 30
+"""Address space of a new index; the file grows with its use only. About five million blocks."""
+_MAP_LIMIT_BYTES = 1 << 38
+"""Where growing ends: an index of this size is a fault, not a cache."""
+_MAX_READERS = 512
+"""Reader slots in the lock file; one per process that uses the directory at the same moment."""
+
+_DATABASES = 3
+
+_U64 = struct.Struct("<Q")
+_SCHEMA_KEY = b"schema"
+_BYTES_KEY = b"bytes"
+_EPOCH_KEY = b"epoch"
+_CAPACITY_KEY = b"capacity"
+_SESSION_PREFIX = b"session:"
+_SESSION = struct.Struct("<16sI")
+
+_DAMAGE = (
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,
+    lmdb.PanicError,
+    lmdb.BadTxnError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the whole index holds."""
+
+    bytes_cached: int = 0
+    """Sum of the lengths of all blocks."""
+    objects: int = 0
+    """Object versions."""
+    blocks: int = 0
+    """Blocks."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn lmdb's exceptions into ours."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise CacheCorruptError(f"the cache index is damaged: {error}") from error
+    except struct.error as error:
+        raise CacheCorruptError(f"the cache index holds a record that does not unpack: {error}") from error
+    except lmdb.Error as error:
+        raise CacheError(f"the cache index failed: {error}") from error
+
+
+class CacheIndex:
+    """One process's use of the index; safe to call from any thread.
+
+    Args:
+        path: Directory of the LMDB environment; made by the caller.
+        readonly: Whether to look only; then the index must exist, and no session is opened.
+
+    Raises:
+        CacheCorruptError: It is damaged, or of another schema.
+        CacheError: It cannot be opened.
+    """
+
+    def __init__(self, path: str, *, readonly: bool = False) -> None:
+        self._lock = threading.RLock()
+        self._session = b""
+        with _translated():
+            self._env = lmdb.open(
+                path,
+                map_size=_MAP_BYTES,
+                readonly=readonly,
+                create=not readonly,
+                sync=False,
+                mode=0o600,
+                max_readers=_MAX_READERS,
+                max_dbs=_DATABASES,
+            )
+        try:
+            with _translated():
+                self._objects, self._blocks, self._meta = (
+                    self._env.open_db(name, create=not readonly) for name in (b"objects", b"blocks", b"meta")
+                )
+                self._env.reader_check()
+            self.totals = Totals()
+            """Totals as of this process's last transaction."""
+            self._check_schema(readonly)
+        except BaseException:
+            self._env.close()
+            raise
+
+    def _check_schema(self, readonly: bool) -> None:
+        schema = self.read(lambda txn: self._number(txn, _SCHEMA_KEY))
+        new = self.totals == Totals() and self._env.stat()["entries"] == _DATABASES
+        if schema == 0 and new and not readonly:
+            self.write(lambda txn: txn.put(_SCHEMA_KEY, _U64.pack(SCHEMA), db=self._meta))
+        elif schema != SCHEMA:
+            raise CacheCorruptError(f"the cache index has schema {schema}, this release reads {SCHEMA}")
+
+    # --- transactions
+
+    def read(self, work: Callable[[Any], Result]) -> Result:
+        """Return *work(transaction)* in a read transaction."""
+        return self._transact(work, write=False)
+
+    def write(self, work: Callable[[Any], Result]) -> Result:
+        """Return *work(transaction)* in a write transaction; the map grows as needed. *work* may run again then."""
+        return self._transact(work, write=True)
+
+    def _transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
+        with self._lock, _translated():
+            while True:
+                try:
+                    with self._env.begin(write=write) as txn:
+                        result = work(txn)
+                        totals = self._totals(txn)
+                except lmdb.MapResizedError:
+                    self._env.set_mapsize(0)  # another process has grown it: take its size
+                except lmdb.MapFullError:
+                    self._grow()
+                else:
+                    self.totals = totals
+                    return result
+
+    def _grow(self) -> None:
+        map_bytes = 2 * self._env.info()["map_size"]
+        if map_bytes > _MAP_LIMIT_BYTES:
+            raise CacheError(f"the cache index has grown to {map_bytes // 2} bytes")
+        self._env.set_mapsize(map_bytes)
+
+    def _number(self, txn: Any, key: bytes) -> int:
+        data = txn.get(key, db=self._meta)
+        if data is None:
+            return 0
+        if len(data) != _U64.size:
+            raise CacheCorruptError(f"the cache index has a damaged {key.decode()}")
+        return int(_U64.unpack(data)[0])
+
+    def _totals(self, txn: Any) -> Totals:
+        return Totals(
+            self._number(txn, _BYTES_KEY),
+            txn.stat(self._objects)["entries"],
+            txn.stat(self._blocks)["entries"],
+        )
+
+    def _add_bytes(self, txn: Any, by: int) -> None:
+        txn.put(_BYTES_KEY, _U64.pack(max(0, self._number(txn, _BYTES_KEY) + by)), db=self._meta)
+
+    # --- objects and blocks
+
+    def object(self, digest: bytes) -> ObjectRecord | None:
+        """Return the record of a version, None when it is unknown."""
+        data = self.read(lambda txn: txn.get(digest, db=self._objects))
+        return None if data is None else ObjectRecord.unpack(data)
+
+    def objects(self) -> dict[bytes, ObjectRecord]:
+        """Return the records of all versions."""
+
+        def work(txn: Any) -> dict[bytes, ObjectRecord]:
+            return {bytes(digest): ObjectRecord.unpack(data) for digest, data in txn.cursor(db=self._objects)}
+
+        return self.read(work)
+
+    def blocks(self, digest: bytes) -> dict[int, BlockRecord]:
+        """Return the records of all blocks of a version, by block index."""
+
+        def work(txn: Any) -> dict[int, BlockRecord]:
+            found = {}
+            cursor = txn.cursor(db=self._blocks)
+            if cursor.set_range(digest):
+                for key, data in cursor:
+                    if not key.startswith(digest):
+                        break
+                    found[split_block_key(key)[1]] = BlockRecord.unpack(data)
+            return found
+
+        return self.read(work)
+
+    def put_block(self, digest: bytes, obj: ObjectRecord, index: int, block: BlockRecord) -> BlockRecord | None:
+        """Record a block whose data has been written.
+
+        Args:
+            digest: Its version.
+            obj: The version, as recorded when it is new; its ``last_used_ms`` counts as a use in any case.
+            index: The block.
+            block: What to record.
+
+        Returns:
+            What is recorded now: *block*, or what another process recorded before. None when the version is kept
+            in blocks of another size, so that *index* means something else there.
+        """
+
+        def work(txn: Any) -> BlockRecord | None:
+            data = txn.get(digest, db=self._objects)
+            known = ObjectRecord.unpack(data) if data is not None else obj
+            if known.block_bytes != obj.block_bytes:
+                return None
+            key = block_key(digest, index)
+            existing = txn.get(key, db=self._blocks)
+            if existing is not None:
+                return BlockRecord.unpack(existing)
+            txn.put(key, block.pack(), db=self._blocks)
+            self._grow_object(txn, digest, known, block.length_bytes, obj.last_used_ms)
+            return block
+
+        return self.write(work)
+
+    def _grow_object(self, txn: Any, digest: bytes, obj: ObjectRecord, by: int, last_used_ms: int = 0) -> None:
+        cached_bytes = max(0, obj.cached_bytes + by)
+        last_used_ms = max(obj.last_used_ms, last_used_ms)
+        txn.put(digest, replace(obj, cached_bytes=cached_bytes, last_used_ms=last_used_ms).pack(), db=self._objects)
+        self._add_bytes(txn, by)
+
+    def drop_block(self, digest: bytes, index: int, block: BlockRecord) -> bool:
+        """Forget a block, unless another process has recorded it anew.
+
+        Args:
+            digest: Its version.
+            index: The block.
+            block: What is known to be wrong; length and checksum are compared.
+
+        Returns:
+            Whether it was there and is gone.
+        """
+
+        def work(txn: Any) -> bool:
+            key = block_key(digest, index)
+            data = txn.get(key, db=self._blocks)
+            if data is None or BlockRecord.unpack(data)[:2] != block[:2]:
+                return False
+            txn.delete(key, db=self._blocks)
+            obj = txn.get(digest, db=self._objects)
+            if obj is not None:
+                self._grow_object(txn, digest, ObjectRecord.unpack(obj), -block.length_bytes)
+            return True
+
+        return self.write(work)
+
+    def drop_object(self, digest: bytes) -> int:
+        """Forget a version and all its blocks; return how many bytes they took."""
+
+        def work(txn: Any) -> int:
+            dropped_bytes = 0
+            cursor = txn.cursor(db=self._blocks)
+            while cursor.set_range(digest) and cursor.key().startswith(digest):
+                dropped_bytes += BlockRecord.unpack(cursor.value()).length_bytes
+                cursor.delete()
+            if txn.delete(digest, db=self._objects) or dropped_bytes:
+                self._add_bytes(txn, -dropped_bytes)
+            return dropped_bytes
+
+        return self.write(work)
+
+    def replace_blocks(self, changes: Iterable[tuple[bytes, int, BlockRecord, BlockRecord]]) -> None:
+        """Exchange records that are still what they are thought to be.
+
+        Args:
+            changes: Digest, block index, the record as known, the record to put in its place.
+        """
+        changes = list(changes)
+
+        def work(txn: Any) -> None:
+            for digest, index, old, new in changes:
+                key = block_key(digest, index)
+                if txn.get(key, db=self._blocks) == old.pack():
+                    txn.put(key, new.pack(), db=self._blocks)
+
+        self.write(work)
+
+    def touch(self, last_used_ms: Mapping[bytes, int]) -> None:
+        """Note when versions were used last; unknown ones are ignored, time never goes back."""
+
+        def work(txn: Any) -> None:
+            for digest, used_ms in last_used_ms.items():
+                data = txn.get(digest, db=self._objects)
+                if data is not None:
+                    self._grow_object(txn, digest, ObjectRecord.unpack(data), 0, used_ms)
+
+        self.write(work)
+
+    def check(self) -> None:
+        """Walk every record and compare the sums.
+
+        Raises:
+            CacheCorruptError: Something does not unpack or does not add up. A tree that is damaged badly enough can
+                also end the process, which is why this runs in one of its own (``probe``).
+        """
+        self.read(self._check)
+
+    def _check(self, txn: Any) -> None:
+        found: Counter[bytes] = Counter()
+        for key, data in txn.cursor(db=self._blocks):
+            found[split_block_key(key)[0]] += BlockRecord.unpack(data).length_bytes
+        claimed = {digest: ObjectRecord.unpack(data).cached_bytes for digest, data in txn.cursor(db=self._objects)}
+        if {digest: size_bytes for digest, size_bytes in claimed.items() if size_bytes} != found:
+            raise CacheCorruptError("the sizes of blocks and objects in the cache index disagree")
+        if sum(claimed.values()) != self._number(txn, _BYTES_KEY):
+            raise CacheCorruptError("the cache index does not add up")
+
+    # --- sessions
+
+    def begin_session(self, boot_id: str, capacity_bytes: int) -> int:
+        """Note durably that this process is about to change the index.
+
+        Args:
+            boot_id: This boot of the machine.
+            capacity_bytes: Its bound, for ``cache stats`` to show.
+
+        Returns:
+            The epoch: it has risen when the machine went down with a session open.
+        """
+        boot = boot_token(boot_id)
+        self._session = _SESSION_PREFIX + os.urandom(8)
+
+        def work(txn: Any) -> int:
+            epoch = self._number(txn, _EPOCH_KEY)
+            if self._clear_sessions(txn, boot):
+                epoch += 1
+            txn.put(_EPOCH_KEY, _U64.pack(epoch), db=self._meta)
+            txn.put(_CAPACITY_KEY, _U64.pack(capacity_bytes), db=self._meta)
+            txn.put(self._session, _SESSION.pack(boot, os.getpid()), db=self._meta)
+            return epoch
+
+        epoch = self.write(work)
+        self.sync()
+        return epoch
+
+    def _clear_sessions(self, txn: Any, boot: bytes) -> bool:
+        """Remove sessions that are over; return whether one of them ended with the machine."""
+        unclean = False
+        for key, data in list(txn.cursor(db=self._meta)):
+            if key.startswith(_SESSION_PREFIX):
+                its_boot, pid = _SESSION.unpack(data)
+                unclean = unclean or its_boot != boot
+                if its_boot != boot or not _alive(pid):
+                    txn.delete(key, db=self._meta)
+        return unclean
+
+    def end_session(self) -> None:
+        """Note durably that all this process has recorded is on the disk."""
+        session, self._session = self._session, b""
+        if session:
+            self.sync()
+            self.write(lambda txn: txn.delete(session, db=self._meta))
+            self.sync()
+
+    def capacity_bytes(self) -> int:
+        """Return the bound noted by the daemon that opened the cache last, 0 when none has."""
+        return self.read(lambda txn: self._number(txn, _CAPACITY_KEY))
+
+    def sync(self) -> None:
+        """Put everything committed so far on the disk."""
+        with _translated():
+            self._env.sync(True)
+
+    def close(self) -> None:
+        """Close the index; every later call raises ``CacheError``. Idempotent."""
+        with self._lock:
+            self._env.close()
+
+
+def _alive(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}")

@@ -1,0 +1,102 @@
+"""What the index is told late: that data is synced, when versions were used, which old records were found right.
+
+Blocks are recorded as soon as they are written, so that other processes see them, but with the note that a power cut
+may still take their data. ``publish`` puts the data on the disk, then changes the notes, then puts the index on the
+disk, in this order: no record ever claims more than the disk holds. Several calls are one after the other; what
+comes in while one runs waits for the next.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from tigrismount.cache.directory import CacheDirectory
+    from tigrismount.cache.index import CacheIndex
+    from tigrismount.cache.records import BlockRecord
+
+Change = tuple[bytes, int, "BlockRecord", "BlockRecord"]
+"""Digest, block index, the record as it is, the record to be."""
+
+
+class Publisher:
+    """Notes that wait for the index; filled by the event loop.
+
+    Args:
+        directory: The cache directory.
+        index: Its index.
+    """
+
+    def __init__(self, directory: CacheDirectory, index: CacheIndex) -> None:
+        self._directory = directory
+        self._index = index
+        self._written: dict[bytes, dict[int, BlockRecord]] = {}
+        self._confirmed: list[Change] = []
+        self._used_ms: dict[bytes, int] = {}
+        self._publishing = trio.Lock()
+
+    @property
+    def used_ms(self) -> dict[bytes, int]:
+        """When versions were used that the index does not know of yet."""
+        return dict(self._used_ms)
+
+    def used(self, digest: bytes, now_ms: int) -> None:
+        """Note that a version was opened or closed."""
+        self._used_ms[digest] = now_ms
+
+    def written(self, digest: bytes, index: int, block: BlockRecord) -> None:
+        """Note that a block has been written and recorded, and is not synced."""
+        self._written.setdefault(digest, {})[index] = block
+
+    def confirmed(self, digest: bytes, index: int, old: BlockRecord, new: BlockRecord) -> None:
+        """Note that a block was found right whose record could not be trusted."""
+        self._confirmed.append((digest, index, old, new))
+
+    async def publish(self) -> None:
+        """Tell the index everything noted so far, and put it on the disk.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: Data could not be synced; its records are dropped.
+        """
+        async with self._publishing:
+            if not (self._written or self._confirmed or self._used_ms):
+                return
+            work = self._written, self._confirmed, self._used_ms
+            self._written, self._confirmed, self._used_ms = {}, [], {}
+            await trio.to_thread.run_sync(self._publish, *work)
+
+    def _publish(
+        self, written: dict[bytes, dict[int, BlockRecord]], changes: list[Change], used_ms: dict[bytes, int]
+    ) -> None:
+        failures = []
+        for digest, blocks in written.items():
+            try:
+                if self._sync_data(digest):
+                    changes += [(digest, i, block, block._replace(synced=True)) for i, block in blocks.items()]
+            except OSError as error:
+                failures.append(error)
+                for i, block in blocks.items():
+                    self._index.drop_block(digest, i, block)
+        if changes:
+            self._index.replace_blocks(changes)
+        if used_ms:
+            self._index.touch(used_ms)
+        self._index.sync()
+        if failures:
+            raise failures[0]
+
+    def _sync_data(self, digest: bytes) -> bool:
+        """Put a version's data on the disk; return False when it has been evicted meanwhile."""
+        try:
+            fd = os.open(self._directory.object_path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+        return True

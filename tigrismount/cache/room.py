@@ -1,0 +1,158 @@
+"""Room for new blocks: reserved before a write, made by evicting what was used least recently.
+
+Two bounds hold at once: ``size_bytes`` for everything in the directory, and a floor of free space on its filesystem.
+Sizes and recency come from the index, which all daemons share; who must stay is known from this process's pins and
+from the locks of the others, found when an eviction is tried. ``core.eviction`` decides, this module asks and acts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.reclaim import disk_room_bytes, evict_version
+from tigrismount.core.eviction import Occupancy, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tigrismount.cache.directory import CacheDirectory
+    from tigrismount.cache.index import CacheIndex
+    from tigrismount.cache.options import DiskCacheConfig
+
+_SLACK_FRACTION = 1 / 128
+"""An eviction frees this share of the bound on top, so that small files do not cause one each."""
+_NO_ROOM_PAUSE_S = 5.0
+"""How long a cache full of open files is believed to stay so, unless one of ours closes: to look is to walk over all
+objects of the index."""
+
+
+class Room:
+    """The bounds of one cache directory, as this process keeps them.
+
+    Args:
+        directory: The cache directory.
+        index: Its index.
+        config: The bounds.
+        recency_ms: Returns uses that are not in the index yet, digest to milliseconds.
+        on_evicted: Called with each version that this process has evicted.
+    """
+
+    def __init__(
+        self,
+        directory: CacheDirectory,
+        index: CacheIndex,
+        config: DiskCacheConfig,
+        *,
+        recency_ms: Callable[[], Mapping[bytes, int]],
+        on_evicted: Callable[[bytes], None],
+    ) -> None:
+        self._directory = directory
+        self._index = index
+        self._config = config
+        self._recency_ms = recency_ms
+        self._on_evicted = on_evicted
+        slack_bytes = int(config.size_bytes * _SLACK_FRACTION)
+        self._occupancy: Occupancy[bytes] = Occupancy(config.size_bytes, slack_bytes=slack_bytes)
+        self._disk_room_bytes = disk_room_bytes(directory, config.free_floor_fraction)
+        self._reserved_bytes = 0
+        self._no_room_until_s = 0.0
+        self._evicting = trio.Lock()
+
+    @property
+    def below_floor(self) -> bool:
+        """Whether the filesystem has less free space than it must keep."""
+        return self._disk_room_bytes <= 0
+
+    def pin(self, digest: bytes) -> None:
+        """Keep a version until ``unpin``."""
+        self._occupancy.pin(digest)
+
+    def unpin(self, digest: bytes) -> None:
+        """Let a version be evicted again."""
+        self._occupancy.unpin(digest)
+        self._no_room_until_s = 0.0
+
+    async def reserve(self, length_bytes: int) -> bool:
+        """Return whether *length_bytes* may be written now, after evicting for them if need be.
+
+        A True is followed by one ``release``.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: The disk failed.
+        """
+        while not self._fits(length_bytes):
+            if trio.current_time() < self._no_room_until_s:
+                return False
+            async with self._evicting:
+                # Looked at again with the lock: whoever had it before may have made room for two.
+                if not self._fits(length_bytes) and not await self._evict(length_bytes, only_if_enough=True):
+                    self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
+                    return False
+        # No await since it was found to fit: nobody else can have taken the room.
+        self._reserved_bytes += length_bytes
+        return True
+
+    def release(self, length_bytes: int, *, written: bool) -> None:
+        """End a reservation.
+
+        Args:
+            length_bytes: As reserved.
+            written: Whether the bytes are on the disk now; the index counts them then.
+        """
+        self._reserved_bytes -= length_bytes
+        if written:
+            self._disk_room_bytes -= length_bytes
+
+    def _fits(self, length_bytes: int) -> bool:
+        need_bytes = self._reserved_bytes + length_bytes
+        fits_bound = self._index.totals.bytes_cached + need_bytes <= self._config.size_bytes
+        return fits_bound and need_bytes <= self._disk_room_bytes
+
+    async def enforce(self) -> None:
+        """Evict what other daemons and other programs have made too much.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: The disk failed.
+        """
+        self._disk_room_bytes = await trio.to_thread.run_sync(self._measure)
+        if self._fits(0) or trio.current_time() < self._no_room_until_s:
+            return
+        async with self._evicting:
+            if not await self._evict(0, only_if_enough=False):
+                self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
+
+    def _measure(self) -> int:
+        self._index.read(lambda txn: None)  # what others have written meanwhile counts in ``totals`` from here on
+        return disk_room_bytes(self._directory, self._config.free_floor_fraction)
+
+    async def _evict(self, length_bytes: int, *, only_if_enough: bool) -> bool:
+        """Evict for *length_bytes* more; return whether they fit now."""
+        busy: set[bytes] = set()
+        while True:
+            usages, self._disk_room_bytes = await trio.to_thread.run_sync(self._survey, self._recency_ms())
+            self._occupancy.replace(usages)
+            need_bytes = self._reserved_bytes + length_bytes
+            plan = self._occupancy.plan(need_bytes, disk_room_bytes=self._disk_room_bytes, busy=busy)
+            if not plan.victims or (only_if_enough and not plan.enough):
+                return plan.enough
+            evicted = await trio.to_thread.run_sync(self._evict_all, plan.victims)
+            for digest in evicted:
+                self._disk_room_bytes += self._occupancy.size_bytes(digest)
+                self._on_evicted(digest)
+            if len(evicted) == len(plan.victims):
+                return plan.enough
+            busy.update(set(plan.victims) - set(evicted))
+
+    def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], int]:
+        usages = {
+            digest: Usage(record.cached_bytes, max(record.last_used_ms, recency_ms.get(digest, 0)))
+            for digest, record in self._index.objects().items()
+        }
+        return usages, self._measure()
+
+    def _evict_all(self, digests: tuple[bytes, ...]) -> list[bytes]:
+        return [digest for digest in digests if evict_version(self._directory, self._index, digest)]

@@ -1,0 +1,173 @@
+"""What one process does on disk for one object version: load, read and verify, write and record.
+
+``StoredVersion`` ties a data file to what the index vouches for in it. Its methods block and run in worker threads;
+its ``blocks`` are changed by the event loop alone (``disk``), so that asking what is there needs no lock. Blocks are
+only ever known of an open file: the locked descriptor is what keeps them from being evicted.
+
+The order that keeps every promise: data is written before it is recorded, and forgotten before it is removed. So a
+record without data can only come from a machine that went down, or from a hand in the directory. Both are met by the
+checksum: a block is verified at its first use after a start, whoever wrote it, and one that fails is forgotten.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import xxhash
+
+from tigrismount.cache.base import block_length_bytes
+from tigrismount.cache.datafile import DataFile
+from tigrismount.cache.records import BlockRecord, valid_block_bytes
+from tigrismount.errors import CacheCorruptError, CacheError
+
+if TYPE_CHECKING:
+    from tigrismount.cache.directory import CacheDirectory
+    from tigrismount.cache.index import CacheIndex
+    from tigrismount.cache.records import ObjectRecord
+
+Verify = Literal["always", "once", "off"]
+
+
+class FileGoneError(Exception):
+    """The data file was removed while open: what is written to it now is lost. Never leaves the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Whose records are believed without a look at the bytes."""
+
+    boot: bytes
+    """This boot: what was written in it is in the kernel's hands, synced or not."""
+    epoch: int
+    """Unclean ends so far: an index that lived through one may tell old tales."""
+
+    def covers(self, block: BlockRecord) -> bool:
+        """Tell whether a record is as good as the disk itself."""
+        return block.epoch == self.epoch and (block.synced or block.boot == self.boot)
+
+    def confirmed(self, block: BlockRecord) -> BlockRecord:
+        """Return the record of a block whose bytes were found right: if it was old, they came from the disk."""
+        return block._replace(boot=self.boot, epoch=self.epoch, synced=block.synced or block.boot != self.boot)
+
+
+class StoredVersion:
+    """One object version on disk, as this process knows it.
+
+    Args:
+        directory: The cache directory.
+        index: Its index.
+        digest: The version's name in both.
+        record: The version, as recorded when it is new.
+        trust: Whose records need no check.
+    """
+
+    def __init__(
+        self, directory: CacheDirectory, index: CacheIndex, digest: bytes, record: ObjectRecord, trust: Trust
+    ) -> None:
+        self.digest = digest
+        """Name in the index and on disk."""
+        self.record = record
+        """The version; its ``block_bytes`` is the one in force."""
+        self.blocks: dict[int, BlockRecord] = {}
+        """Blocks known to be on disk. Changed in the event loop only."""
+        self.verified: set[int] = set()
+        """Blocks found right since this process started. Changed in the event loop only."""
+        self.users = 1
+        """Who still needs the file: the version, and every operation in a thread."""
+        self.file = DataFile(directory.object_path(digest), record.size_bytes)
+        """The data file; open when there are blocks."""
+        self._index = index
+        self._trust = trust
+
+    def load(self, block_bytes: int | None = None) -> dict[int, BlockRecord]:
+        """Open the file and return what the index knows to be in it; for the event loop to keep.
+
+        Args:
+            block_bytes: The block size in force while the version is open, None to take the recorded one.
+
+        Raises:
+            FileGoneError: The file was removed.
+            CacheError: The index or the file cannot be read.
+            OSError: The file cannot be opened.
+        """
+        known = self._index.object(self.digest)
+        if known is None:
+            return {}
+        if not self.file.open_existing():
+            # Removed by hand. Or just being made by another process, which will not mind recording once more.
+            self._index.drop_object(self.digest)
+            return {}
+        if not valid_block_bytes(known.block_bytes) or block_bytes not in (None, known.block_bytes):
+            return {}
+        self.record = replace(self.record, block_bytes=known.block_bytes)
+        blocks = self._index.blocks(self.digest)
+        if not self.file.linked():
+            raise FileGoneError  # and what was just read may be of the file that took its place
+        return {index: block for index, block in blocks.items() if self._plausible(index, block)}
+
+    def _plausible(self, index: int, block: BlockRecord) -> bool:
+        try:
+            return block.length_bytes == block_length_bytes(self.record.size_bytes, self.record.block_bytes, index)
+        except ValueError:
+            return False
+
+    def needs_check(self, index: int, block: BlockRecord, verify: Verify) -> bool:
+        """Tell whether a block must be compared with its checksum when it is read."""
+        if verify == "always":
+            return True
+        if index in self.verified:
+            return False
+        return verify == "once" or not self._trust.covers(block)
+
+    def forget(self, index: int, block: BlockRecord) -> None:
+        """Know no more of a block, unless it has been written anew since *block* was looked up. Event loop only."""
+        if self.blocks.get(index) is block:
+            del self.blocks[index]
+            self.verified.discard(index)
+
+    def read(self, index: int, block: BlockRecord, buffer: memoryview, *, check: bool) -> None:
+        """Read a block and compare it with its record; forget it when that fails.
+
+        Raises:
+            CacheCorruptError: Its bytes are not those that were written.
+            CacheError: It cannot be read.
+        """
+        try:
+            self._read(index, block, buffer, check=check)
+        except CacheError:
+            with suppress(CacheError):  # an index that fails as well will be told by the next one who reads
+                self._index.drop_block(self.digest, index, block)
+            raise
+
+    def _read(self, index: int, block: BlockRecord, buffer: memoryview, *, check: bool) -> None:
+        where = {"bucket": self.record.bucket, "key": self.record.key}
+        try:
+            self.file.read(index * self.record.block_bytes, buffer, block.length_bytes)
+        except OSError as error:
+            raise CacheError(f"block {index} cannot be read back: {error.strerror}", **where) from error
+        if check and xxhash.xxh3_64_intdigest(buffer[: block.length_bytes]) != block.checksum:
+            raise CacheCorruptError(f"block {index} fails its checksum", **where)
+
+    def write(self, index: int, buffer: memoryview, length_bytes: int, now_ms: int) -> BlockRecord | None:
+        """Write a block and record it, in this order.
+
+        Returns:
+            What the index says of the block now; None when another process keeps the version in other blocks.
+
+        Raises:
+            FileGoneError: The file was removed; nothing is recorded.
+            CacheError: The index failed.
+            OSError: The disk failed or is full.
+        """
+        if self.file.ensure():
+            self._index.drop_object(self.digest)  # of a file that is no more
+        if not self.file.linked():
+            raise FileGoneError
+        checksum = xxhash.xxh3_64_intdigest(buffer[:length_bytes])
+        self.file.write(index * self.record.block_bytes, buffer, length_bytes)
+        if not self.file.linked():
+            raise FileGoneError
+        block = BlockRecord(length_bytes, checksum, self._trust.boot, self._trust.epoch, synced=False)
+        return self._index.put_block(self.digest, replace(self.record, last_used_ms=now_ms), index, block)

@@ -1,0 +1,195 @@
+"""The versions that are open: one state for all handles on a version, whatever happens to its file.
+
+State lives in the event loop; files and the index are read in worker threads. Two places are atomic because no
+``await`` lies in them: a version that was read is registered unless somebody was faster (``open``), and a file that
+was removed by hand is replaced for all handles at once (``replace``). An operation holds on to the storage it began
+with (``using``), so that a file is closed when its last reader is done and never under one.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.storage import FileGoneError, StoredVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
+
+    from tigrismount.cache.directory import CacheDirectory
+    from tigrismount.cache.index import CacheIndex
+    from tigrismount.cache.records import BlockRecord, ObjectRecord
+    from tigrismount.cache.storage import Trust
+
+_THREADS = 8
+"""Opens that wait for the disk at once; a directory of small files is opened by many processes together."""
+
+
+@dataclass(slots=True, eq=False)
+class OpenVersion:
+    """A version that at least one handle is open on."""
+
+    digest: bytes
+    """Its name in the index and on disk."""
+    storage: StoredVersion
+    """What is on disk; exchanged when the file is."""
+    handles: set[Hashable] = field(default_factory=set)
+    """Who has it open."""
+
+
+class OpenVersions:
+    """All open versions of one process.
+
+    Args:
+        directory: The cache directory.
+        index: Its index.
+        trust: Whose records need no check.
+        on_open: Called with a version when its first handle opens.
+        on_close: Called with a version when its last handle has closed.
+    """
+
+    def __init__(
+        self,
+        directory: CacheDirectory,
+        index: CacheIndex,
+        trust: Trust,
+        *,
+        on_open: Callable[[bytes], None],
+        on_close: Callable[[bytes], None],
+    ) -> None:
+        self._directory = directory
+        self._index = index
+        self._trust = trust
+        self._on_open = on_open
+        self._on_close = on_close
+        self._open: dict[bytes, OpenVersion] = {}
+        self._verified: dict[bytes, tuple[int, set[int]]] = {}
+        self._limiter = trio.CapacityLimiter(_THREADS)
+
+    async def open(self, digest: bytes, record: ObjectRecord, handle: Hashable) -> OpenVersion:
+        """Open a version for *handle* with all that the index knows of it now.
+
+        Args:
+            digest: The version.
+            record: The version, as recorded when it is new.
+            handle: Who opens it; give it back to ``close``.
+
+        Raises:
+            CacheError: The index or the file cannot be read; the handle is not open then.
+            OSError: The file cannot be opened.
+        """
+        version = self._open.get(digest)
+        if version is not None:
+            version.handles.add(handle)  # before anything is awaited, so that it cannot close under us
+            try:
+                await self.refresh(version)
+            except BaseException:
+                self.close(version, handle)
+                raise
+            return version
+        storage = await self._load(digest, record, keep_block_bytes=False)
+        version = self._open.get(digest)
+        if version is None:
+            version = self._open[digest] = OpenVersion(digest, storage)
+            self._on_open(digest)
+        else:  # somebody was faster
+            storage.file.close()
+        version.handles.add(handle)
+        return version
+
+    def close(self, version: OpenVersion, handle: Hashable) -> None:
+        """Close a version for *handle*."""
+        version.handles.discard(handle)
+        if version.handles:
+            return
+        del self._open[version.digest]
+        storage = version.storage
+        if storage.verified:
+            self._verified[version.digest] = storage.file.inode, storage.verified
+        self._release(storage)
+        self._on_close(version.digest)
+
+    async def refresh(self, version: OpenVersion) -> None:
+        """Learn what other processes have added to a version or dropped from it.
+
+        Raises:
+            CacheError: The index cannot be read.
+            OSError: The file cannot be opened.
+        """
+        storage = version.storage
+        before = dict(storage.blocks)
+        try:
+            with self.using(storage):
+                load = partial(storage.load, storage.record.block_bytes)
+                found = await trio.to_thread.run_sync(load, limiter=self._limiter)
+        except FileGoneError:
+            await self.replace(version, storage)
+            return
+        for index in before.keys() - found.keys():
+            storage.forget(index, before[index])
+        for index, block in found.items():
+            storage.blocks.setdefault(index, block)
+
+    async def replace(self, version: OpenVersion, old: StoredVersion) -> None:
+        """Go on with a new file where the one of *old* was removed; whoever reads from the old one may finish.
+
+        Raises:
+            CacheError: The index cannot be read.
+            OSError: The file cannot be opened.
+        """
+        new = await self._load(version.digest, old.record, keep_block_bytes=True)
+        if version.storage is old and version.handles:
+            version.storage = new
+            self._release(old)
+        else:
+            new.file.close()
+
+    async def _load(self, digest: bytes, record: ObjectRecord, *, keep_block_bytes: bool) -> StoredVersion:
+        def work() -> StoredVersion:
+            storage = StoredVersion(self._directory, self._index, digest, record, self._trust)
+            try:
+                storage.blocks = storage.load(record.block_bytes if keep_block_bytes else None)
+            except FileGoneError:  # removed by hand at this very moment
+                storage.file.close()
+            except BaseException:
+                storage.file.close()
+                raise
+            return storage
+
+        storage = await trio.to_thread.run_sync(work, limiter=self._limiter)
+        inode, verified = self._verified.get(digest, (0, set[int]()))
+        if storage.blocks and inode == storage.file.inode:
+            storage.verified = verified & storage.blocks.keys()
+        return storage
+
+    @contextmanager
+    def using(self, storage: StoredVersion) -> Iterator[None]:
+        """Keep the file of *storage* open."""
+        storage.users += 1
+        try:
+            yield
+        finally:
+            self._release(storage)
+
+    def _release(self, storage: StoredVersion) -> None:
+        storage.users -= 1
+        if not storage.users:
+            storage.file.close()
+
+    def note_eviction(self, digest: bytes) -> None:
+        """Forget what was found right in a version that is no more."""
+        self._verified.pop(digest, None)
+
+    def note_verified(self, storage: StoredVersion, index: int, block: BlockRecord) -> BlockRecord | None:
+        """Note that a block was found right; return its new record when the old one could not be trusted."""
+        storage.verified.add(index)
+        if self._trust.covers(block):
+            return None
+        confirmed = self._trust.confirmed(block)
+        if storage.blocks.get(index) is block:
+            storage.blocks[index] = confirmed
+        return confirmed
