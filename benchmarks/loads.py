@@ -95,7 +95,7 @@ def download(endpoint_url: str, bucket: str, keys: Sequence[str], directory: Pat
     files = {}
     for key, size_bytes in sizes.items():
         if directory is not None:
-            files[key] = os.open(directory / key, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+            files[key] = os.open(directory / Path(key).name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
             os.ftruncate(files[key], size_bytes)
 
     def fetch(part: tuple[str, int, int]) -> int:

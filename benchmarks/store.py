@@ -1,4 +1,4 @@
-"""The bench's S3 server: nginx serving one flat bucket from memory.
+"""The bench's S3 server: nginx serving one bucket with one directory from memory.
 
 nginx answers ranges and ``If-Match`` by itself, from its own ETag (mtime and size in hexadecimal); ListObjectsV2 is one
 static XML that names the same ETags. Signatures are ignored. It costs 0.4 CPU seconds per GiB, a third of what a
@@ -6,6 +6,8 @@ server in Python takes, so that on few cores the store does not become what is m
 
 Two things make it resemble a remote store: ``limit_rate`` caps each connection, and a first-byte delay is had by an
 ``auth_request`` to a tiny server that answers late.
+
+Where nginx is missing the demo's server takes its place, at its own speed and cost.
 """
 
 from __future__ import annotations
@@ -24,11 +26,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from tigrismount.demo.embedded import EmbeddedS3
+from tigrismount.demo.model import upload_model
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tigrismount.demo.model import Model
+
 BUCKET = "bench"
+PREFIX = "model"
 START_TIMEOUT_S = 10.0
+DISCARD_PORT = 9
+"""Stands in the configuration where no delay is asked for; nothing connects to it."""
 
 CONFIGURATION = """
 worker_processes 1; daemon off; pid {root}/nginx.pid; error_log {root}/error.log warn; {user}
@@ -58,11 +68,11 @@ class StoreUnavailableError(Exception):
 
 
 @contextlib.contextmanager
-def nginx_store(directory: Path, *, rate_bytes_s: int, latency_s: float) -> Iterator[str]:
-    """Serve the files of *directory*/www/bench as the bucket ``bench``, and yield the endpoint's URL.
+def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterator[str]:
+    """Serve *model* from memory, and yield the endpoint's URL.
 
     Args:
-        directory: Where the bucket, the configuration and the logs lie; best in memory.
+        model: What lies under ``bench/model/``.
         rate_bytes_s: Most bytes per second of one connection, 0 for no limit.
         latency_s: Seconds before the first byte of each answer.
 
@@ -72,14 +82,14 @@ def nginx_store(directory: Path, *, rate_bytes_s: int, latency_s: float) -> Iter
     binary = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if binary is None:
         raise StoreUnavailableError("nginx is missing: apt-get install nginx-core")
-    write_listing(directory / "www" / BUCKET, directory / "www" / f"{BUCKET}.xml")
-    (directory / "tmp").mkdir(exist_ok=True)
-    port = free_port()
-    with delay_server(latency_s) as delay_port:
+    with scratch_in_memory() as directory, delay_server(latency_s) as delay_port:
+        write_bucket(model, directory / "www")
+        (directory / "tmp").mkdir()
+        port = free_port()
         configuration = CONFIGURATION.format(
             root=directory,
             port=port,
-            delay_port=delay_port or 9,
+            delay_port=delay_port or DISCARD_PORT,
             user="user root;" if os.geteuid() == 0 else "",
             limit_rate=f"limit_rate {rate_bytes_s};" if rate_bytes_s else "",
             auth="auth_request /_delay;" if latency_s else "",
@@ -94,21 +104,42 @@ def nginx_store(directory: Path, *, rate_bytes_s: int, latency_s: float) -> Iter
             process.wait()
 
 
+@contextlib.contextmanager
+def embedded_store(model: Model) -> Iterator[str]:
+    """Serve *model* with the demo's server, and yield the endpoint's URL."""
+    with EmbeddedS3(auth=False) as server:
+        client = server.client()
+        client.create_bucket(Bucket=BUCKET)
+        upload_model(client, BUCKET, PREFIX, model)
+        yield server.endpoint_url
+
+
+def write_bucket(model: Model, root: Path) -> None:
+    """Write the files of *model* and the listing of the bucket under *root*."""
+    bucket = root / BUCKET / PREFIX
+    bucket.mkdir(parents=True)
+    for name, content in model.small_files.items():
+        (bucket / name).write_bytes(content)
+    for shard in model.shards:
+        (bucket / shard.name).write_bytes(shard.render()[0])
+    write_listing(bucket, root / f"{BUCKET}.xml")
+
+
 def write_listing(bucket: Path, target: Path) -> None:
-    """Write the ListObjectsV2 answer for the flat directory *bucket*, with the ETags that nginx will send."""
+    """Write the ListObjectsV2 answer for the files of *bucket*, with the ETags that nginx will send."""
     rows = []
     for path in sorted(bucket.iterdir()):
         stat = path.stat()
         modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(stat.st_mtime)))
         etag = f"&quot;{int(stat.st_mtime):x}-{stat.st_size:x}&quot;"
         rows.append(
-            f"<Contents><Key>{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
+            f"<Contents><Key>{PREFIX}/{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
             f"<Size>{stat.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
     target.write_text(
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Name>{BUCKET}</Name><Prefix></Prefix><KeyCount>{len(rows)}</KeyCount><MaxKeys>1000</MaxKeys>"
+        f"<Name>{BUCKET}</Name><Prefix>{PREFIX}/</Prefix><Delimiter>/</Delimiter><KeyCount>{len(rows)}</KeyCount><MaxKeys>1000</MaxKeys>"
         f"<IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>\n"
     )
 
