@@ -1,0 +1,233 @@
+"""The worker: builds the layers bottom-up, serves one FUSE connection, takes them down top-down.
+
+Started by the supervisor with one end of a socket pair, over which it gets its configuration and, once everything
+below works, the kernel's descriptor (``holder.protocol`` has the conversation). So a wrong key, a missing bucket or a
+broken cache directory is found before anything is mounted.
+
+One nursery owns all services; each is started only when the one below it runs, and cancelled in reverse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.cache.none import NoCache
+from tigrismount.config.model import MountConfig
+from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.server import ControlServer
+from tigrismount.errors import ConfigError, MountError, TigrisMountError
+from tigrismount.fuse.adapter import Adapter
+from tigrismount.fuse.session import Session
+from tigrismount.holder.init import patch_init_reply
+from tigrismount.holder.protocol import Channel, Message
+from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.s3 import S3Client
+from tigrismount.reader.readers import Readers
+from tigrismount.telemetry import configure_logging, mount_status
+from tigrismount.vfs.filesystem import FileSystem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from tigrismount.holder.protocol import Message
+
+log = logging.getLogger(__name__)
+
+_EXIT_FAILED = 1
+_EXIT_CONFIG = 2
+
+
+class Engine:
+    """The layers of one mount, wired together.
+
+    Args:
+        config: The mount.
+        client: The store.
+        cache: The disk cache, or none.
+        credentials: Name of the source the credentials came from.
+    """
+
+    def __init__(
+        self, config: MountConfig, client: S3Client, cache: DiskBlockCache | NoCache, credentials: str
+    ) -> None:
+        self.config = config
+        self.client = client
+        self.cache = cache
+        self.credentials = credentials
+        self.store = BlockStore(client, cache, config.blocks)
+        self.readers = Readers(self.store, config.reader)
+        self.filesystem = FileSystem(client, self.readers, config.vfs, clock=time.monotonic)
+        self._started_s = time.monotonic()
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``status`` shows of this mount."""
+        return mount_status(
+            self.config,
+            supervisor_pid=os.getppid(),
+            uptime_s=time.monotonic() - self._started_s,
+            credentials=self.credentials,
+            objects=self.client.statistics(),
+            cache=self.cache.statistics(),
+            blocks=self.store.statistics(),
+            vfs=self.filesystem.statistics(),
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
+    """Open the store and the cache, prove access, and run the layers while the context lasts.
+
+    Raises:
+        TigrisMountError: Something is wrong that a person can mend; one line says what.
+    """
+    credentials = find_credentials(config.s3, os.environ, Path.home(), read_text_file)
+    client = await trio.to_thread.run_sync(S3Client, config.s3, credentials)
+    try:
+        cache = await _open_beside_check(config, client)
+        engine = Engine(config, client, cache, credentials.source if credentials else "boto3's own chain")
+        try:
+            async with trio.open_nursery() as nursery:
+                for service in (cache, engine.store, engine.readers):
+                    await nursery.start(_run_service, service)
+                yield engine
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await cache.aclose()
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.aclose()
+
+
+async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
+    await service.run(task_status=task_status)
+
+
+async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlockCache | NoCache:
+    """Open the cache while the store proves access: both take a round trip, and somebody waits."""
+    opened: list[DiskBlockCache | NoCache] = []
+
+    async def open_cache() -> None:
+        if config.disk_cache is None:
+            opened.append(NoCache(config.blocks.block_bytes))
+        else:
+            opened.append(await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id))
+
+    try:
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            nursery.start_soon(open_cache)
+            await client.check_access(config.vfs.bucket, config.vfs.prefix)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            for cache in opened:
+                await cache.aclose()
+        raise
+    return opened[0]
+
+
+class Worker:
+    """One worker's conversation with its supervisor.
+
+    Args:
+        channel: Our end.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    async def run(self) -> int:
+        """Serve until the mount is gone; return the exit status."""
+        start = await self._expect("start")
+        try:
+            config = MountConfig.from_json(start.body["config"])
+            configure_logging(config)
+            async with running_engine(config) as engine:
+                await self._serve(engine)
+        except TigrisMountError as exc:
+            exit_code = _EXIT_CONFIG if isinstance(exc, ConfigError) else _EXIT_FAILED
+            self._say("failed", exit_code=exit_code, message=str(exc))
+            return exit_code
+        self._say("stopped", reason="unmounted")
+        return 0
+
+    async def _serve(self, engine: Engine) -> None:
+        session = Session(Adapter(engine.filesystem, engine.config.fuse))
+        self._channel.send("ready")
+        try:
+            await self._attach(session, engine.config)
+            path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
+
+            async def status(_: Mapping[str, Any]) -> Mapping[str, Any]:
+                await trio.lowlevel.checkpoint()
+                return engine.status()
+
+            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+                await nursery.start(ControlServer(path, {"status": status}).run)
+                nursery.start_soon(_stop_on_signal, session)
+                self._channel.send("serving")
+                gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
+                await session.serve(engine.config.fuse)
+                nursery.cancel_scope.cancel()
+        finally:
+            session.close()
+
+    async def _attach(self, session: Session, config: MountConfig) -> None:
+        """Get the kernel's descriptor and put it behind the library."""
+        attach = await self._expect("attach")
+        reply = await session.replay_init(bytes.fromhex(attach.body["init"]))
+        background = config.fuse.max_background
+        reply = patch_init_reply(reply, max_background=background, congestion_threshold=background * 3 // 4)
+        self._channel.send("attached", init_reply=reply.hex())
+        await self._expect("serve")
+        session.attach(attach.fds[0], resend=not attach.body["first"])
+
+    async def _expect(self, type_: str) -> Message:
+        await trio.lowlevel.wait_readable(self._channel)
+        message = self._channel.receive()
+        if message is None:
+            raise MountError("the supervisor went away")
+        if message.type != type_:
+            raise MountError(f"the supervisor said {message.type!r} where {type_!r} was due")
+        return message
+
+    def _say(self, type_: str, **body: object) -> None:
+        with contextlib.suppress(MountError):  # nobody listens any more
+            self._channel.send(type_, **body)
+
+
+async def _stop_on_signal(session: Session) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            log.info("SIGTERM: finishing the requests in service")
+            session.stop()
+
+
+def main() -> int:
+    """Run a worker for the supervisor that passed ``--holder-fd``; return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="tigrismount.app", description="Worker of one mount; started by the supervisor."
+    )
+    parser.add_argument("--holder-fd", type=int, required=True, help="our end of the conversation")
+    arguments = parser.parse_args()
+    return trio.run(Worker(Channel.from_fd(arguments.holder_fd)).run)
+
+
+if __name__ == "__main__":
+    status = main()
+    # Abandoned fetching threads may still wait for the store; the process has nothing left to lose.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,140 @@
+"""What a mount says of itself: the layers' statistics gathered into the ``status`` reply, and the shape of log lines.
+
+No registry of counters: each layer has a ``statistics()`` snapshot, and whoever wants figures asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tigrismount import __version__
+
+if TYPE_CHECKING:
+    from tigrismount.blocks.statistics import BlocksStatistics
+    from tigrismount.cache.base import CacheStatistics
+    from tigrismount.config.model import MountConfig
+    from tigrismount.objects.client import ObjectStatistics
+    from tigrismount.vfs.entries import VfsStatistics
+
+
+def mount_status(
+    config: MountConfig,
+    *,
+    supervisor_pid: int,
+    uptime_s: float,
+    credentials: str,
+    objects: ObjectStatistics,
+    cache: CacheStatistics,
+    blocks: BlocksStatistics,
+    vfs: VfsStatistics,
+) -> dict[str, Any]:
+    """Return one element of ``status --json``'s ``mounts``; keys are added, never renamed (docs/reference/cli.md).
+
+    Args:
+        config: The mount's configuration in force.
+        supervisor_pid: Process that holds the mount.
+        uptime_s: Seconds since the worker began to serve.
+        credentials: Which source of credentials won; never a secret.
+        objects: The client's counters.
+        cache: The disk cache's counters.
+        blocks: The block store's counters.
+        vfs: The filesystem's counters.
+    """
+    cache_dirs = [config.disk_cache.directory] if config.disk_cache else []
+    reads = blocks.reads_hit + blocks.reads_joined + blocks.reads_missed
+    return {
+        "mountpoint": config.mountpoint,
+        "source": config.source,
+        "pid": os.getpid(),
+        "supervisor_pid": supervisor_pid,
+        "version": __version__,
+        "uptime_s": round(uptime_s, 3),
+        "cache_dir": cache_dirs[0] if cache_dirs else None,
+        "cache_dirs": cache_dirs,
+        "snapshot": None,
+        "credentials": credentials,
+        "degraded": [f"cache: {cache.degraded}"] if cache.degraded else [],
+        "bytes": {
+            "ram": blocks.bytes_hit,
+            "flight": blocks.bytes_waited,
+            "nvme": cache.bytes_read,
+            "remote": objects.bytes_fetched,
+            "pushed": 0,
+        },
+        "hits": {
+            "memory": blocks.reads_hit,
+            "joined": blocks.reads_joined,
+            "missed": blocks.reads_missed,
+            "ratio": round(blocks.reads_hit / reads, 4) if reads else None,
+        },
+        "requests": {
+            "get": objects.get_requests,
+            "head": objects.head_requests,
+            "list": objects.list_requests,
+            "retries": objects.retries,
+            "slow_downs": objects.slow_downs,
+            "errors": objects.errors,
+        },
+        "memory": {
+            "limit": blocks.memory_limit_bytes,
+            "used": blocks.memory_used_bytes,
+            "held": blocks.memory_held_bytes,
+            "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        },
+        "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
+        "cache": asdict(cache),
+        "names": asdict(vfs),
+        "loads": [],
+        "config": config.report(),
+    }
+
+
+class _JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return *record* as JSON."""
+        fields = {
+            "time": _stamp(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+class _TextFormatter(logging.Formatter):
+    """``TIME LEVEL LOGGER: MESSAGE``; control characters are escaped, since keys come from the bucket."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return *record* as a line."""
+        message = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in record.getMessage())
+        line = f"{_stamp(record)} {record.levelname} {record.name}: {message}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _stamp(record: logging.LogRecord) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
+
+
+def configure_logging(config: MountConfig) -> None:
+    """Send log lines to standard error, from where the supervisor passes them on.
+
+    Args:
+        config: Level and shape.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(_JsonFormatter() if config.log_format == "json" else _TextFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)  # libraries speak up when something is wrong; boto3 at debug would print requests
+    logging.getLogger("tigrismount").setLevel(config.log_level.upper())
+    logging.raiseExceptions = False  # the supervisor may be gone, and its end of the pipe with it
