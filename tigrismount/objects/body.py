@@ -11,6 +11,7 @@ the rest of it is still on the way.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 from typing import Any
 
@@ -47,6 +48,13 @@ class BodyReader:
             view[filled : filled + len(data)] = data
             filled += len(data)
         return filled
+
+    def interrupt(self) -> None:
+        """Make a read that hangs in another thread end now, and later reads fail."""
+        shutdown = getattr(getattr(self._body, "_raw_stream", None), "shutdown", None)
+        if shutdown is not None:  # urllib3 2.3; before it, the read ends with its timeout
+            with contextlib.suppress(ValueError, RuntimeError, OSError):
+                shutdown()
 
     def close(self, *, complete: bool) -> None:
         """Give the connection back if nothing of the body is left on it, else close it.

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.exceptions
+import botocore.handlers
 import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 
 from tigrismount import __version__
 from tigrismount.errors import ConfigError
-from tigrismount.objects.endpoints import addressing_style
+from tigrismount.objects.endpoints import addressing_style, is_amazon
 
 if TYPE_CHECKING:
     from tigrismount.objects.credentials import Credentials
@@ -47,7 +48,7 @@ def make_boto_client(config: S3Config, credentials: Credentials | None, connecti
     if config.ca_bundle and not os.access(config.ca_bundle, os.R_OK):
         raise ConfigError(f"cannot read the CA bundle {config.ca_bundle}: check --ca-bundle")
     try:
-        return _session(credentials).client(
+        client = _session(credentials).client(
             "s3",
             endpoint_url=config.endpoint_url,
             region_name=config.region,
@@ -57,6 +58,28 @@ def make_boto_client(config: S3Config, credentials: Credentials | None, connecti
         )
     except (ValueError, botocore.exceptions.BotoCoreError) as exc:
         raise ConfigError(f"cannot use {config.endpoint_url} as an S3 endpoint: {exc}") from exc
+    _do_not_guess(client.meta.events)
+    if not is_amazon(config.endpoint_url):
+        client.meta.events.register("before-call.s3", _stay_with_this_endpoint)
+    return client
+
+
+def _do_not_guess(events: Any) -> None:
+    """Keep botocore from turning an answer with status 200 that is no XML into a server error, which we would retry.
+
+    A web page where S3 was expected is for ``failures`` to tell.
+    """
+    guess = getattr(botocore.handlers, "_handle_200_error", None)
+    if guess is not None:
+        events.unregister("before-parse.s3.*", guess)
+
+
+def _stay_with_this_endpoint(params: dict[str, Any], **_: Any) -> None:
+    """Mark a request as redirected already: botocore's redirector knows Amazon's regions and no other store's.
+
+    Elsewhere it asks the store for the bucket's region, is redirected again, and ends in a recursion.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _session(credentials: Credentials | None) -> boto3.session.Session:

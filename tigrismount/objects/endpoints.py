@@ -25,6 +25,11 @@ def is_tigris(endpoint_url: str) -> bool:
     return _lies_under(endpoint_url, TIGRIS_DOMAINS)
 
 
+def is_amazon(endpoint_url: str) -> bool:
+    """Tell whether *endpoint_url* is Amazon's own S3."""
+    return _lies_under(endpoint_url, ("amazonaws.com",))
+
+
 def store_id(endpoint_url: str) -> str:
     """Return the name of the store in node ids and cache keys: ``tigris``, else the normalised endpoint.
 

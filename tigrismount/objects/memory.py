@@ -154,7 +154,8 @@ class MemoryObjectClient:
         """Raise unless the bucket exists and something lies under the prefix."""
         page = await self.list_page(bucket, prefix, delimiter="", max_keys=1)
         if not page.objects:
-            raise ObjectNotFoundError(f"nothing lies under the prefix {prefix!r}", bucket=bucket)
+            where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
+            raise ObjectNotFoundError(where, bucket=bucket)
 
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return what is stored under the key now."""
@@ -238,7 +239,7 @@ class MemoryObjectClient:
 
     def _lookup_version(self, obj: ObjectId) -> memoryview:
         info, data = self._lookup(obj.bucket, obj.key)
-        if (info.id.etag, info.id.size_bytes) != (obj.etag, obj.size_bytes):
+        if obj.size_bytes != info.id.size_bytes or (obj.etag and obj.etag != info.id.etag):
             raise StaleObjectError("another version is stored now", bucket=obj.bucket, key=obj.key)
         if info.storage_class in ARCHIVE_CLASSES:
             raise ObjectArchivedError(f"archived as {info.storage_class}", bucket=obj.bucket, key=obj.key)

@@ -3,13 +3,15 @@
 The *position* is what makes a broken body resumable: it moves with every byte handed over, and the next GET starts
 there. It is written by the thread that reads the body and read by the trio task only once that thread is done.
 
-A thread that hangs in a read cannot be stopped, only left behind. Two things keep that harmless. After
-``abandon`` no further view is asked for. And every view that was asked for is answered by exactly one ``wrote``, also
-when the read failed (with 0), so that the sink knows when its memory is no longer being written to.
+A thread that hangs in a read cannot be stopped, but it can be told. ``abandon`` does: from then on the sink is not
+called again, and a view that is being filled at that moment is waited for (``settled``) after its connection was shut
+down under it. So when a fetch has ended, in whatever way, nobody writes to the sink's memory any more. Bytes that
+come in after ``abandon`` are never reported: a TLS socket that is shut down hands out what it cannot decrypt.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import ObjectUnavailableError
@@ -46,16 +48,34 @@ class Transfer:
         self.stop = stop
         self.position = start
         self._sink = sink
+        self._lock = threading.Lock()
+        """Held around each call of the sink, so that none comes after ``abandon``."""
         self._abandoned = False
+        self._reading: BodyReader | None = None
+        """The body that fills a view now."""
+        self._settled = threading.Event()
 
     @property
     def complete(self) -> bool:
         """Whether every byte was handed over."""
         return self.position == self.stop
 
-    def abandon(self) -> None:
-        """Ask the sink for nothing more; a thread that still reads ends at its next step."""
-        self._abandoned = True
+    def abandon(self) -> bool:
+        """Call the sink no more, and cut short a read that is filling a view.
+
+        Returns:
+            Whether there is such a read; then ``settled`` tells its end.
+        """
+        with self._lock:
+            self._abandoned = True
+            if self._reading is None:
+                return False
+            self._reading.interrupt()
+            return True
+
+    def settled(self) -> None:
+        """Return once the read that ``abandon`` cut short has ended. Blocks: call it in a thread."""
+        self._settled.wait()
 
     def receive(self, body: BodyReader, target: Target, on_bytes: Callable[[int], None]) -> None:
         """Hand the body over, from the present position on, until it is complete or no longer wanted.
@@ -70,7 +90,7 @@ class Transfer:
         """
         limit_bytes = READ_BYTES if self.position == self.start else RESUMED_READ_BYTES
         while not self.complete:
-            view = self._next_view(limit_bytes)
+            view = self._take_view(body, limit_bytes)
             if not view:
                 return
             count = 0
@@ -78,16 +98,28 @@ class Transfer:
                 with translated(target):
                     count = body.readinto(view)
             finally:
-                self._sink.wrote(count)
-            self.position += count
+                self._give_back(count)
             on_bytes(count)
             if not count:
                 raise self._ended_early()
 
-    def _next_view(self, limit_bytes: int) -> memoryview:
-        if self._abandoned:
-            return memoryview(b"")
-        return self._sink.next_view()[: min(limit_bytes, self.stop - self.position)]
+    def _take_view(self, body: BodyReader, limit_bytes: int) -> memoryview:
+        with self._lock:
+            if self._abandoned:
+                return memoryview(b"")
+            view = self._sink.next_view()[: min(limit_bytes, self.stop - self.position)]
+            self._reading = body if view else None
+            return view
+
+    def _give_back(self, count: int) -> None:
+        """End the use of a view; also after a failed read, so that the sink knows."""
+        with self._lock:
+            self._reading = None
+            if self._abandoned:
+                self._settled.set()
+                return
+            self.position += count
+            self._sink.wrote(count)
 
     def _ended_early(self) -> ObjectUnavailableError:
         detail = f"the body ended {self.stop - self.position} bytes early"

@@ -1,0 +1,470 @@
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import trio
+
+from tigrismount.core.types import ObjectId
+from tigrismount.demo.faults import FaultRule
+from tigrismount.errors import (
+    ConfigError,
+    ObjectAccessError,
+    ObjectArchivedError,
+    ObjectNotFoundError,
+    ObjectProtocolError,
+    ObjectUnavailableError,
+    StaleObjectError,
+)
+from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.options import S3Config
+from tigrismount.objects.s3 import S3Client
+from tigrismount.testing.object_contract import CollectingSink, pattern
+
+KEY = Credentials(source="the test", access_key_id="id", secret_access_key="secret")
+DATA = pattern(200_000)
+OBJ = ObjectId("b", "k", "abc", len(DATA))
+SIZE = len(DATA)
+
+
+@pytest.fixture
+async def make_client():
+    clients = []
+
+    def make(url: str, credentials: Credentials | None = KEY, **settings) -> S3Client:
+        defaults = {"connect_timeout_s": 2.0, "stall_timeout_s": 0.3, "request_timeout_s": 20.0, "region": "us-east-1"}
+        config = S3Config(endpoint_url=url, **{**defaults, **settings})
+        client = S3Client(config, credentials, draw=lambda: 0.0)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        await client.aclose()
+
+
+@pytest.fixture
+def client(server, make_client):
+    return make_client(server.url)
+
+
+async def fetch(client, start=0, stop=SIZE, obj=OBJ) -> bytes:
+    sink = CollectingSink(stop - start)
+    await client.fetch(obj, start, stop, sink)
+    return sink.data
+
+
+# -- what is sent ----------------------------------------------------------------------------------------------
+
+
+async def test_a_fetch_asks_for_one_range_of_one_version(server, say, client):
+    server.answer(say.part(DATA, 100, 200))
+    assert await fetch(client, 100, 200) == DATA[100:200]
+    (request,) = server.requests
+    assert (request.method, request.path, request.range) == ("GET", "/b/k", "bytes=100-199")
+    assert request.headers["if-match"] == '"abc"'
+    assert "x-amz-checksum-mode" not in request.headers
+    assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=id/")
+
+
+async def test_a_weak_or_missing_etag_is_not_sent_as_a_condition(server, say, client):
+    server.answer(say.part(DATA, 0, 9, ETag='W/"abc"'))
+    for etag in ("W/abc", ""):
+        await fetch(client, 0, 9, ObjectId("b", "k", etag, SIZE))
+    assert all("if-match" not in request.headers for request in server.requests)
+
+
+async def test_anonymous_and_requester_pays_requests(server, say, make_client):
+    server.answer(say.part(DATA, 0, 9))
+    client = make_client(server.url, Credentials(source="x"), no_sign_request=True, requester_pays=True)
+    await fetch(client, 0, 9)
+    (request,) = server.requests
+    assert "authorization" not in request.headers
+    assert request.headers["x-amz-request-payer"] == "requester"
+
+
+async def test_connections_are_used_again(server, say, client):
+    server.answer(say.part(DATA, 0, SIZE))
+    for _ in range(5):
+        await fetch(client)
+    assert server.connections == 1
+
+
+async def test_the_connection_of_an_unfinished_body_is_not_used_again(server, say, client):
+    server.answer(say.part(DATA, 0, SIZE))
+    await client.fetch(OBJ, 0, SIZE, CollectingSink(SIZE, view_bytes=100, wanted_bytes=300))
+    assert await fetch(client) == DATA
+    assert server.connections == 2
+
+
+# -- answers that lie ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"Content-Range": f"bytes 0-99/{SIZE}"},
+        {"Content-Range": f"bytes 100-199/{SIZE + 1}"},
+        {"Content-Range": None},
+        {"Content-Length": 99},
+        {"ETag": None},
+    ],
+)
+async def test_a_wrong_answer_is_asked_again_a_few_times_and_never_delivered(server, say, client, lie):
+    server.answer(say.part(DATA, 100, 200, **lie))
+    sink = CollectingSink(100)
+    with pytest.raises(ObjectProtocolError):
+        await client.fetch(OBJ, 100, 200, sink)
+    assert (sink.received, len(server.requests)) == (0, 4)
+
+
+async def test_a_right_answer_after_a_wrong_one_counts(server, say, client):
+    server.answer(say.part(DATA, 0, 100))
+    server.answer(say.part(DATA, 100, 200))
+    assert await fetch(client, 100, 200) == DATA[100:200]
+
+
+async def test_another_etag_is_another_version(server, say, client):
+    server.answer(say.part(DATA, 0, 100, ETag='"xyz"'))
+    with pytest.raises(StaleObjectError):
+        await fetch(client, 0, 100)
+    assert len(server.requests) == 1
+
+
+async def test_the_whole_object_instead_of_a_range_serves_only_its_beginning(server, say, client):
+    server.answer(say.response(200, DATA, ETag='"abc"'))
+    assert await fetch(client) == DATA
+    assert await fetch(client, 0, 70_000) == DATA[:70_000]
+    with pytest.raises(ObjectProtocolError, match="ignores ranges"):
+        await fetch(client, 1, 70_000)
+
+
+async def test_a_framed_body_is_read_too(server, say, client):
+    framed = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (DATA[:5], DATA[5:60_000], DATA[60_000:], b""))
+    header = say.part(DATA, 0, SIZE, Content_Length=None, Transfer_Encoding="chunked").split(b"\r\n\r\n")[0]
+    server.answer(header + b"\r\n\r\n" + framed)
+    assert await fetch(client) == DATA
+
+
+async def test_a_stored_content_encoding_is_left_alone(server, say, client):
+    server.answer(say.part(DATA, 0, SIZE, Content_Encoding="gzip"))
+    assert await fetch(client) == DATA
+
+
+# -- bodies that break -----------------------------------------------------------------------------------------
+
+
+async def test_a_short_body_is_resumed_where_it_ended(server, say, client):
+    whole = say.part(DATA, 0, SIZE)
+    server.answer(whole[: len(whole) - SIZE + 150_000], say.Then.CLOSE)
+    server.answer(say.part(DATA, 150_000, SIZE))
+    assert await fetch(client) == DATA
+    assert [request.range for request in server.requests] == ["bytes=0-199999", "bytes=150000-199999"]
+    assert all(request.headers["if-match"] == '"abc"' for request in server.requests)
+    statistics = client.statistics()
+    assert (statistics.get_requests, statistics.retries, statistics.bytes_fetched) == (2, 1, SIZE)
+    assert statistics.errors == 0
+
+
+async def test_a_stalled_body_is_resumed_behind_the_last_byte_delivered(server, say, client):
+    whole = say.part(DATA, 0, SIZE)
+    server.answer(whole[: len(whole) - SIZE + 100_000], say.Then.STALL)
+    server.answer(say.truth(DATA))
+    sink = CollectingSink(SIZE, view_bytes=40_000)
+    await client.fetch(OBJ, 0, SIZE, sink)
+    assert sink.data == DATA
+    assert [request.range for request in server.requests] == ["bytes=0-199999", "bytes=80000-199999"]
+
+
+async def test_a_reset_body_is_resumed(server, say, client):
+    whole = say.part(DATA, 0, SIZE)
+    server.answer(whole[: len(whole) - SIZE + 100_000], say.Then.RESET)
+    server.answer(say.truth(DATA))
+    assert await fetch(client) == DATA
+    assert len(server.requests) == 2
+
+
+async def test_a_connection_that_always_breaks_still_gets_there(server, say, client):
+    def piece(request):
+        whole = say.truth(DATA)(request)
+        return whole[: whole.index(b"\r\n\r\n") + 4 + 70_000]
+
+    server.answer(piece, say.Then.CLOSE)
+    assert await fetch(client) == DATA
+    assert len(server.requests) == 3
+
+
+async def test_a_resumed_body_is_of_the_same_version_or_an_error(server, say, client):
+    whole = say.part(DATA, 0, SIZE)
+    server.answer(whole[: len(whole) - SIZE + 100_000], say.Then.CLOSE)
+    server.answer(say.part(pattern(SIZE, seed=2), 100_000, SIZE, ETag='"new"'))
+    sink = CollectingSink(SIZE)
+    with pytest.raises(StaleObjectError):
+        await client.fetch(OBJ, 0, SIZE, sink)
+    assert sink.data == DATA[:100_000]
+
+
+async def test_a_store_that_is_silent_for_good_fails_at_the_deadline(server, say, make_client):
+    server.answer(say.Then.STALL)
+    client = make_client(server.url, request_timeout_s=0.5, stall_timeout_s=30.0)
+    with pytest.raises(ObjectUnavailableError, match="did not answer within"):
+        await fetch(client)
+    assert client.statistics().errors == 1
+
+
+async def test_a_body_that_hangs_at_the_deadline_is_cut_and_its_memory_left_alone(server, say, make_client):
+    whole = say.part(DATA, 0, SIZE)
+    server.answer(whole[: len(whole) - SIZE + 100], say.Then.STALL)
+    client = make_client(server.url, request_timeout_s=0.5, stall_timeout_s=60.0)
+    sink = RecordingSink(SIZE)
+    with trio.fail_after(30), pytest.raises(ObjectUnavailableError, match="did not answer within"):
+        await client.fetch(OBJ, 0, SIZE, sink)
+    assert sink.calls == ["next_view"]
+
+
+async def test_cancelling_a_fetch_cuts_the_read_that_hangs(server, say, make_client):
+    whole = say.part(DATA, 0, SIZE)
+    server.answer(whole[: len(whole) - SIZE + 100], say.Then.STALL)
+    client = make_client(server.url, stall_timeout_s=60.0)
+    sink = RecordingSink(SIZE)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.fetch, OBJ, 0, SIZE, sink)
+            await trio.to_thread.run_sync(sink.asked.wait)
+            nursery.cancel_scope.cancel()
+    assert sink.calls == ["next_view"]
+
+
+class RecordingSink(CollectingSink):
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(size_bytes)
+        self.calls: list[str] = []
+        self.asked = threading.Event()
+
+    def next_view(self) -> memoryview:
+        self.calls.append("next_view")
+        self.asked.set()
+        return super().next_view()
+
+    def wrote(self, count: int) -> None:
+        self.calls.append("wrote")
+        super().wrote(count)
+
+
+# -- error answers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (412, "PreconditionFailed", StaleObjectError),
+        (416, "InvalidRange", StaleObjectError),
+        (404, "NoSuchKey", ObjectNotFoundError),
+        (403, "InvalidObjectState", ObjectArchivedError),
+        (403, "AccessDenied", ObjectAccessError),
+        (400, "ExpiredToken", ObjectAccessError),
+        (307, "TemporaryRedirect", ObjectAccessError),
+    ],
+)
+async def test_an_answer_that_will_not_change_is_asked_for_once(server, say, client, status, code, expected):
+    server.answer(say.error(status, code))
+    with pytest.raises(expected):
+        await fetch(client)
+    assert len(server.requests) == 1
+
+
+async def test_a_moved_bucket_names_its_region(server, say, client):
+    server.answer(say.error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"))
+    with pytest.raises(ObjectAccessError, match="--region eu-west-1"):
+        await client.check_access("b", "")
+
+
+async def test_a_store_in_trouble_is_asked_again(server, say, client):
+    for status, code in ((503, "SlowDown"), (500, "InternalError"), (502, "BadGateway")):
+        server.answer(say.error(status, code))
+    server.answer(say.part(DATA, 0, SIZE))
+    assert await fetch(client) == DATA
+    statistics = client.statistics()
+    assert (statistics.get_requests, statistics.retries, statistics.slow_downs) == (4, 3, 1)
+
+
+async def test_retries_can_be_limited(server, say, make_client):
+    server.answer(say.error(500, "InternalError"))
+    with pytest.raises(ObjectUnavailableError, match="gave up after 3 tries"):
+        await fetch(make_client(server.url, max_retries=2))
+    assert len(server.requests) == 3
+
+
+async def test_slow_down_lowers_the_number_of_gets_at_once(server, say, make_client):
+    server.delay_s = 0.05
+    server.answer(say.error(503, "SlowDown"))
+    server.answer(say.truth(DATA))
+    client = make_client(server.url, concurrency=8)
+    await fetch(client)
+    server.peak_busy = 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(fetch, client, 0, 10)
+    assert server.peak_busy <= 4
+
+
+async def test_gets_at_once_never_exceed_the_concurrency(server, say, make_client):
+    server.delay_s = 0.02
+    server.answer(say.truth(DATA))
+    client = make_client(server.url, concurrency=3)
+    async with trio.open_nursery() as nursery:
+        for _ in range(9):
+            nursery.start_soon(fetch, client, 0, 10)
+    assert server.peak_busy <= 3
+    assert server.connections <= 3
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html><body>Log in to the hotel network</body></html>",
+        b"<html><p>not XML",
+        b"<ListBucketResult/>",
+        b"<Error><Code>InternalError</Code></Error>",
+    ],
+)
+async def test_a_listing_that_is_none_is_never_an_empty_bucket(server, say, client, body):
+    server.answer(say.response(200, body, Content_Type="application/xml"))
+    with pytest.raises(ObjectProtocolError, match="is it an S3 endpoint"):
+        await client.list_page("b", "")
+
+
+async def test_a_listing_that_breaks_off_is_asked_again(server, say, client):
+    server.answer(say.response(200, b"<ListBucketResult><Contents>"))
+    server.answer(say.response(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"))
+    assert (await client.list_page("b", "")).objects == ()
+    assert client.statistics().retries == 1
+
+
+async def test_a_listing_that_does_not_say_where_to_go_on_is_an_error(server, say, client):
+    server.answer(say.response(200, b"<ListBucketResult><IsTruncated>true</IsTruncated></ListBucketResult>"))
+    with pytest.raises(ObjectProtocolError, match="where to go on"):
+        await client.list_page("b", "")
+
+
+async def test_an_answer_nobody_foresaw_is_ours_too(server, say, client):
+    server.answer(say.response(200, Content_Length="0", Last_Modified="never"))
+    with pytest.raises(ObjectProtocolError, match="unexpected"):
+        await client.head("b", "k")
+
+
+async def test_names_no_request_can_carry_are_not_found(client):
+    for call in (client.list_page("not a bucket", ""), client.head("b", "\udcff")):
+        with pytest.raises(ObjectNotFoundError, match="no store can have such a name"):
+            await call
+
+
+async def test_a_head_without_a_length_is_of_an_empty_object(server, say, client):
+    server.answer(say.response(200, ETag='"e"', Content_Length=None, x_amz_storage_class="GLACIER"))
+    info = await client.head("b", "k")
+    assert (info.id, info.storage_class, info.mtime_s) == (ObjectId("b", "k", "e", 0), "GLACIER", 0.0)
+
+
+# -- lanes -----------------------------------------------------------------------------------------------------
+
+
+async def test_metadata_does_not_wait_behind_data(server, say, make_client):
+    server.answer(say.Then.STALL)
+    server.answer(say.response(200, ETag='"e"'))
+    client = make_client(server.url, concurrency=1, stall_timeout_s=60.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetch, client)
+        await trio.to_thread.run_sync(server.wait_for_requests, 1)
+        assert (await client.head("b", "k")).id.etag == "e"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_closed_client_refuses(server, client):
+    await client.aclose()
+    with pytest.raises(ObjectUnavailableError, match="closed"):
+        await fetch(client)
+    assert server.requests == []
+
+
+# -- reaching the store ----------------------------------------------------------------------------------------
+
+
+async def test_a_dead_endpoint_fails_the_check_soon_and_is_named(make_client):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    client = make_client(url)
+    with pytest.raises(ObjectUnavailableError, match=f"{url} refuses connections: check .*; gave up after 6 tries"):
+        await client.check_access("b", "")
+
+
+async def test_an_untrusted_certificate_says_how_to_trust_it(say, make_client, certificate):
+    context, ca_bundle = certificate
+    server = say.Server(tls=context)
+    try:
+        server.answer(say.part(DATA, 0, 10))
+        with pytest.raises(ObjectUnavailableError, match=r"cannot trust the certificate of .* pass its CA with --ca"):
+            await make_client(server.url).check_access("b", "")
+        assert await fetch(make_client(server.url, ca_bundle=ca_bundle), 0, 10) == DATA[:10]
+    finally:
+        server.stop()
+
+
+async def test_cancelling_works_over_tls_too(say, make_client, certificate):
+    context, ca_bundle = certificate
+    server = say.Server(tls=context)
+    try:
+        whole = say.part(DATA, 0, SIZE)
+        server.answer(whole[: len(whole) - SIZE + 100], say.Then.STALL)
+        client = make_client(server.url, ca_bundle=ca_bundle, stall_timeout_s=60.0, request_timeout_s=0.5)
+        sink = RecordingSink(SIZE)
+        with trio.fail_after(30), pytest.raises(ObjectUnavailableError):
+            await client.fetch(OBJ, 0, SIZE, sink)
+        assert sink.calls == ["next_view"]
+    finally:
+        server.stop()
+
+
+async def test_https_to_a_port_that_speaks_http_is_told(server, say, make_client):
+    server.greeting = say.response(400)
+    with pytest.raises(ObjectUnavailableError, match="check that this port speaks https"):
+        await make_client(server.url.replace("http:", "https:")).check_access("b", "")
+
+
+async def test_wrong_keys_are_told_apart(bucket, make_client):
+    bucket.put("k", b"x")
+    cases = {
+        Credentials(
+            source="env", access_key_id="nobody", secret_access_key="x"
+        ): "does not know the access key from env",
+        Credentials(
+            source="env", access_key_id=bucket.s3.access_key, secret_access_key="x"
+        ): "secret key does not belong",
+    }
+    for key, words in cases.items():
+        with pytest.raises(ObjectAccessError, match=words):
+            await make_client(bucket.s3.endpoint_url, key).check_access(bucket.name, "")
+
+
+async def test_slow_down_from_a_real_server_is_waited_out(bucket, make_client):
+    bucket.put("k", DATA)
+    bucket.s3.inject(FaultRule(match="GET .*/k", action="status", status=503, code="SlowDown", count=2))
+    key = Credentials(source="x", access_key_id=bucket.s3.access_key, secret_access_key=bucket.s3.secret_key)
+    client = make_client(bucket.s3.endpoint_url, key)
+    info = await client.head(bucket.name, "k")
+    assert await fetch(client, obj=info.id) == DATA
+    assert client.statistics().slow_downs == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"url": "not a url"}, "cannot use not a url"),
+        ({"url": "http://localhost:1", "ca_bundle": "/nonexistent.pem"}, "cannot read the CA bundle"),
+        ({"url": "http://localhost:1", "credentials": Credentials(source="x", profile="no-such")}, "no-such"),
+    ],
+)
+async def test_an_unusable_configuration_is_told_at_once(make_client, settings, words):
+    with pytest.raises(ConfigError, match=words):
+        make_client(**settings)
