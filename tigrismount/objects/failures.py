@@ -113,7 +113,7 @@ def _network_detail(exc: BaseException, target: Target) -> str:
         return f"cannot trust the certificate of {endpoint} ({reason}): pass its CA with --ca-bundle"
     if find(boto.SSLError, ssl.SSLError, urllib3.exceptions.SSLError):
         return f"TLS with {endpoint} failed ({_words(causes[-1])}): check that this port speaks https"
-    if find(boto.ConnectTimeoutError, urllib3.exceptions.ConnectTimeoutError):
+    if find(boto.ConnectTimeoutError):
         return f"no connection to {endpoint} in time: check the network, firewalls and proxy settings"
     if find(boto.ReadTimeoutError, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return f"{endpoint} stopped sending: the store or the network is stalled"

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import urllib3
+from botocore.response import StreamingBody
+
+from tigrismount.objects.body import BodyReader
+from tigrismount.testing.object_contract import pattern
+
+DATA = pattern(50_000)
+
+
+@pytest.fixture
+def pool():
+    with urllib3.PoolManager(retries=False) as pool:
+        yield pool
+
+
+@pytest.fixture
+def get(server, pool):
+    with contextlib.ExitStack() as bodies:
+
+        def get() -> BodyReader:
+            raw = pool.request("GET", server.url, preload_content=False, decode_content=False)
+            bodies.callback(raw.close)
+            return BodyReader(StreamingBody(raw, raw.headers.get("Content-Length")))
+
+        yield get
+
+
+def read_all(reader: BodyReader, view_bytes: int = 7_000) -> bytes:
+    memory = bytearray(len(DATA))
+    filled = 0
+    while count := reader.readinto(memoryview(memory)[filled : filled + view_bytes]):
+        filled += count
+    return bytes(memory[:filled])
+
+
+def framed(data: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in (data[:1000], data[1000:], b""))
+
+
+def test_a_plain_body_is_read_straight_from_the_socket(server, say, get):
+    server.answer(say.response(200, DATA))
+    reader = get()
+    assert reader.direct
+    assert read_all(reader) == DATA
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content_Encoding": "gzip"}, {"Content_Length": None, "Transfer_Encoding": "chunked"}]
+)
+def test_any_other_body_takes_the_ordinary_way_and_reads_the_same(server, say, get, headers):
+    body = framed(DATA) if "Transfer_Encoding" in headers else DATA
+    server.answer(say.response(200, **{"Content_Length": len(DATA), **headers}) + body)
+    reader = get()
+    assert not reader.direct
+    assert read_all(reader) == DATA
+
+
+def test_a_body_of_an_unknown_kind_takes_the_ordinary_way():
+    class Strange:
+        def __init__(self) -> None:
+            self.pieces = [DATA[:10], DATA[10:]]
+
+        def read(self, count):
+            if not self.pieces:
+                return b""
+            piece = self.pieces.pop(0)
+            if len(piece) > count:
+                self.pieces.insert(0, piece[count:])
+            return piece[:count]
+
+    reader = BodyReader(Strange())
+    assert not reader.direct
+    assert read_all(reader) == DATA
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content_Encoding": "gzip"}])
+def test_a_finished_body_gives_its_connection_back(server, say, get, headers):
+    server.answer(say.response(200, DATA, **headers))
+    for _ in range(3):
+        reader = get()
+        read_all(reader)
+        reader.close(complete=True)
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content_Encoding": "gzip"}])
+def test_an_unfinished_body_takes_its_connection_along(server, say, get, headers):
+    server.answer(say.response(200, DATA, **headers))
+    for _ in range(2):
+        reader = get()
+        reader.readinto(memoryview(bytearray(10)))
+        reader.close(complete=False)
+    reader = get()
+    assert read_all(reader) == DATA
+    reader.close(complete=True)
+    assert server.connections == 3
+
+
+def test_a_body_that_ends_early_ends_the_read(server, say, get):
+    server.answer(say.response(200, DATA)[:-1000], say.Then.CLOSE)
+    reader = get()
+    assert read_all(reader) == DATA[:-1000]
+    reader.close(complete=False)
+
+
+def test_interrupting_a_body_of_an_unknown_kind_is_harmless():
+    BodyReader(object()).interrupt()
