@@ -8,7 +8,7 @@ import pytest
 
 from tigrismount.config import MountConfig, parse_source
 from tigrismount.config.merge import Setting
-from tigrismount.config.resolve import resolve, store_id_of, validate
+from tigrismount.config.resolve import resolve, validate
 from tigrismount.errors import ConfigError
 
 MIB = 1 << 20
@@ -152,26 +152,9 @@ def test_anonymous_requests_need_no_profile(resolved):
     assert resolved(no_sign_request=True).s3.profile is None
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "store_id"),
-    [
-        ("https://t3.storage.dev", "tigris"),
-        ("https://fly.storage.tigris.dev/", "tigris"),
-        ("https://models.t3.tigrisfiles.io", "tigris"),
-        ("https://T3.STORAGE.DEV.", "tigris"),
-        ("https://evilstorage.dev", "evilstorage.dev"),
-        ("https://t3.storage.dev.evil.com", "t3.storage.dev.evil.com"),
-        ("http://localhost:9000/", "localhost:9000"),
-        ("http://Localhost:80", "localhost"),
-        ("https://host:443/rgw/", "host/rgw"),
-        ("http://[::1]:9000", "[::1]:9000"),
-    ],
-)
-def test_store_ids_agree_on_one_store_and_no_other(endpoint, store_id):
-    assert store_id_of(endpoint) == store_id
-
-
 def test_a_store_can_be_named(resolved):
+    """A gateway in front of Tigris shares its cache entries then."""
+    assert resolved(endpoint_url="http://tag:8080").vfs.store_id == "http://tag:8080"
     assert resolved(endpoint_url="http://tag:8080", store_id="tigris").vfs.store_id == "tigris"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import posixpath
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
 
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.cache.options import DiskCacheConfig
@@ -16,6 +15,7 @@ from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import MIB, Share
 from tigrismount.fuse.options import FuseConfig
+from tigrismount.objects.endpoints import is_amazon, store_id
 from tigrismount.objects.options import DEFAULT_ENDPOINT_URL, S3Config
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.vfs.options import VfsConfig
@@ -34,8 +34,6 @@ _DEFAULT_CACHE_SHARE = 0.8
 _DEFAULT_FREE_FLOOR = 0.05
 _DEFAULT_KERNEL_READ_AHEAD_KIB = 4096  # half a block: a plain reader keeps the next part busy while it copies this one
 _REPLY_MARGIN_S = 30.0  # a request fails after the store's own deadline, with the store's reason
-_TIGRIS_DOMAINS = ("tigris.dev", "storage.dev", "tigrisfiles.io")
-"""Domains whose S3 hosts are Tigris (Tigris documentation, 'Endpoints'; the same test as in TigrisFS)."""
 
 
 def validate(settings: Mapping[str, Setting]) -> tuple[dict[str, Any], list[str]]:
@@ -98,20 +96,6 @@ def resolve(
     )
 
 
-def store_id_of(endpoint_url: str) -> str:
-    """Return the name of the store behind *endpoint_url*: ``tigris`` for Tigris's own hosts, else host, port and path.
-
-    The scheme is left out and the port only where it is unusual, so that all ways to write one endpoint agree.
-    """
-    parts = urlsplit(endpoint_url)
-    host = (parts.hostname or "").rstrip(".")
-    if _is_under(host, _TIGRIS_DOMAINS):
-        return "tigris"
-    usual = {"http": 80, "https": 443}[parts.scheme]
-    host = f"[{host}]" if ":" in host else host
-    return host + (f":{parts.port}" if parts.port not in (None, usual) else "") + parts.path.rstrip("/")
-
-
 def _place(setting: Setting) -> str:
     """Return where a value was written and what it is, unless it may hold a password."""
     shown = "…" if "@" in str(setting.value) else repr(setting.value)
@@ -157,7 +141,7 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
 
 def _region(endpoint_url: str, environment: Mapping[str, str]) -> str:
     """Return the region where none was given; AWS's variables name regions of AWS, and would confuse other stores."""
-    if _is_under(urlsplit(endpoint_url).hostname or "", ("amazonaws.com", "amazonaws.com.cn")):
+    if is_amazon(endpoint_url):
         return environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION") or "us-east-1"
     return S3Config().region
 
@@ -208,7 +192,7 @@ def _vfs(values: Mapping[str, Any], host: HostFacts, source: Source, s3: S3Confi
     return VfsConfig(
         bucket=source.bucket,
         prefix=source.prefix,
-        store_id=values.get("store_id") or store_id_of(s3.endpoint_url),
+        store_id=values.get("store_id") or store_id(s3.endpoint_url),
         metadata_ttl_s=values.get("metadata_ttl", base.metadata_ttl_s),
         negative_ttl_s=values.get("negative_ttl", base.negative_ttl_s),
         uid=values.get("uid", host.uid),
@@ -229,7 +213,3 @@ def _absolute(path: str | None, host: HostFacts) -> str | None:
     if path == "~" or path.startswith("~/"):
         path = host.home + path[1:]
     return posixpath.normpath(posixpath.join(host.cwd, path))
-
-
-def _is_under(host: str, domains: tuple[str, ...]) -> bool:
-    return any(host == domain or host.endswith(f".{domain}") for domain in domains)

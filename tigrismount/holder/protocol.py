@@ -71,6 +71,7 @@ class Channel:
             MountError: *fd* is not an open socket.
         """
         try:
+            os.set_inheritable(fd, False)
             return cls(socket.socket(fileno=fd))
         except OSError as exc:
             raise MountError(f"descriptor {fd} is not a socket: {exc.strerror}") from exc

@@ -1,0 +1,99 @@
+"""A worker without an engine: speaks the supervisor's protocol and answers the kernel with an empty directory.
+
+What it does wrong is told in the configuration's ``fake`` member. It answers raw FUSE messages (linux/fuse.h), so that
+it starts in milliseconds and needs no library.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import stat
+import struct
+import sys
+import time
+
+from tigrismount.holder.init import describe_init
+from tigrismount.holder.protocol import Channel
+
+LOOKUP, GETATTR, STATFS, OPENDIR, READDIR, RELEASEDIR, ACCESS = 1, 3, 17, 27, 28, 29, 34
+NO_REPLY = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
+
+
+def init_reply(request: bytes) -> bytes:
+    kernel = describe_init(request)
+    body = struct.pack("=IIIIHHIIHHII", 7, 31, kernel.max_readahead_bytes, 0, 12, 9, 131072, 1, 32, 0, 0, 0) + bytes(24)
+    return struct.pack("=IiQ", 16 + len(body), 0, kernel.unique) + body
+
+
+def answer(opcode: int, fake: dict) -> bytes | int:
+    """Return the body of a reply, or an errno."""
+    if opcode == GETATTR:
+        attributes = struct.pack("=6Q10I", 1, 0, 0, 0, 0, 0, 0, 0, 0, stat.S_IFDIR | 0o555, 2, 0, 0, 0, 4096, 0)
+        return struct.pack("=QII", 0, 0, 0) + attributes
+    if opcode == STATFS:
+        return struct.pack("=5Q10I", 0, 0, 0, 0, 0, 4096, 255, 4096, 0, 0, 0, 0, 0, 0, 0)
+    if opcode == OPENDIR:
+        return struct.pack("=QIi", 1, 0, 0)
+    if opcode == READDIR:
+        return errno.EIO if fake.get("listing_fails") else b""
+    if opcode in (RELEASEDIR, ACCESS):
+        return b""
+    return errno.ENOENT if opcode == LOOKUP else errno.ENOSYS
+
+
+def serve(fuse_fd: int, channel: Channel, fake: dict) -> None:
+    while True:
+        select.select([fuse_fd], [], [])
+        try:
+            request = os.read(fuse_fd, 1 << 20)
+        except OSError as exc:
+            channel.send("stopped", reason=errno.errorcode[exc.errno])
+            return
+        _, opcode, unique = struct.unpack_from("=IIQ", request)
+        if opcode in NO_REPLY or fake.get("hangs") == "serving":
+            continue
+        reply = answer(opcode, fake)
+        body, error = (b"", reply) if isinstance(reply, int) else (reply, 0)
+        os.write(fuse_fd, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
+
+
+def misbehave(fake: dict, stage: str) -> None:
+    if fake.get("dies") == stage:
+        print("something terrible", file=sys.stderr)
+        os._exit(7)
+    if fake.get("killed") == stage:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fake.get("hangs") == stage:
+        time.sleep(600)
+
+
+def main() -> None:
+    channel = Channel.from_fd(int(sys.argv[sys.argv.index("--holder-fd") + 1]))
+    config = channel.receive().body["config"]
+    fake = config.get("fake", {})
+    if fake.get("ignores_sigterm"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("fake worker started", file=sys.stderr)
+    if "fails" in fake:
+        channel.send("failed", **fake["fails"])
+        sys.exit(1)
+    misbehave(fake, "ready")
+    channel.send("ready")
+    attach = channel.receive()
+    if attach is None:
+        return
+    misbehave(fake, "attached")
+    reply = init_reply(bytes.fromhex(attach.body["init"])).hex()
+    channel.send("attached", init_reply=fake.get("init_reply", reply))
+    if channel.receive() is None:
+        return
+    channel.send("serving")
+    misbehave(fake, "serve")
+    serve(attach.fds[0], channel, fake)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Where the supervisor's and the worker's messages go: a file, the system log, or standard error.
+
+The worker writes its log to its standard error, line by line and already formatted; the supervisor passes the lines on
+as they are, so that a crash's last words are kept whoever wrote them, and adds its own in the same shape. The logging
+package is not used: it would be a third of the supervisor's memory.
+
+Source: syslog(3), RFC 3164 for the priority prefix of ``/dev/log``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+
+from tigrismount.errors import MountError
+
+_LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog severities
+_FACILITY_DAEMON = 3 << 3
+_SYSLOG_PATH = "/dev/log"
+_MAX_SYSLOG_BYTES = 8 << 10  # journald and rsyslog take this much; longer lines would be lost whole
+_FILE_MODE = 0o640
+
+
+class DaemonLog:
+    """One destination of log lines.
+
+    Args:
+        path: File to append to; None for the default destination.
+        foreground: Whether the default destination is standard error instead of the system log.
+        level: Least severe own messages that are written.
+        json_lines: Whether own messages are JSON objects.
+
+    Raises:
+        MountError: The file cannot be opened.
+    """
+
+    def __init__(self, *, path: str | None, foreground: bool, level: str, json_lines: bool) -> None:
+        self._path = path
+        self._level = _LEVELS[level]
+        self._json_lines = json_lines
+        self._survives_hangup = path is not None or not foreground
+        self._fd = -1
+        self._syslog: socket.socket | None = None
+        if path is not None:
+            self._fd = _open(path)
+        elif foreground:
+            self._fd = os.dup(2)
+        else:
+            self._syslog = _connect_syslog()
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know about where the messages go."""
+        lost = self._fd < 0 and self._syslog is None
+        return ["there is no system log here, so messages are lost: pass --log-file"] if lost else []
+
+    @property
+    def survives_hangup(self) -> bool:
+        """Whether a hang-up means "open the log again"; on a terminal it means that the terminal is gone."""
+        return self._survives_hangup
+
+    def info(self, message: str) -> None:
+        """Write what an operator wants to see."""
+        self._message("info", message)
+
+    def warning(self, message: str) -> None:
+        """Write what an operator should look at."""
+        self._message("warning", message)
+
+    def error(self, message: str) -> None:
+        """Write what an operator must look at."""
+        self._message("error", message)
+
+    def line(self, line: str) -> None:
+        """Write a line of the worker as it is."""
+        self._write(line, _LEVELS["info"])
+
+    def reopen(self) -> None:
+        """Open the file again after it was rotated away; goes on with the old one where that fails."""
+        if self._path is not None:
+            with contextlib.suppress(MountError):
+                fresh = _open(self._path)
+                os.close(self._fd)
+                self._fd = fresh
+
+    def close(self) -> None:
+        """Let go of the destination. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._syslog is not None:
+            self._syslog.close()
+            self._syslog = None
+
+    def _message(self, level: str, message: str) -> None:
+        if _LEVELS[level] > self._level:
+            return
+        now_s = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_s)) + f".{int(now_s * 1000) % 1000:03d}Z"
+        if self._json_lines:
+            fields = {"time": stamp, "level": level, "logger": "tigrismount.holder", "message": message}
+            self._write(json.dumps(fields), _LEVELS[level])
+        else:
+            self._write(f"{stamp} {level.upper()} tigrismount.holder: {message}", _LEVELS[level])
+
+    def _write(self, line: str, severity: int) -> None:
+        data = line.encode(errors="backslashreplace")
+        # A full disk or a log daemon that is away must not stop a mount.
+        with contextlib.suppress(OSError):
+            if self._fd >= 0:
+                os.write(self._fd, data + b"\n")
+            elif self._syslog is not None:
+                prefix = f"<{_FACILITY_DAEMON | severity}>tigrismount[{os.getpid()}]: ".encode()
+                self._syslog.send(prefix + data[:_MAX_SYSLOG_BYTES])
+
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    except OSError as exc:
+        raise MountError(f"log file {path}: cannot be opened: {exc.strerror}") from exc
+
+
+def _connect_syslog() -> socket.socket | None:
+    syslog = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        syslog.connect(_SYSLOG_PATH)
+    except OSError:
+        syslog.close()
+        return None
+    syslog.setblocking(False)
+    return syslog

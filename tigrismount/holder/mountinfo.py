@@ -1,0 +1,110 @@
+"""Reading the kernel's list of mounts.
+
+``/proc/self/mountinfo`` is the only truthful source: ``os.path.ismount`` and ``stat`` ask the filesystem itself, which
+may be dead or hung. Names in it have blank, tab, newline and backslash written as octal escapes.
+
+Source: proc_pid_mountinfo(5).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FUSE_TYPE = "fuse.tigrismount"
+"""Filesystem type of every mount of ours."""
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class MountEntry:
+    """One mounted filesystem."""
+
+    mount_id: int
+    """The kernel's number of this mount; not used again while it lasts."""
+    device: str
+    """``major:minor``, which also names its entry in ``/sys/class/bdi``."""
+    mountpoint: str
+    """Where, absolute."""
+    type: str
+    """Filesystem type."""
+    source: str
+    """What is mounted, as the filesystem names it."""
+    super_options: tuple[str, ...]
+    """Options of the filesystem, such as ``user_id=0`` and ``allow_other``."""
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a tigrismount made it."""
+        return self.type == FUSE_TYPE
+
+    @property
+    def owner_uid(self) -> int | None:
+        """The user who mounted it, for FUSE filesystems."""
+        for option in self.super_options:
+            name, _, value = option.partition("=")
+            if name == "user_id" and value.isdecimal():
+                return int(value)
+        return None
+
+
+def read_mounts() -> list[MountEntry]:
+    """Return all mounts that this process sees, in the kernel's order: what hides another comes later."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        return parse_mounts(file.read())
+
+
+def parse_mounts(text: bytes) -> list[MountEntry]:
+    """Return the mounts listed in *text*, in the format of ``/proc/self/mountinfo``; other lines are left out."""
+    entries = []
+    for line in text.split(b"\n"):
+        fields, separator, rest = line.partition(b" - ")
+        before, after = fields.split(b" "), rest.split(b" ")
+        if not separator or len(before) < 6 or len(after) < 2 or not before[0].isdigit():
+            continue
+        entries.append(
+            MountEntry(
+                mount_id=int(before[0]),
+                device=_text(before[2]),
+                mountpoint=_text(before[4]),
+                type=_text(after[0]),
+                source=_text(after[1]),
+                super_options=tuple(_text(b" ".join(after[2:])).split(",")),
+            )
+        )
+    return entries
+
+
+def mount_at(mountpoint: str, mounts: Iterable[MountEntry] | None = None) -> MountEntry | None:
+    """Return the mount that is seen at *mountpoint*, None when nothing is mounted right there.
+
+    Args:
+        mountpoint: Absolute, without symbolic links.
+        mounts: Where to look; None reads the kernel's list.
+    """
+    found = None
+    for entry in read_mounts() if mounts is None else mounts:
+        if entry.mountpoint == mountpoint:
+            found = entry
+    return found
+
+
+def canonical_mountpoint(path: str) -> str:
+    """Return *path* absolute and without symbolic links, as the kernel will list it.
+
+    The last component is not looked at where something is mounted on it: a hung filesystem would hang us too.
+    """
+    path = os.path.abspath(path)
+    parent, name = os.path.split(path)
+    unlinked = os.path.join(os.path.realpath(parent), name)
+    return unlinked if mount_at(unlinked) else os.path.realpath(path)
+
+
+def _text(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field))

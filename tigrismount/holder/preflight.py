@@ -1,0 +1,64 @@
+"""Is this directory fit to be mounted on? Asked before anything is started.
+
+An absent, used or full directory is the user's to correct, and is refused with the remedy. One thing is put right
+here: a mount of ours whose daemon is gone. It can serve nobody, so it is detached and mounting goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from tigrismount.errors import MountError
+from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mounting import unmount
+from tigrismount.holder.probe import Health, probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PROBE_TIMEOUT_S = 5.0  # a healthy daemon answers statvfs in milliseconds even under load
+_MOST_STACKED = 16  # dead mounts can lie on each other; more than this is no accident
+
+
+def prepare_mountpoint(path: str, *, nonempty: bool, log: Callable[[str], None]) -> None:
+    """Make sure that *path* can be mounted on; dead mounts of ours are detached from it.
+
+    Args:
+        path: Absolute, without symbolic links.
+        nonempty: Whether the directory may hold something.
+        log: Told about each dead mount that was detached.
+
+    Raises:
+        MountError: It cannot be mounted on; says why and what to do.
+    """
+    for _ in range(_MOST_STACKED):
+        entry = mount_at(path)
+        if entry is None or not entry.is_ours:
+            break
+        health = probe(path, timeout_s=_PROBE_TIMEOUT_S).health
+        if health is not Health.DEAD:
+            state, option = ("and does not answer", "--lazy ") if health is Health.HUNG else ("already", "")
+            raise MountError(
+                f"{path}: {entry.source} is mounted there {state}; 'tigrismount unmount {option}{path}' first"
+            )
+        unmount(path, lazy=True)
+        log(f"{path}: detached the mount of {entry.source}, whose daemon is gone")
+    _check_directory(path, nonempty=nonempty)
+
+
+def _check_directory(path: str, *, nonempty: bool) -> None:
+    try:
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise MountError(f"{path}: is not a directory")
+        with os.scandir(path) as entries:
+            first = next(entries, None)
+    except FileNotFoundError:
+        raise MountError(f"{path}: does not exist; 'mkdir -p {path}' first") from None
+    except OSError as exc:
+        raise MountError(f"{path}: cannot be mounted on: {exc.strerror}") from exc
+    if first is not None and not nonempty:
+        raise MountError(
+            f"{path}: is not empty (there is {first.name!r}); mount elsewhere, or hide what is there with -o nonempty"
+        )
