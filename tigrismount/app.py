@@ -127,7 +127,7 @@ async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlock
             opened.append(await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id))
 
     try:
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(open_cache)
             await client.check_access(config.vfs.bucket, config.vfs.prefix)
     except BaseException:
@@ -156,9 +156,12 @@ class Worker:
             configure_logging(config)
             async with running_engine(config) as engine:
                 await self._serve(engine)
-        except TigrisMountError as exc:
-            exit_code = _EXIT_CONFIG if isinstance(exc, ConfigError) else _EXIT_FAILED
-            self._say("failed", exit_code=exit_code, message=str(exc))
+        except (TigrisMountError, BaseExceptionGroup) as exc:
+            error = _ours(exc)
+            if error is None:
+                raise
+            exit_code = _EXIT_CONFIG if isinstance(error, ConfigError) else _EXIT_FAILED
+            self._say("failed", exit_code=exit_code, message=str(error))
             return exit_code
         self._say("stopped", reason="unmounted")
         return 0
@@ -174,7 +177,7 @@ class Worker:
                 await trio.lowlevel.checkpoint()
                 return engine.status()
 
-            async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            async with trio.open_nursery() as nursery:
                 await nursery.start(ControlServer(path, {"status": status}).run)
                 nursery.start_soon(_stop_on_signal, session)
                 self._channel.send("serving")
@@ -206,6 +209,14 @@ class Worker:
     def _say(self, type_: str, **body: object) -> None:
         with contextlib.suppress(MountError):  # nobody listens any more
             self._channel.send(type_, **body)
+
+
+def _ours(error: BaseException) -> TigrisMountError | None:
+    """Return the error a person can act on out of what a nursery raised; None when something else went wrong too."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, TigrisMountError) else None
+    found = [_ours(inner) for inner in error.exceptions]
+    return None if None in found else found[0]
 
 
 async def _stop_on_signal(session: Session) -> None:

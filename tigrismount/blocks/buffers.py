@@ -44,6 +44,10 @@ class BufferPool:
         """Tell whether :meth:`take` would succeed while leaving *reserve_bytes* untouched."""
         return self.used_bytes + page_ceil(size_bytes) + reserve_bytes <= self.limit_bytes
 
+    def has_free(self, size_bytes: int) -> bool:
+        """Tell whether :meth:`take` would reuse memory instead of asking the kernel for fresh one."""
+        return bool(self._free.get(page_ceil(size_bytes)))
+
     def take(self, size_bytes: int) -> memoryview:
         """Return writable, page-aligned memory of *size_bytes* rounded up to pages; contents are undefined.
 
@@ -68,10 +72,6 @@ class BufferPool:
         self._free_bytes += size
         self._free.setdefault(size, []).append(buffer)
         self._shrink(self.limit_bytes - self.used_bytes)
-
-    def lose(self, buffer: memoryview) -> None:
-        """Forget *buffer* without reusing it: an abandoned thread may still write there."""
-        self.used_bytes -= len(buffer)
 
     def trim(self) -> None:
         """Return everything that is kept for reuse to the kernel."""

@@ -18,3 +18,7 @@ class BlocksConfig:
     """Most GETs in flight."""
     disk_concurrency: int = 4
     """Most blocks read from the disk cache at once."""
+    spent_bytes: int = 128 << 20
+    """Blocks read whole that stay in memory although the disk cache has them: readers of one file follow each other
+    within the kernel's reordering (64 MiB). Above it their buffers are reused, because touching fresh memory costs
+    more CPU than fetching into it."""

@@ -5,8 +5,8 @@ cache) over one or more consecutive blocks. While a part is in flight its *water
 reader's bytes are there long before the block is complete.
 
 Threads: ``Part.next_view`` and ``Part.wrote`` run in the fetching thread; everything else in the trio thread. The two
-meet in three integers (``done``, ``wake_at``, ``abandoned``) that only one side writes; reads and writes of an
-attribute are atomic under the GIL, and the waiter re-checks the watermark after it has said what it waits for, so no
+meet in two integers, ``done``, which the thread writes, and ``wake_at``, which the trio thread writes; access to an
+attribute is atomic under the GIL, and the waiter re-checks the watermark after it has said what it waits for, so no
 wake-up is lost.
 """
 
@@ -88,7 +88,19 @@ class Block:
         stop: One past its last byte in the object.
     """
 
-    __slots__ = ("buffer", "complete", "have", "index", "parts", "pins", "start", "state", "stop", "waiters")
+    __slots__ = (
+        "buffer",
+        "complete",
+        "delivered_bytes",
+        "have",
+        "index",
+        "parts",
+        "pins",
+        "start",
+        "state",
+        "stop",
+        "waiters",
+    )
 
     def __init__(self, state: ObjectState, index: int, start: int, stop: int) -> None:
         self.state = state
@@ -98,6 +110,8 @@ class Block:
         self.buffer: memoryview | None = None
         self.have = Intervals()
         self.complete = False
+        self.delivered_bytes = 0
+        """Bytes of it that went to readers since it came into memory."""
         self.parts: list[Part] = []
         """Parts that will fill some of it, queued or in flight."""
         self.waiters: list[Waiter] = []
@@ -170,7 +184,6 @@ class Part:
     """
 
     __slots__ = (
-        "abandoned",
         "blocks",
         "done",
         "from_disk",
@@ -203,7 +216,6 @@ class Part:
         """Watermark: bytes that have arrived, from ``start``."""
         self.wake_at = NEVER
         """Watermark that somebody waits for."""
-        self.abandoned = False
 
     def __lt__(self, other: Part) -> bool:
         return self.priority < other.priority
@@ -216,7 +228,7 @@ class Part:
     def next_view(self) -> memoryview:
         """Return memory for the next bytes; see ``objects.client.FetchSink``. Fetching thread."""
         position = self.start + self.done
-        if self.abandoned or position >= self.stop:
+        if position >= self.stop:
             return memoryview(b"")
         block = self.blocks[position // self.state.block_bytes - self.blocks[0].index]
         stop = min(self.stop, block.stop, position + QUIET_VIEW_BYTES)

@@ -60,6 +60,9 @@ class BlockStore:
         self._states: dict[ObjectId, ObjectState] = {}
         self._recent: OrderedDict[Block, None] = OrderedDict()
         """Blocks with a buffer, least recently used first."""
+        self._spent: OrderedDict[Block, None] = OrderedDict()
+        """Blocks that were read whole, oldest first."""
+        self._spent_bytes = 0
         self._demand_reserve_bytes = min(max(2 * config.block_bytes, config.memory_limit_bytes // 16), self._half_limit)
         self._counters = BlocksCounters()
         self._closing = False
@@ -107,6 +110,7 @@ class BlockStore:
         if not block.covers(start, stop):
             return None
         self._recent.move_to_end(block)
+        self._delivered(block, stop - start)
         self._counters.hit(stop - start)
         return block.view(start, stop)
 
@@ -117,8 +121,9 @@ class BlockStore:
             if block is None or block.buffer is None or not block.covers(piece_start, piece_stop):
                 return None
             pieces.append((block, piece_start, piece_stop))
-        for block, _, _ in pieces:
+        for block, piece_start, piece_stop in pieces:
             self._recent.move_to_end(block)
+            self._delivered(block, piece_stop - piece_start)
         self._counters.hit(stop - start)
         return b"".join(block.view(a, b) for block, a, b in pieces)
 
@@ -301,17 +306,21 @@ class BlockStore:
                 if not (joined and waiter.error.transient):
                     raise _again(waiter.error) from waiter.error
                 joined = False
-        if block in self._recent:
-            self._recent.move_to_end(block)
+        self._recent.move_to_end(block)
+        self._delivered(block, stop - start)
         return block.view(start, stop)
+
+    def _delivered(self, block: Block, size_bytes: int) -> None:
+        """Note that bytes went to a reader; a block that was read whole is *spent*."""
+        block.delivered_bytes += size_bytes
+        if block.delivered_bytes >= block.length_bytes and block not in self._spent:
+            self._spent[block] = None
+            self._spent_bytes += block.length_bytes
 
     def _notify(self, part: Part) -> None:
         """Called from a fetching thread."""
         assert self._token is not None
-        try:
-            self._token.run_sync_soon(self._progress, part, idempotent=True)
-        except trio.RunFinishedError:
-            part.abandoned = True
+        self._token.run_sync_soon(self._progress, part, idempotent=True)
 
     def _progress(self, part: Part) -> None:
         """Wake the readers whose bytes have arrived, and wait for the next of them."""
@@ -332,6 +341,7 @@ class BlockStore:
 
     def _pump(self) -> None:
         """Start every part that has a slot and memory."""
+        self._queue.limits[False] = min(self._config.concurrency, self._client.get_limit)
         while not self._closing and (
             self._start_queued(from_disk=True) or self._start_queued(from_disk=False) or self._start_planned()
         ):
@@ -403,20 +413,17 @@ class BlockStore:
 
     async def _fly(self, part: Part) -> None:
         error: ObjectError | None = None
-        landed = False
         try:
             if part.from_disk:
                 await self._read_from_disk(part)
             else:
                 await self._fetch(part)
-            landed = True
         except ObjectError as exc:
             error = exc
-            landed = True
+        except trio.Cancelled:
+            self._closing = True  # the mount ends: nothing new starts
+            raise
         finally:
-            # Cancelled (the mount ends): the thread may still write, so its buffers are never used again.
-            part.abandoned = not landed
-            self._closing = self._closing or part.abandoned
             self._queue.land(part)
             self._land(part, error)
 
@@ -451,9 +458,6 @@ class BlockStore:
         for block in part.blocks:
             block.fold(part)
             block.parts.remove(part)
-            if part.abandoned:
-                self._abandon(block)
-                continue
             if not block.complete and block.have.covers(block.start, block.stop):
                 self._complete(block, from_disk=part.from_disk)
             for waiter in block.waiters:
@@ -512,9 +516,19 @@ class BlockStore:
                 if victim is None:
                     return False
                 self._evict(victim)
+            if self._spent_bytes > self._config.spent_bytes and not self._pool.has_free(block.length_bytes):
+                self._recycle()
             block.buffer = self._pool.take(block.length_bytes)
             self._recent[block] = None
         return True
+
+    def _recycle(self) -> None:
+        """Give up the oldest spent block that the disk has, so that its warm buffer is used instead of fresh memory."""
+        for block in self._spent:
+            cached = block.state.cached
+            if block.evictable and cached is not None and cached.has(block.index):
+                self._evict(block)
+                return
 
     def _victim(self, *, demand: bool) -> Block | None:
         """Return the block to evict: the least recently used one that no plan wants; for demand any, if need be."""
@@ -540,13 +554,11 @@ class BlockStore:
             self._pool.give(block.buffer)
         self._detach(block)
 
-    def _abandon(self, block: Block) -> None:
-        if block.buffer is not None:
-            self._recent.pop(block, None)
-            self._pool.lose(block.buffer)
-        self._detach(block)
-
     def _detach(self, block: Block) -> None:
+        if block in self._spent:
+            del self._spent[block]
+            self._spent_bytes -= block.length_bytes
+        block.delivered_bytes = 0
         block.buffer = None
         block.complete = False
         block.have = type(block.have)()

@@ -1,6 +1,6 @@
 """What the layers above need of an object store, as a protocol: the real one, the fake and the retrying one share it.
 
-The contract suite in ``testing.contracts`` is the specification; every implementation passes it.
+The contract suite in ``testing.object_contract`` is the specification; every implementation passes it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class ListPage:
 class FetchSink(Protocol):
     """Where a fetch puts its bytes. Both methods are called from the fetching worker thread.
 
-    The sink owns the memory and decides the granularity: small views where somebody waits for the next bytes, large
-    ones where nobody does.
+    When ``fetch`` returns or raises, cancellation included, the sink is not called again and nobody writes to its
+    memory, so the owner may reuse it at once. The sink owns the memory and decides the granularity: small views where
+    somebody waits for the next bytes, large ones where nobody does.
     """
 
     def next_view(self) -> memoryview:
@@ -77,6 +78,10 @@ class ObjectClient(Protocol):
 
     Every method keeps trying transient failures within its timeout and raises only ``ObjectError`` subclasses.
     """
+
+    @property
+    def get_limit(self) -> int:
+        """GETs the store takes at once now; falls when it asks for fewer, and recovers with successes."""
 
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request.

@@ -69,6 +69,8 @@ class MemoryObjectClient:
 
     def __init__(self, bucket: str = "bucket") -> None:
         self.bucket = bucket
+        self.get_limit = 1 << 20
+        """GETs taken at once, as far as it says; nothing is refused beyond it."""
         self.requests: list[Request] = []
         """Every request made, in order."""
         self.in_flight = 0

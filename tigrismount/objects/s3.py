@@ -89,6 +89,11 @@ class S3Client:
 
     # -- ObjectClient ------------------------------------------------------------------------------------------
 
+    @property
+    def get_limit(self) -> int:
+        """GETs the store takes at once now."""
+        return self._limit.limit
+
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request."""
         query = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}

@@ -1,0 +1,117 @@
+"""The block store over a disk cache: what it has is not fetched, what was fetched goes there."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.types import Extent, Priority
+
+from .conftest import KIB, pattern
+
+BLOCK = 64 * KIB
+
+
+def _disk() -> MemoryBlockCache:
+    return MemoryBlockCache(block_bytes=BLOCK)
+
+
+async def test_complete_blocks_go_to_disk_once(client, open_store) -> None:
+    data, disk = pattern(3 * BLOCK + 7), _disk()
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        await store.read(obj, 0, len(data))
+        await store.read(obj, 0, len(data))
+        await wait_all_tasks_blocked()
+    assert sorted(disk.writes) == [(obj, i) for i in range(4)]
+    assert b"".join(disk.block(obj, i) or b"" for i in range(4)) == data
+
+
+async def test_a_restart_fetches_nothing_again(client, open_store) -> None:
+    data, disk = pattern(3 * BLOCK + 7), _disk()
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        await store.read(obj, 0, len(data))
+        await wait_all_tasks_blocked()
+    client.requests.clear()
+    async with open_store(cache=disk) as store:
+        store.plan(obj, [Extent(0, len(data))], Priority.READAHEAD)
+        assert bytes(await store.read(obj, 0, len(data))) == data
+        assert store.statistics().bytes_from_disk == len(data)
+    assert client.requests == []
+
+
+async def test_a_corrupt_block_is_fetched_again_and_never_served(client, open_store) -> None:
+    data, disk = pattern(2 * BLOCK), _disk()
+    obj = client.put("a", data)
+    for index in (0, 1):
+        disk.put(obj, index, data[index * BLOCK : (index + 1) * BLOCK])
+    disk.corrupt(obj, 0)
+    disk.break_reads(obj, 1)
+    async with open_store(cache=disk) as store:
+        assert bytes(await store.read(obj, 0, len(data))) == data
+        await wait_all_tasks_blocked()
+    assert sorted(client.requests) == [("GET", "a", 0, BLOCK), ("GET", "a", BLOCK, 2 * BLOCK)]
+    assert disk.block(obj, 0) == data[:BLOCK]
+
+
+async def test_a_full_disk_costs_nothing_but_the_cache(client, open_store) -> None:
+    data, disk = pattern(4 * BLOCK), _disk()
+    disk.refuse_writes = True
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        assert bytes(await store.read(obj, 0, len(data))) == data
+        await wait_all_tasks_blocked()
+        assert store.statistics().flights == 0
+
+
+async def test_reads_do_not_wait_for_the_disk_to_take_a_block(client, open_store) -> None:
+    data, disk = pattern(16 * BLOCK), _disk()
+    disk.write_gate = trio.Event()
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        with trio.fail_after(5):
+            assert bytes(await store.read(obj, 0, len(data))) == data
+
+
+async def test_a_version_cached_with_another_block_size_is_read_in_that_size(client, open_store) -> None:
+    data, disk = pattern(6 * BLOCK), MemoryBlockCache(block_bytes=2 * BLOCK)
+    obj = client.put("a", data)
+    disk.put(obj, 1, data[2 * BLOCK : 4 * BLOCK])
+    async with open_store(cache=disk) as store:
+        store.plan(obj, [Extent(0, len(data))], Priority.READAHEAD)
+        assert bytes(await store.read(obj, 0, len(data))) == data
+    fetched = [(start, stop) for _, _, start, stop in client.requests]
+    assert all(stop <= 2 * BLOCK or start >= 4 * BLOCK for start, stop in fetched), fetched
+
+
+async def test_an_open_version_is_pinned_and_a_closed_one_is_not(client, open_store) -> None:
+    data = pattern(4 * BLOCK)
+    disk = MemoryBlockCache(block_bytes=BLOCK, capacity_bytes=4 * BLOCK)
+    first, second = client.put("a", data), client.put("b", data)
+    async with open_store(cache=disk) as store:
+        store.retain(first)
+        await store.read(first, 0, len(data))
+        await wait_all_tasks_blocked()
+        await store.read(second, 0, len(data))
+        await wait_all_tasks_blocked()
+        assert [disk.block(first, i) is not None for i in range(4)] == [True] * 4, "open: stays"
+        assert disk.block(second, 0) is None
+        store.release(first)
+        await store.read(second, 0, 10)
+        third = client.put("c", data)
+        await store.read(third, 0, len(data))
+        await wait_all_tasks_blocked()
+        assert disk.block(third, 0) == data[:BLOCK], "closed: made room"
+
+
+async def test_spent_blocks_give_their_memory_to_the_next_ones(client, open_store) -> None:
+    data, disk = pattern(64 * BLOCK), _disk()
+    obj = client.put("a", data)
+    async with open_store(cache=disk, spent_bytes=2 * BLOCK) as store:
+        for start in range(0, len(data), BLOCK):
+            assert bytes(await store.read(obj, start, start + BLOCK)) == data[start : start + BLOCK]
+            await wait_all_tasks_blocked()
+        assert store.statistics().memory_used_bytes <= 5 * BLOCK, "far below the limit, which all of it would fit"
+    assert client.statistics().bytes_fetched == len(data)
