@@ -14,6 +14,7 @@ import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any, Self
 
+from tigrismount.demo.command import CommandError
 from tigrismount.demo.recorder import RequestRecord
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class EmbeddedS3:
         """Start the server and wait until it listens.
 
         Raises:
-            RuntimeError: It did not come up; its own words are on stderr.
+            CommandError: It did not come up; its own words are on stderr.
         """
         read_fd, write_fd = os.pipe()
         command = [sys.executable, "-m", "tigrismount.demo.s3server", "--until-eof", "--ready-fd", str(write_fd)]
@@ -89,7 +90,7 @@ class EmbeddedS3:
             line = ready.readline() if select.select([ready], [], [], _START_S)[0] else b""
         if not line:
             self.stop()
-            raise RuntimeError("the embedded S3 server did not start: install tigrismount[demo]")
+            raise CommandError("the embedded S3 server did not start; its own words are above")
         answer = json.loads(line)
         self.endpoint_url, self.access_key = answer["endpoint_url"], answer["access_key"]
         self.secret_key = answer["secret_key"]

@@ -1,0 +1,143 @@
+"""What the demo found, as a table for people and as data for scripts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step of the demo."""
+
+    name: str
+    """What was done."""
+    seconds: float
+    """How long it took."""
+    size_bytes: int | None = None
+    """Bytes moved for the user: stored, downloaded or loaded; None where nothing was."""
+    store_bytes: int | None = None
+    """Object bytes the server sent meanwhile, as the server counted them."""
+    store_requests: int | None = None
+    """GETs the server answered meanwhile."""
+    nvme_bytes: int | None = None
+    """Bytes the daemon read from the disk cache meanwhile."""
+    kernel_bytes: int | None = None
+    """Bytes the kernel asked the daemon for meanwhile; what it did not ask for was in the page cache."""
+
+    @property
+    def rate(self) -> float | None:
+        """MB (10^6 bytes) per second."""
+        return None if self.size_bytes is None else self.size_bytes / 1e6 / max(self.seconds, 1e-9)
+
+    @property
+    def hit_ratio(self) -> float | None:
+        """Share of the loaded bytes that did not have to be fetched from the store."""
+        if self.size_bytes is None or self.store_bytes is None:
+            return None
+        return max(0.0, 1.0 - self.store_bytes / self.size_bytes)
+
+
+@dataclass(slots=True)
+class Report:
+    """The whole demo."""
+
+    model: dict[str, int] = field(default_factory=dict)
+    """``bytes``, ``tensors`` and ``shards`` of the model."""
+    steps: list[Step] = field(default_factory=list)
+    """In the order they ran."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers must know."""
+    problems: list[str] = field(default_factory=list)
+    """What went wrong; the demo passes when there is none."""
+    tensors_compared: int = 0
+    """Tensors compared with what was generated, over all loads."""
+
+    def step(self, name: str) -> Step:
+        """Return the step called *name*."""
+        return next(step for step in self.steps if step.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return {
+            "ok": not self.problems,
+            "problems": self.problems,
+            "model": self.model,
+            "tensors_compared": self.tensors_compared,
+            "steps": [
+                {**asdict(step), "mb_per_s": _rounded(step.rate), "hit_ratio": _rounded(step.hit_ratio, 4)}
+                for step in self.steps
+            ],
+            "cold_over_download": _rounded(self.cold_over_download, 3),
+            "notes": self.notes,
+        }
+
+    @property
+    def cold_over_download(self) -> float | None:
+        """Rate of the cold load divided by the rate of the plain download; None before both ran."""
+        rates = {step.name: step.rate for step in self.steps}
+        cold, plain = rates.get(COLD), rates.get(DOWNLOAD)
+        return None if cold is None or plain is None else cold / plain
+
+    def print_table(self, console: Console) -> None:
+        """Print the steps as a table, then what it proves."""
+        from rich.table import Table
+
+        table = Table(title=f"tigrismount demo: {self.model['tensors']} tensors, {size(self.model['bytes'])}")
+        table.add_column("step")
+        for title in ("time", "MB/s", "from the store", "from NVMe", "kernel asked for", "hit ratio"):
+            table.add_column(title, justify="right")
+        for step in self.steps:
+            table.add_row(*_cells(step))
+        console.print(table)
+        for note in self.notes:
+            console.print(f"· {note}", highlight=False)
+        if not self.problems:
+            console.print(f"All {self.tensors_compared} comparisons of tensors equal.", highlight=False)
+
+
+UPLOAD = "generate and upload"
+DOWNLOAD = "plain download (boto3)"
+MOUNT = "mount"
+COLD = "load, cold"
+WARM_PAGES = "load, from page cache"
+DROP = "drop page cache"
+WARM_NVME = "load, page cache dropped"
+REMOUNT = "unmount and mount again"
+AFTER_REMOUNT = "load, after remount"
+UNMOUNT = "unmount"
+
+
+def size(size_bytes: int) -> str:
+    """Return *size_bytes* for people: ``1.00 GiB``, ``12.5 MiB``, ``0``."""
+    if size_bytes == 0:
+        return "0"
+    value = float(size_bytes)
+    units = ["B", "KiB", "MiB", "GiB", "TiB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1024
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"
+
+
+def _cells(step: Step) -> list[str]:
+    def of_bytes(size_bytes: int | None) -> str:
+        return "" if size_bytes is None else size(size_bytes)
+
+    rate, ratio = step.rate, step.hit_ratio
+    return [
+        step.name,
+        f"{step.seconds:.2f} s",
+        "" if rate is None else f"{rate:,.0f}",
+        of_bytes(step.store_bytes),
+        of_bytes(step.nvme_bytes),
+        of_bytes(step.kernel_bytes),
+        "" if ratio is None else f"{ratio:.0%}",
+    ]
+
+
+def _rounded(value: float | None, digits: int = 1) -> float | None:
+    return None if value is None else round(value, digits)
