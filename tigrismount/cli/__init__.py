@@ -1,1 +1,1 @@
-"""The command line: parse, call, report, exit code."""
+"""The command line: one module per command, loaded when it is called."""

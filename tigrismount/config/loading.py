@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tigrismount.config.host import read_disk_space, read_host_facts
 from tigrismount.config.merge import merge
-from tigrismount.config.resolve import resolve, validate
+from tigrismount.config.resolve import resolve, resolve_cache_directory, validate
 from tigrismount.config.source import Source, parse_source, source_from_environment
 from tigrismount.errors import ConfigError
 
@@ -82,6 +82,30 @@ def load(
         environment=environment,
     )
     return Loaded(config, tuple(merged.warnings))
+
+
+def cache_directory(flag: str | None, environment: Mapping[str, str]) -> str | None:
+    """Return the cache directory that a mount with these settings would use, None where the cache is off.
+
+    Args:
+        flag: As written on the command line, None when it was not.
+        environment: The process's environment.
+
+    Raises:
+        ConfigError: What was written is no directory.
+    """
+    file_name = environment.get(CONFIG_VARIABLE, "")
+    merged = merge(
+        flags={"cache_dir": flag},
+        mount_options=(),
+        environment=environment,
+        file=_read_toml(file_name) if file_name else {},
+        file_name=file_name,
+    )
+    values, faults = validate({key: value for key, value in merged.settings.items() if key == "cache_dir"})
+    if faults:
+        raise ConfigError("; ".join(faults))
+    return resolve_cache_directory(values, read_host_facts(environment))
 
 
 def _source(text: str | None, environment: Mapping[str, str]) -> tuple[Source, str]:

@@ -96,6 +96,17 @@ def resolve(
     )
 
 
+def resolve_cache_directory(values: Mapping[str, Any], host: HostFacts) -> str | None:
+    """Return the directory of the disk cache, None where it is off.
+
+    Args:
+        values: What ``validate`` returned, without faults.
+        host: The process and its machine.
+    """
+    default = _SYSTEM_CACHE_DIRECTORY if host.uid == 0 else posixpath.join(host.cache_home, "tigrismount")
+    return _absolute(values.get("cache_dir", default), host)
+
+
 def _place(setting: Setting) -> str:
     """Return where a value was written and what it is, unless it may hold a password."""
     shown = "…" if "@" in str(setting.value) else repr(setting.value)
@@ -168,8 +179,7 @@ def _reader(values: Mapping[str, Any], blocks: BlocksConfig) -> ReaderConfig:
 def _disk_cache(
     values: Mapping[str, Any], host: HostFacts, disk_space: Callable[[str], DiskSpace], blocks: BlocksConfig
 ) -> DiskCacheConfig | None:
-    default = _SYSTEM_CACHE_DIRECTORY if host.uid == 0 else posixpath.join(host.cache_home, "tigrismount")
-    directory = _absolute(values.get("cache_dir", default), host)
+    directory = resolve_cache_directory(values, host)
     if directory is None:
         return None
     floor = values.get("cache_free", _DEFAULT_FREE_FLOOR)

@@ -41,7 +41,7 @@ class DaemonLog:
         self._path = path
         self._level = _LEVELS[level]
         self._json_lines = json_lines
-        self._survives_hangup = path is not None or not foreground
+        self._is_standard_error = path is None and foreground
         self._fd = -1
         self._syslog: socket.socket | None = None
         if path is not None:
@@ -58,9 +58,9 @@ class DaemonLog:
         return ["there is no system log here, so messages are lost: pass --log-file"] if lost else []
 
     @property
-    def survives_hangup(self) -> bool:
-        """Whether a hang-up means "open the log again"; on a terminal it means that the terminal is gone."""
-        return self._survives_hangup
+    def is_standard_error(self) -> bool:
+        """Whether a person reads along: they need no line twice, and their terminal's end is the mount's."""
+        return self._is_standard_error
 
     def info(self, message: str) -> None:
         """Write what an operator wants to see."""

@@ -101,7 +101,8 @@ class Supervisor:
                 return self._supervise()
             except (MountError, StartError) as exc:
                 self._undo()
-                self._log.error(f"{self._spec.mountpoint}: not mounted: {exc}")
+                if not self._log.is_standard_error:
+                    self._log.error(f"{self._spec.mountpoint}: not mounted: {exc}")
                 exit_code = exc.exit_code if isinstance(exc, StartError) else _FAILED
                 self._report(Outcome(ok=False, exit_code=exit_code, message=str(exc)))
                 return exit_code
@@ -237,7 +238,7 @@ class Supervisor:
         while not self._worker_is_over():
             self._events.turn(None)
             number = self._events.take_signal()
-            if number == signal.SIGHUP and self._log.survives_hangup:
+            if number == signal.SIGHUP and not self._log.is_standard_error:
                 self._log.reopen()
             elif number is not None:
                 return self._shut_down(signal.Signals(number).name)

@@ -1,0 +1,44 @@
+"""How a command says that it failed: one line on standard error, and an exit status that scripts can rely on.
+
+0 done · 1 failed · 2 bad usage or configuration · 3 not mounted or not found.
+"""
+
+from __future__ import annotations
+
+import click
+
+FAILED = 1
+"""It was tried and did not work."""
+BAD_USAGE = 2
+"""The command line, the environment or a file is wrong."""
+NOT_FOUND = 3
+"""There is no such mount or cache."""
+INTERRUPTED = 130
+"""Ctrl-C, as shells number it."""
+
+
+class CommandFailure(Exception):  # noqa: N818 -- not a fault of a program: the normal end of a command that failed
+    """A command ends with a message and an exit status.
+
+    Args:
+        message: What, where, and what to do next; one line.
+        exit_code: Exit status.
+    """
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def print_error(message: str) -> None:
+    """Write the one line that says why a command failed."""
+    click.echo(f"tigrismount: error: {_one_line(message)}", err=True)
+
+
+def print_warning(message: str) -> None:
+    """Write a line about what works less well than it could."""
+    click.echo(f"tigrismount: warning: {_one_line(message)}", err=True)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -1,0 +1,143 @@
+"""The ``tigrismount`` executable: finds the command, runs it, and turns whatever ends it into an exit status.
+
+Commands are modules that are imported only when they are called, so that ``--help`` and mistakes in typing are
+answered in the time that Python needs to start, and work where the engine's libraries do not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from tigrismount.cli.failure import BAD_USAGE, FAILED, INTERRUPTED, CommandFailure, print_error
+from tigrismount.config.merge import suggest
+from tigrismount.errors import ConfigError, TigrisMountError
+
+_COMMANDS = {
+    "mount": "Mount a bucket and return once it serves.",
+    "unmount": "Unmount a mountpoint.",
+    "status": "Show what is mounted, and how it does.",
+    "cache": "Look into a disk cache.",
+    "demo": "Run the main job on this machine, with no cloud account.",
+}
+"""Names and what ``--help`` says of them; each is the command of that name in the module of that name."""
+
+_ALIASES = {"umount": "unmount"}
+
+
+class _LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names without importing anything."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        name = _ALIASES.get(cmd_name, cmd_name)
+        if name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"tigrismount.cli.{name}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or say which one may have been meant."""
+        if not args[0].startswith("-") and args[0] not in (*_COMMANDS, *_ALIASES):
+            raise click.UsageError(f"no such command {args[0]!r}{suggest(args[0], (*_COMMANDS, *_ALIASES))}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from tigrismount.cli.version import version_lines
+
+        click.echo("\n".join(version_lines()))
+        ctx.exit()
+
+
+@click.group(
+    cls=_LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: tigrismount mount s3://my-bucket/models /models",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show versions and exit.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails; also after the command's name.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Mount Tigris and S3 buckets read-only and load model weights fast."""
+    ctx.obj = {"debug": debug}
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(BAD_USAGE)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit status; whatever goes wrong is one line on standard error.
+
+    Args:
+        arguments: Without the program's name.
+    """
+    try:
+        return _run(arguments)
+    except Exception as exc:  # noqa: BLE001 -- the last place that can make a line of it
+        return _explain(exc, debug="--debug" in arguments)
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return INTERRUPTED
+
+
+def run() -> None:
+    """Run the process's own command line and exit: the entry point of the executable."""
+    sys.exit(main(sys.argv[1:]))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    result: Any = cli.main(args=list(arguments), prog_name="tigrismount", standalone_mode=False)
+    sys.stdout.flush()  # so that a closed pipe is noticed here and not at exit
+    return result if isinstance(result, int) else 0
+
+
+def _explain(exc: Exception, *, debug: bool) -> int:
+    if isinstance(exc, BrokenPipeError):
+        # Who read our output has enough; Python would complain once more when it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    if debug:
+        traceback.print_exception(exc)
+    if isinstance(exc, click.Abort):
+        print_error("interrupted")
+        return INTERRUPTED
+    if isinstance(exc, click.ClickException):
+        path = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "tigrismount"
+        print_error(f"{exc.format_message().rstrip('.')}; see '{path} --help'")
+        return BAD_USAGE
+    if isinstance(exc, CommandFailure):
+        print_error(str(exc))
+        return exc.exit_code
+    if isinstance(exc, TigrisMountError):
+        print_error(str(exc))
+        return BAD_USAGE if isinstance(exc, ConfigError) else FAILED
+    print_error(f"internal error: {type(exc).__name__}: {exc}; please report it with what --debug shows")
+    return FAILED

@@ -1,0 +1,114 @@
+"""``tigrismount mount``: merge the configuration, start a supervisor, and say how it went."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from tigrismount.cli.failure import print_error, print_warning
+from tigrismount.config.loading import load
+from tigrismount.config.model import MountConfig
+from tigrismount.config.options import OPTIONS, Option
+from tigrismount.errors import ConfigError
+from tigrismount.holder.launch import run_in_foreground, start_in_background
+from tigrismount.holder.mountinfo import canonical_mountpoint
+from tigrismount.holder.request import MountRequest, Outcome
+
+
+def _flag(option: Option) -> Callable[[Any], Any]:
+    """Return the click option for a row of the table; values are checked later, all at once."""
+    text = f"{option.help.rstrip('.')}. [{option.default}]"
+    if not option.is_switch:
+        return click.option(f"--{option.name}", metavar=option.metavar, help=text)
+    names = f"--{option.name}" if option.name.startswith("no-") else f"--{option.name}/--no-{option.name}"
+    return click.option(names, is_flag=True, default=None, help=text)
+
+
+def _all_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(OPTIONS):
+        command = _flag(option)(command)
+    return command
+
+
+@click.command(
+    epilog="Example: tigrismount mount s3://my-bucket/models /models --cache-dir /nvme/cache --cache-size 500G",
+)
+@click.argument("places", nargs=-1, metavar="[SOURCE] MOUNTPOINT")
+@click.option("-o", "mount_options", multiple=True, metavar="OPT[,OPT...]", help="Options as in fstab, name=value.")
+@click.option("--config", "config_file", metavar="FILE", help="TOML file with the options below as keys.")
+@click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until it is unmounted.")
+@click.option("--debug", is_flag=True, help="Log everything, and show a traceback when something fails.")
+@_all_flags
+@click.pass_obj
+def mount(
+    obj: dict[str, bool],
+    /,
+    places: tuple[str, ...],
+    mount_options: tuple[str, ...],
+    config_file: str | None,
+    foreground: bool,
+    debug: bool,
+    **flags: object,
+) -> int:
+    """Mount SOURCE on the directory MOUNTPOINT, read-only.
+
+    SOURCE is s3://bucket[/prefix], t3://bucket[/prefix], bucket[/prefix] or bucket:prefix; without one, the environment
+    names it (BUCKET_NAME, TIGRIS_STORAGE_BUCKET, MODEL_BUCKET_NAME).
+
+    Returns once the mount has answered a first listing; when it cannot, says why and leaves nothing mounted. Every
+    option can also be set as TIGRISMOUNT_<NAME> in the environment and in a TOML file.
+    """
+    source, mountpoint = _places(places)
+    loaded = load(
+        source=source,
+        mountpoint=canonical_mountpoint(mountpoint),
+        flags=flags,
+        mount_options=mount_options,
+        config_file=config_file,
+        debug=debug or obj["debug"],
+        environment=os.environ,
+    )
+    config = loaded.config
+    _check_files(config)
+    for warning in loaded.warnings:
+        print_warning(warning)
+    request = MountRequest(config=config.to_json())
+    if foreground:
+        return run_in_foreground(request, lambda outcome: _tell(config, outcome))
+    outcome = start_in_background(request)
+    _tell(config, outcome)
+    return outcome.exit_code
+
+
+def _places(places: tuple[str, ...]) -> tuple[str | None, str]:
+    """Return source and mountpoint; with one argument it is the mountpoint."""
+    if len(places) == 2:
+        return places[0], places[1]
+    if len(places) > 2:
+        raise click.UsageError(f"too many arguments ({' '.join(places)})", click.get_current_context())
+    if not places or "://" in places[0]:
+        raise click.UsageError("the MOUNTPOINT is missing", click.get_current_context())
+    return None, places[0]
+
+
+def _check_files(config: MountConfig) -> None:
+    """Look at files that the worker needs, while the name under which they were given is at hand.
+
+    Raises:
+        ConfigError: One cannot be read.
+    """
+    bundle = config.s3.ca_bundle
+    if bundle is not None and not os.access(bundle, os.R_OK):
+        raise ConfigError(f"{config.origins.get('ca_bundle', 'ca-bundle')}: {bundle}: cannot be read")
+
+
+def _tell(config: MountConfig, outcome: Outcome) -> None:
+    if not outcome.ok:
+        print_error(outcome.message)
+        return
+    for warning in outcome.warnings:
+        print_warning(warning)
+    click.echo(f"{config.source} is mounted on {config.mountpoint} (pid {outcome.pid})")

@@ -1,0 +1,161 @@
+"""``tigrismount status``: every mount that can be found, asked through its control socket or judged from outside.
+
+Two lists are joined: the control sockets of this user, whose workers tell about themselves, and the kernel's mounts,
+which also hold those whose daemon is gone or does not answer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.cli.table import print_table
+from tigrismount.config.units import format_size
+from tigrismount.control.client import StaleSocketError, drop_stale, request, sockets
+from tigrismount.control.paths import runtime_directory
+from tigrismount.errors import MountError
+from tigrismount.holder.mountinfo import MountEntry, canonical_mountpoint, read_mounts
+from tigrismount.holder.probe import Health, probe
+
+_ANSWER_TIMEOUT_S = 3.0  # a healthy daemon answers in milliseconds; a person waits
+
+
+@click.command(epilog="Example: tigrismount status /models --json")
+@click.argument("mountpoint", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
+def status(mountpoint: str | None, as_json: bool) -> int:
+    """Show what is mounted: all mounts, or one in detail."""
+    mounts = collect_mounts()
+    if mountpoint is not None:
+        path = canonical_mountpoint(mountpoint)
+        mounts = [mount for mount in mounts if mount["mountpoint"] == path]
+        if not mounts:
+            raise CommandFailure(f"{path}: is not mounted; 'tigrismount status' lists the mounts", NOT_FOUND)
+    if as_json:
+        click.echo(json.dumps({"mounts": mounts}, indent=2))
+    elif mountpoint is not None:
+        _print_details(mounts[0])
+    elif mounts:
+        _print_overview(mounts)
+    else:
+        click.echo("nothing is mounted")
+    return 0
+
+
+def collect_mounts() -> list[dict[str, Any]]:
+    """Return what ``status --json`` shows of each mount, by mountpoint.
+
+    Each has a ``state``: ``ok``, ``degraded``, ``detached`` (unmounted lazily, still in use), ``dead``,
+    ``not answering``, or ``unknown`` (it serves, but has no control socket that we may ask).
+    """
+    entries = {entry.mountpoint: entry for entry in read_mounts() if entry.is_ours}
+    mounts = {mount["mountpoint"]: mount for mount in _ask_all(entries.keys())}
+    for mountpoint, entry in entries.items():
+        if mountpoint not in mounts:
+            mounts[mountpoint] = _judge(entry)
+    return [mounts[mountpoint] for mountpoint in sorted(mounts)]
+
+
+def _ask_all(mounted: Iterable[str]) -> list[dict[str, Any]]:
+    """Ask every control socket of this user; sockets that nobody listens on are removed."""
+    mounts = []
+    for path in sockets(runtime_directory(os.environ, uid=os.geteuid())):
+        try:
+            mount = request(path, "status", timeout_s=_ANSWER_TIMEOUT_S)
+        except StaleSocketError:
+            drop_stale(path)
+        except MountError:
+            continue  # the kernel's list has it, if it is mounted
+        else:
+            if isinstance(mount.get("mountpoint"), str):
+                there = mount["mountpoint"] in mounted
+                mounts.append({**mount, "state": _state(mount) if there else "detached"})
+    return mounts
+
+
+def _state(mount: dict[str, Any]) -> str:
+    return "degraded" if mount.get("degraded") else "ok"
+
+
+def _judge(entry: MountEntry) -> dict[str, Any]:
+    """Return what can be said of a mount whose worker tells nothing."""
+    finding = probe(entry.mountpoint, timeout_s=_ANSWER_TIMEOUT_S)
+    state = {Health.DEAD: "dead", Health.HUNG: "not answering"}.get(finding.health, "unknown")
+    reasons = {
+        "dead": "its daemon is gone: mount it again, or unmount it",
+        "not answering": "its daemon does not answer",
+        "unknown": f"it belongs to user {entry.owner_uid}, or its control socket is gone",
+    }
+    return {
+        "mountpoint": entry.mountpoint,
+        "source": entry.source,
+        "state": state,
+        "pid": None,
+        "supervisor_pid": None,
+        "cache_dir": None,
+        "cache_dirs": [],
+        "snapshot": None,
+        "degraded": [reasons[state]],
+        "bytes": {},
+        "loads": [],
+    }
+
+
+def _print_overview(mounts: list[dict[str, Any]]) -> None:
+    headers = ("MOUNTPOINT", "SOURCE", "STATE", "CACHE", "FROM STORE", "FROM NVME", "PID")
+    print_table(headers, [_overview_row(mount) for mount in mounts])
+    for mount in mounts:
+        for reason in mount.get("degraded", ()):
+            click.echo(f"{mount['mountpoint']}: {reason}")
+
+
+def _overview_row(mount: dict[str, Any]) -> list[str]:
+    moved = mount.get("bytes", {})
+    return [
+        mount["mountpoint"],
+        str(mount.get("source", "")),
+        mount["state"],
+        _cache_fill(mount.get("cache", {})),
+        _size(moved.get("remote")),
+        _size(moved.get("nvme")),
+        str(mount.get("pid") or "-"),
+    ]
+
+
+def _print_details(mount: dict[str, Any]) -> None:
+    headers = ("WHAT", "VALUE")
+    rows = [[name, str(mount[name])] for name in ("mountpoint", "source", "state", "version") if mount.get(name)]
+    rows += [["daemon", f"pid {mount.get('pid') or '-'}, supervisor {mount.get('supervisor_pid') or '-'}"]]
+    rows += [["degraded", reason] for reason in mount.get("degraded", ())]
+    rows += (
+        [["cache", f"{_cache_fill(mount.get('cache', {}))} in {mount['cache_dir']}"]] if mount.get("cache_dir") else []
+    )
+    rows += [[f"bytes from {name}", _size(count)] for name, count in mount.get("bytes", {}).items()]
+    rows += [[f"requests: {name}", str(count)] for name, count in mount.get("requests", {}).items()]
+    print_table(headers, rows)
+    config = mount.get("config", {})
+    if config:
+        click.echo()
+        rows = [[name.replace("_", "-"), _value(item), str(item.get("from", ""))] for name, item in config.items()]
+        print_table(("OPTION", "VALUE", "FROM"), rows)
+
+
+def _cache_fill(cache: dict[str, Any]) -> str:
+    if not cache.get("capacity_bytes"):
+        return "-"
+    return f"{format_size(cache.get('bytes_cached', 0))} of {format_size(cache['capacity_bytes'])}"
+
+
+def _size(count: object) -> str:
+    return format_size(count) if isinstance(count, int) else "-"
+
+
+def _value(item: dict[str, Any]) -> str:
+    value = item.get("value")
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

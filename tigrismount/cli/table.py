@@ -1,0 +1,44 @@
+"""Tables for people: drawn by rich on a terminal, aligned columns elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+    """Write *rows* under *headers*.
+
+    Args:
+        headers: One per column.
+        rows: Text per cell; control characters are made visible, since names come from buckets.
+        title: Stands above, when there is one.
+    """
+    safe = [[_visible(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(headers, safe, title)
+        return
+    if title:
+        click.echo(title)
+    widths = [max(len(row[column]) for row in [list(headers), *safe]) for column in range(len(headers))]
+    for row in [list(headers), *safe]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    from rich.console import Console  # costs as much as the rest of the command; not needed in scripts
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a key are no markup
+    Console().print(table)
+
+
+def _visible(text: str) -> str:
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
