@@ -27,3 +27,11 @@ class VfsConfig:
     """Permission bits of files."""
     dir_mode: int = 0o555
     """Permission bits of directories."""
+    dir_mtime_s: float = 0.0
+    """Modification time of directories, which the store does not know; the same for all processes of a mount."""
+    node_limit: int = 65_536
+    """Most nodes kept that the kernel does not refer to."""
+    dentry_limit: int = 65_536
+    """Most looked-up names remembered, and as many missing ones."""
+    listed_limit: int = 250_000
+    """Most names of listings kept, about 400 bytes each; open directories are kept whatever they hold."""

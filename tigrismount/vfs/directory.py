@@ -1,0 +1,105 @@
+"""Names and directories: answers from what is known and fresh, and asks the store for the rest.
+
+The knowledge lies in ``core.dentries`` and ``core.listing``; this module does the requests between two decisions of
+theirs. Whoever asks for the same name, or the same page, at the same time shares one request. A page is fetched when a
+reader of the directory comes to it, not before: the first names appear while the last ones are still in the store.
+
+All state changes in the trio thread, between two awaits.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from tigrismount.core.dentries import Dentries, Known
+from tigrismount.core.listing import ListingShelf
+from tigrismount.core.names import check_key, check_name
+from tigrismount.vfs.resolve import resolve
+from tigrismount.vfs.singleflight import SingleFlight
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.core.listing import Listing
+    from tigrismount.core.names import DirectoryKey
+    from tigrismount.objects.client import ObjectClient
+    from tigrismount.vfs.options import VfsConfig
+
+
+class Directories:
+    """What is in each directory.
+
+    Args:
+        client: The store.
+        config: How long names are trusted, and how many.
+        clock: Seconds; does not go backwards.
+    """
+
+    def __init__(self, client: ObjectClient, config: VfsConfig, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._clock = clock
+        self.shelf = ListingShelf(ttl_s=config.metadata_ttl_s, name_limit=config.listed_limit)
+        """Listings, known as far as they were read."""
+        self.dentries = Dentries(
+            ttl_s=config.metadata_ttl_s,
+            negative_ttl_s=config.negative_ttl_s,
+            limit=config.dentry_limit,
+            negative_limit=config.dentry_limit,
+        )
+        """Names looked up singly."""
+        self.lookups = 0
+        """Look-ups answered or refused."""
+        self.lookups_asked = 0
+        """Look-ups for which the store was asked."""
+        self.listings = 0
+        """Listings begun."""
+        self._asking: SingleFlight[Known] = SingleFlight()
+        self._listing: SingleFlight[None] = SingleFlight()
+
+    async def find(self, where: DirectoryKey, name: bytes) -> Known:
+        """Return what *name* stands for, or that there is no such name, and for how long that may be trusted.
+
+        Raises:
+            InvalidNameError: No key can have this name.
+            NameTooLongError: The name or its key is too long.
+            ObjectError: The store could not say.
+        """
+        self.lookups += 1
+        check_name(name)
+        known = self.dentries.find(where, name, self.shelf.newest(where), self._clock())
+        if known is not None:
+            return known
+        check_key(where.key_of(name))
+        return await self._asking.run((where, name), partial(self._ask, where, name))
+
+    async def read(self, where: DirectoryKey, cursor: int) -> tuple[Listing, int]:
+        """Return the listing that *cursor* lies in and the ordinal there, once that name is known or there is none.
+
+        Args:
+            where: The directory.
+            cursor: 0 for the start, else made by :meth:`Listing.cursor`.
+
+        Raises:
+            ObjectError: The store could not say; asking again goes on at the same place.
+        """
+        listing, ordinal = self.shelf.resume(where, cursor, self._clock())
+        while ordinal >= len(listing.dentries) and not listing.complete:
+            await self._listing.run(listing, partial(self._fetch_page, listing))
+        return listing, ordinal
+
+    async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
+        self.lookups_asked += 1
+        asked_s = self._clock()
+        dentry = await resolve(self._client, where, name, asked_s)
+        if dentry is None:
+            return self.dentries.add_missing(where, name, asked_s, self._clock())
+        return self.dentries.add(where, dentry, self._clock())
+
+    async def _fetch_page(self, listing: Listing) -> None:
+        if listing.next_token is None:
+            self.listings += 1
+        asked_s = self._clock()
+        bucket, prefix = listing.where
+        page = await self._client.list_page(bucket, prefix, token=listing.next_token)
+        self.shelf.feed(listing, page.objects, page.prefixes, page.next_token, asked_s)

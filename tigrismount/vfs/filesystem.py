@@ -1,0 +1,305 @@
+"""The filesystem without FUSE: what each request means, in our own types.
+
+The FUSE adapter translates requests to these methods and their answers back; tests drive the same methods without a
+mount. Names and listings come from ``vfs.directory``, bytes from the readers given in, node ids from
+``core.inodes``.
+
+A file handle is the node id: several opens of one version share one reader, and a worker that took over a mount can
+answer a read of a file that it never saw opened. Counts of opens and look-ups are hints for the same reason, so
+``release`` and ``forget`` accept everything.
+
+Nodes never change, so ``getattr`` and ``open`` make no request, and their answers may be kept for ever. Only *names*
+change: what is known of them has a TTL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from tigrismount.core.inodes import InodeTable
+from tigrismount.core.names import DirectoryKey
+from tigrismount.errors import IsDirectoryError, NotDirectoryError, ObjectArchivedError, ObjectProtocolError, PathError
+from tigrismount.vfs.directory import Directories
+from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tigrismount.blocks.base import Buffer
+    from tigrismount.core.inodes import Node
+    from tigrismount.core.listing import Dentry
+    from tigrismount.core.types import ObjectId
+    from tigrismount.objects.client import ObjectClient
+    from tigrismount.vfs.entries import Attributes
+    from tigrismount.vfs.options import VfsConfig
+
+R = TypeVar("R", bound="FileReader")
+
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes that answer a GET with InvalidObjectState until somebody restores the object."""
+
+
+class FileReader(Protocol):
+    """Reads one object version; shared by everybody who has it open."""
+
+    def try_read(self, start: int, stop: int) -> Buffer | None:
+        """Return exactly ``[start, stop)`` when it is in memory now, else None. Never waits."""
+
+    async def read(self, start: int, stop: int) -> Buffer:
+        """Return exactly ``[start, stop)``.
+
+        Raises:
+            ObjectError: The store could not give the bytes of this version.
+        """
+
+
+class Readers(Protocol[R]):
+    """Makes readers."""
+
+    def open(self, obj: ObjectId, key: str) -> R:
+        """Return a reader of *obj*, whose *key* says what kind of file to expect; no request is made for it."""
+
+    def close(self, reader: R) -> None:
+        """Say that nobody has it open any more."""
+
+
+@dataclass(slots=True, eq=False)
+class _OpenFile:
+    """A version that is open."""
+
+    reader: FileReader
+    obj: ObjectId
+    size_bytes: int
+    opens: int = 0
+
+
+class FileSystem:
+    """One mounted prefix of one bucket.
+
+    Args:
+        client: The store, asked for names only.
+        readers: Where bytes come from.
+        config: What is mounted and how it looks.
+        clock: Seconds; does not go backwards.
+        on_new: Called with each node before its id is handed out (see :class:`InodeTable`).
+    """
+
+    def __init__(
+        self,
+        client: ObjectClient,
+        readers: Readers[Any],
+        config: VfsConfig,
+        *,
+        clock: Callable[[], float],
+        on_new: Callable[[Node], None] | None = None,
+    ) -> None:
+        self._readers = readers
+        self._config = config
+        self._clock = clock
+        self._directories = Directories(client, config, clock)
+        self._inodes = InodeTable(
+            config.store_id,
+            DirectoryKey(config.bucket, config.prefix),
+            unreferenced_limit=config.node_limit,
+            on_new=on_new,
+        )
+        self._open: dict[int, _OpenFile] = {}
+
+    # -- names and attributes ----------------------------------------------------------------------------------
+
+    async def lookup(self, parent_id: int, name: bytes) -> Entry | NegativeEntry:
+        """Return the node that *name* stands for in a directory, and count one look-up of it.
+
+        What is fresh is answered without a request. A missing name is an answer, :class:`NegativeEntry`, as the
+        kernel may remember it. ``.`` and ``..`` are the kernel's.
+
+        Raises:
+            UnknownNodeError: The parent is not known.
+            NotDirectoryError: The parent is a file.
+            InvalidNameError: No key can have this name.
+            NameTooLongError: The name or its key is too long.
+            ObjectError: The store could not say.
+        """
+        where = self._directory(parent_id)
+        known = await self._directories.find(where, name)
+        if known.dentry is None:
+            return NegativeEntry(known.ttl_s)
+        node = self._intern(where, known.dentry)
+        self._inodes.add_lookup(node)
+        return Entry(attributes_of(node, self._config), known.ttl_s)
+
+    async def getattr(self, node_id: int) -> Attributes:
+        """Return the attributes of a node; they never change.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+        """
+        return attributes_of(self._inodes.get(node_id), self._config)
+
+    def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
+        """Take back look-ups, given as (node id, count); never raises."""
+        for node_id, count in forgotten:
+            self._inodes.forget(node_id, count)
+
+    def statfs(self) -> FilesystemInfo:
+        """Return what is known about the filesystem as a whole, which is little."""
+        return FilesystemInfo()
+
+    # -- directories -------------------------------------------------------------------------------------------
+
+    async def opendir(self, node_id: int) -> None:
+        """Open a directory; its handle is the node id.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+            NotDirectoryError: It is a file.
+        """
+        where = self._directory(node_id)
+        self._inodes.add_handle(self._inodes.get(node_id))
+        self._directories.shelf.pin(where)
+
+    async def readdir(self, node_id: int, cursor: int, emit: Callable[[bytes, Entry, int], bool]) -> None:
+        """Give the entries of a directory from *cursor* on to *emit*, as far as they can be had with one wait.
+
+        At least one entry is given unless the directory ends here. ``.`` and ``..`` are not among them.
+
+        Args:
+            node_id: The directory.
+            cursor: 0 for the start, else as given to *emit*.
+            emit: Takes a name, its entry and the cursor behind it; False says that it did not take it and that no
+                more are wanted. Each entry that it took is counted as a look-up.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+            NotDirectoryError: It is a file.
+            ObjectError: The store could not say; asking again goes on at the same place.
+        """
+        where = self._directory(node_id)
+        listing, ordinal = await self._directories.read(where, cursor)
+        now_s = self._clock()
+        while ordinal < len(listing.dentries):
+            dentry = listing.dentries[ordinal]
+            ordinal += 1
+            node = self._intern(where, dentry)
+            entry = Entry(attributes_of(node, self._config), self._directories.dentries.positive(dentry, now_s).ttl_s)
+            if not emit(dentry.name, entry, listing.cursor(ordinal)):
+                return
+            self._inodes.add_lookup(node)
+
+    def releasedir(self, node_id: int) -> None:
+        """Close a directory; never raises."""
+        with contextlib.suppress(PathError):
+            self._directories.shelf.unpin(self._directory(node_id))
+        self._inodes.drop_handle(node_id)
+
+    # -- files -------------------------------------------------------------------------------------------------
+
+    async def open(self, node_id: int) -> None:
+        """Open a file; its handle is the node id. No request is made.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+            IsDirectoryError: It is a directory.
+            ObjectArchivedError: The object must be restored before it can be read.
+        """
+        self._open_file(node_id)
+
+    def try_read(self, node_id: int, offset: int, size: int) -> Buffer | None:
+        """Return what :meth:`read` would, when all of it is in memory now, else None. Never waits.
+
+        Raises:
+            ObjectProtocolError: As in :meth:`read`.
+        """
+        file = self._open.get(node_id)
+        if file is None:
+            return None
+        stop = min(offset + size, file.size_bytes)
+        if offset >= stop:
+            return b""
+        data = file.reader.try_read(offset, stop)
+        return None if data is None else _whole(data, file, offset, stop)
+
+    async def read(self, node_id: int, offset: int, size: int) -> Buffer:
+        """Return exactly ``max(0, min(size, length - offset))`` bytes of a file from *offset* on.
+
+        Never returns short, since that is a shorter file to an application. A memoryview is valid until the caller's
+        next ``await``. The file need not be open here: an earlier process may have opened it.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+            IsDirectoryError: It is a directory.
+            ObjectError: The bytes of this version could not be had.
+        """
+        file = self._open.get(node_id) or self._open_file(node_id)
+        stop = min(offset + size, file.size_bytes)
+        if offset >= stop:
+            return b""
+        return _whole(await file.reader.read(offset, stop), file, offset, stop)
+
+    def release(self, node_id: int) -> None:
+        """Close a file that was opened once; never raises."""
+        self._inodes.drop_handle(node_id)
+        file = self._open.get(node_id)
+        if file is None:
+            return
+        file.opens -= 1
+        if file.opens == 0:
+            del self._open[node_id]
+            self._readers.close(file.reader)
+
+    def statistics(self) -> VfsStatistics:
+        """Return the counters."""
+        directories = self._directories
+        listings = directories.shelf.newest_of_each()
+        return VfsStatistics(
+            nodes=len(self._inodes),
+            nodes_unreferenced=self._inodes.unreferenced_count,
+            open_files=len(self._open),
+            dentries=directories.dentries.positive_count,
+            negative_dentries=directories.dentries.negative_count,
+            listed_names=sum(len(listing.dentries) for listing in listings),
+            hidden_keys=sum(listing.hidden for listing in listings),
+            shadowed_keys=sum(listing.shadowed for listing in listings),
+            lookups=directories.lookups,
+            lookups_asked=directories.lookups_asked,
+            listings=directories.listings,
+        )
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _directory(self, node_id: int) -> DirectoryKey:
+        node = self._inodes.get(node_id)
+        if node.obj is not None:
+            raise NotDirectoryError("not a directory", bucket=node.bucket, key=node.key)
+        return node.where
+
+    def _intern(self, where: DirectoryKey, dentry: Dentry) -> Node:
+        if dentry.info is None:
+            return self._inodes.directory(where.child(dentry.name))
+        return self._inodes.file(dentry.info)
+
+    def _open_file(self, node_id: int) -> _OpenFile:
+        """Count one open of a file and return it."""
+        node = self._inodes.get(node_id)
+        obj = node.obj
+        if obj is None:
+            raise IsDirectoryError("a directory has no bytes", bucket=node.bucket, key=node.key)
+        file = self._open.get(node_id)
+        if file is None:
+            if node.storage_class in ARCHIVE_CLASSES:
+                detail = f"archived as {node.storage_class}: restore the object, then try again"
+                raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key)
+            file = self._open[node_id] = _OpenFile(self._readers.open(obj, obj.key), obj, obj.size_bytes)
+        file.opens += 1
+        self._inodes.add_handle(node)
+        return file
+
+
+def _whole(data: Buffer, file: _OpenFile, start: int, stop: int) -> Buffer:
+    """Return *data*, which must be all of ``[start, stop)``: the last line of defence against short replies."""
+    if len(data) != stop - start:
+        detail = f"{len(data)} bytes came for [{start}, {stop})"
+        raise ObjectProtocolError(detail, bucket=file.obj.bucket, key=file.obj.key)
+    return data
