@@ -260,9 +260,10 @@ def test_a_budget_of_nothing_plans_nothing():
     assert streams.ahead() == []
 
 
-def test_granted_windows_replace_the_streams_nearby_and_open_at_once():
+def test_granted_windows_open_at_once_and_replace_the_streams_near_and_further_on():
     streams = table()
     feed(streams, 0, 16 * MIB)
+    feed(streams, 512 * MIB, 516 * MIB)
     stream = streams.grant(MIB, 64 * MIB)
     assert streams.ahead() == [Extent(BLOCK, 72 * MIB)]
     assert streams.widen(stream, 128 * MIB)

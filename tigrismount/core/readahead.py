@@ -192,7 +192,9 @@ class StreamTable:
         return self._update(stream, trusted=trusted)
 
     def grant(self, position: int, window_bytes: int) -> Stream:
-        """Start a stream at *position* with a window, because its reader is expected there; replaces those near it.
+        """Start a stream at *position* with a window, because its reader is expected there.
+
+        It takes the place of the streams near it and of all further on, which it will run into.
 
         Args:
             position: Where the reader will begin.
@@ -201,7 +203,7 @@ class StreamTable:
         Returns:
             The stream, for :meth:`widen`.
         """
-        self._streams = [s for s in self._streams if abs(position - s.head) > REORDER_BYTES]
+        self._streams = [s for s in self._streams if s.head < position - REORDER_BYTES]
         self._current = None
         stream = self._begin(position)
         stream.seen_bytes, stream.seeks = self._seen_bytes, self._seeks
