@@ -48,6 +48,8 @@ _MAP_LIMIT_BYTES = 1 << 38
 _MAX_READERS = 512
 """Reader slots in the lock file; one per process that uses the directory at the same moment."""
 
+_LOCK_FILE_BYTES = 64 << 10
+"""More than the 64 bytes a slot, plus header, that LMDB needs for them."""
 _DATABASES = 3
 
 _U64 = struct.Struct("<Q")
@@ -66,6 +68,7 @@ _DAMAGE = (
     lmdb.IncompatibleError,
     lmdb.PanicError,
     lmdb.BadTxnError,
+    lmdb.NotFoundError,  # of a database: gets say None
 )
 
 
@@ -104,11 +107,14 @@ class CacheIndex:
     Raises:
         CacheCorruptError: It is damaged, or of another schema.
         CacheError: It cannot be opened.
+        OSError: The disk is full, or does not let us.
     """
 
     def __init__(self, path: str, *, readonly: bool = False) -> None:
         self._lock = threading.RLock()
         self._session = b""
+        if not readonly:
+            _allocate_lock_file(os.path.join(path, "lock.mdb"))
         with _translated():
             self._env = lmdb.open(
                 path,
@@ -401,6 +407,21 @@ class CacheIndex:
         """Close the index; every later call raises ``CacheError``. Idempotent."""
         with self._lock:
             self._env.close()
+
+
+def _allocate_lock_file(path: str) -> None:
+    """Give LMDB's lock file its blocks: it is written through a map, and a hole in a full disk would be a SIGBUS."""
+    try:
+        status = os.stat(path)
+        if status.st_blocks * 512 >= _LOCK_FILE_BYTES:
+            return  # not even opened: closing a descriptor of it would drop the locks LMDB holds in this process
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _LOCK_FILE_BYTES)
+    finally:
+        os.close(fd)
 
 
 def _alive(pid: int) -> bool:

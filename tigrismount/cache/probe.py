@@ -29,7 +29,12 @@ def index_damage(index_path: str) -> str:
 
     Args:
         index_path: Directory of the LMDB environment.
+
+    Raises:
+        OSError: There is no index.
     """
+    if os.path.getsize(os.path.join(index_path, "data.mdb")) == 0:
+        return "its file is empty"
     # The script's own directory must not become the first entry of the path (-P): it has modules named like the
     # standard library's.
     command = [sys.executable, "-P", "-S", __file__, index_path]

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 _SLACK_FRACTION = 1 / 128
 """An eviction frees this share of the bound on top, so that small files do not cause one each."""
+_ATTEMPTS = 4
+"""How often room is made that somebody else then takes, before a block is not worth it."""
+_INDEX_GROWTH_BYTES = 1 << 20
+"""What the index may grow by between two looks at the disk, and cannot be told from data then."""
 _NO_ROOM_PAUSE_S = 5.0
 """How long a cache full of open files is believed to stay so, unless one of ours closes: to look is to walk over all
 objects of the index."""
@@ -55,7 +59,7 @@ class Room:
         self._on_evicted = on_evicted
         slack_bytes = int(config.size_bytes * _SLACK_FRACTION)
         self._occupancy: Occupancy[bytes] = Occupancy(config.size_bytes, slack_bytes=slack_bytes)
-        self._disk_room_bytes = disk_room_bytes(directory, config.free_floor_fraction)
+        self._disk_room_bytes = self._look_at_disk()
         self._reserved_bytes = 0
         self._no_room_until_s = 0.0
         self._evicting = trio.Lock()
@@ -83,17 +87,18 @@ class Room:
             CacheError: The index failed.
             OSError: The disk failed.
         """
-        while not self._fits(length_bytes):
+        for _ in range(_ATTEMPTS):
+            if self._fits(length_bytes):
+                self._reserved_bytes += length_bytes
+                return True
             if trio.current_time() < self._no_room_until_s:
                 return False
             async with self._evicting:
                 # Looked at again with the lock: whoever had it before may have made room for two.
                 if not self._fits(length_bytes) and not await self._evict(length_bytes, only_if_enough=True):
-                    self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
-                    return False
-        # No await since it was found to fit: nobody else can have taken the room.
-        self._reserved_bytes += length_bytes
-        return True
+                    break
+        self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
+        return False
 
     def release(self, length_bytes: int, *, written: bool) -> None:
         """End a reservation.
@@ -127,7 +132,10 @@ class Room:
 
     def _measure(self) -> int:
         self._index.read(lambda txn: None)  # what others have written meanwhile counts in ``totals`` from here on
-        return disk_room_bytes(self._directory, self._config.free_floor_fraction)
+        return self._look_at_disk()
+
+    def _look_at_disk(self) -> int:
+        return disk_room_bytes(self._directory, self._config.free_floor_fraction) - _INDEX_GROWTH_BYTES
 
     async def _evict(self, length_bytes: int, *, only_if_enough: bool) -> bool:
         """Evict for *length_bytes* more; return whether they fit now."""

@@ -52,8 +52,8 @@ class Occupancy(Generic[Name]):
 
     Args:
         capacity_bytes: Most bytes the cache may hold.
-        slack_bytes: How much more than asked an eviction frees, so that a full cache of small files does not plan
-            anew for every block. Best effort: a plan without the slack is still enough.
+        slack_bytes: How much more than asked an eviction may free, so that a full cache of small files does not plan
+            anew for every block. A version that is larger than the slack never goes for it.
     """
 
     def __init__(self, capacity_bytes: int, *, slack_bytes: int = 0) -> None:
@@ -135,10 +135,11 @@ class Occupancy(Generic[Name]):
         victims: list[Name] = []
         freed_bytes = 0
         for name in self._oldest_first(busy):
-            if freed_bytes >= excess_bytes + self._slack_bytes:
+            size_bytes = self._usages[name].size_bytes
+            if freed_bytes >= excess_bytes and freed_bytes + size_bytes > excess_bytes + self._slack_bytes:
                 break
             victims.append(name)
-            freed_bytes += self._usages[name].size_bytes
+            freed_bytes += size_bytes
         return Eviction(tuple(victims), freed_bytes, enough=freed_bytes >= excess_bytes)
 
     def _oldest_first(self, busy: Collection[Name]) -> list[Name]:

@@ -1,0 +1,205 @@
+"""Opening a directory: ours, somebody else's, of another release, damaged, or no directory at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import pytest
+
+from tigrismount.cache import probe
+from tigrismount.cache.directory import CacheDirectory, open_cache_directory
+from tigrismount.errors import ConfigError
+from tigrismount.testing.cache_contract import check_all, fill, object_id
+
+OBJ = object_id("model")
+
+
+def garbage(path: Path, start: int, stop: int | None = None) -> None:
+    data = bytearray(path.read_bytes())
+    stop = len(data) if stop is None else stop
+    data[start:stop] = os.urandom(stop - start)
+    path.write_bytes(data)
+
+
+def other_schema(place: Any) -> None:
+    with lmdb.open(str(place.path / "index"), max_dbs=3) as env:
+        meta = env.open_db(b"meta")
+        with env.begin(write=True) as txn:
+            txn.put(b"schema", (99).to_bytes(8, "little"), db=meta)
+
+
+def not_our_lmdb(place: Any) -> None:
+    shutil.rmtree(place.path / "index")
+    (place.path / "index").mkdir()
+    with lmdb.open(str(place.path / "index")) as env, env.begin(write=True) as txn:
+        txn.put(b"schema", b"of something else")
+
+
+def total_off_by_one(place: Any) -> None:
+    with lmdb.open(str(place.path / "index"), max_dbs=3) as env:
+        meta = env.open_db(b"meta")
+        with env.begin(write=True) as txn:
+            total = int.from_bytes(txn.get(b"bytes", db=meta), "little")
+            txn.put(b"bytes", (total + 1).to_bytes(8, "little"), db=meta)
+
+
+def stray_block(place: Any) -> None:
+    with lmdb.open(str(place.path / "index"), max_dbs=3) as env:
+        blocks = env.open_db(b"blocks")
+        with env.begin(write=True) as txn:
+            txn.put(b"short key", b"and no record", db=blocks)
+
+
+DAMAGES = {
+    "all garbage": lambda place: garbage(place.path / "index/data.mdb", 0),
+    "garbage behind the meta pages": lambda place: garbage(place.path / "index/data.mdb", 8192),
+    "zeros behind the meta pages": lambda place: (place.path / "index/data.mdb").write_bytes(
+        (place.path / "index/data.mdb").read_bytes()[:8192].ljust(1 << 16, b"\0")
+    ),
+    "truncated": lambda place: os.truncate(place.path / "index/data.mdb", 8192),
+    "empty": lambda place: os.truncate(place.path / "index/data.mdb", 0),
+    "one byte": lambda place: os.truncate(place.path / "index/data.mdb", 1),
+    "newer release": lambda place: (place.path / "VERSION").write_text("tigrismount-cache 99\n"),
+    "no VERSION": lambda place: (place.path / "VERSION").unlink(),
+    "other schema": other_schema,
+    "another program's LMDB": not_our_lmdb,
+    "sums that disagree": total_off_by_one,
+    "a record of another shape": stray_block,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_what_cannot_be_read_is_set_aside_with_one_line(
+    place: Any, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+    DAMAGES[damage](place)
+    with caplog.at_level(logging.INFO):
+        async with place.open() as cache:
+            assert await check_all(cache, OBJ) == 0
+            assert cache.statistics().bytes_cached == 0
+            assert await fill(cache, OBJ) == 4
+            await place.until(lambda: not list(place.path.glob("set-aside-*")))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"the cache in {place.path} starts empty; what was there is set aside and removed: ")
+    async with place.open() as cache:
+        assert await check_all(cache, OBJ) == 4
+
+
+async def test_garbage_in_the_lock_file_costs_nothing(place: Any) -> None:
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+    garbage(place.path / "index/lock.mdb", 0)
+    async with place.open() as cache:
+        assert await check_all(cache, OBJ) == 4
+
+
+async def test_start_that_was_killed_is_finished_by_the_next(place: Any) -> None:
+    """Whatever of the layout is missing is made."""
+    place.path.mkdir()
+    (place.path / "lock").touch()
+    (place.path / "VERSION.new").touch()
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+    shutil.rmtree(place.path / "index")
+    async with place.open() as cache:
+        assert await check_all(cache, OBJ) == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_text("a file"), "is not a directory"),
+        (lambda path: (path.mkdir(), (path / "thesis.tex").touch()), r"holds 'thesis.tex'"),
+        (lambda path: (path.mkdir(), (path / "VERSION").write_text("1.2\n"), (path / "src").touch()), "not empty"),
+        (lambda path: (path.mkdir(), (path / "objects").mkdir(), (path / "index").touch()), "not empty"),
+        (lambda path: path.symlink_to("/proc/nowhere"), "cannot be used: "),
+        (lambda path: path.symlink_to("/proc/self"), "(belongs to uid|not empty|cannot be used)"),
+    ],
+)
+async def test_what_is_not_ours_is_refused_in_one_line_and_left_alone(place: Any, make: Any, reason: str) -> None:
+    make(place.path)
+    before = sorted(place.path.rglob("*")) if place.path.is_dir() and not place.path.is_symlink() else []
+    with pytest.raises(ConfigError, match=reason) as caught:
+        await place.start()
+    assert "\n" not in str(caught.value)
+    assert str(place.path) in str(caught.value)
+    if before:
+        assert sorted(place.path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("path", ["/proc/1/cache", "/sys/kernel/cache", "/dev/null/cache"])
+def test_directory_that_cannot_be_made_is_one_line(path: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be used: .*--cache-dir"):
+        open_cache_directory(path)
+
+
+def test_directory_of_another_user_is_refused(place: Any) -> None:
+    if os.geteuid():
+        pytest.skip("only root can make a directory of another user")
+    place.path.mkdir()
+    os.chown(place.path, 4711, 4711)
+    with pytest.raises(ConfigError, match="belongs to uid 4711, this process is uid 0"):
+        open_cache_directory(str(place.path))
+
+
+def test_read_only_directory_is_one_line(place: Any) -> None:
+    place.path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place.path], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a read-only tmpfs failed: {mounted.stderr!r}")
+    try:
+        with pytest.raises(ConfigError, match="cannot be used: Read-only file system"):
+            open_cache_directory(str(place.path))
+    finally:
+        subprocess.run(["umount", place.path], check=True)
+
+
+async def test_existing_empty_directory_is_taken_and_made_private(place: Any) -> None:
+    place.path.mkdir(mode=0o755)
+    (place.path / "lost+found").mkdir()
+    async with place.open() as cache:
+        assert await fill(cache, OBJ) == 4
+    assert place.path.stat().st_mode & 0o777 == 0o700
+
+
+async def test_other_files_beside_a_cache_are_left_alone(place: Any) -> None:
+    async with place.open():
+        pass
+    (place.path / "note").write_text("mine")
+    async with place.open() as cache:
+        assert await fill(cache, OBJ) == 4
+    assert (place.path / "note").read_text() == "mine"
+
+
+def test_two_starts_at_once_make_one_cache(tmp_path: Path) -> None:
+    """Neither sets aside what the other has just made."""
+    program = (
+        "import sys; from tigrismount.cache.directory import *; open_cache_directory(sys.argv[1]); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "cache")]
+    starts = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [start.communicate(timeout=60)[1] for start in starts] == [""] * 4
+    assert not list(tmp_path.glob("cache/set-aside-*"))
+
+
+def test_probe_that_cannot_run_does_not_condemn_an_index(
+    place: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, index = open_cache_directory(str(place.path))
+    index.close()
+    assert probe.index_damage(CacheDirectory(str(place.path)).index_path) == ""
+    assert caplog.records == []
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert probe.index_damage(CacheDirectory(str(place.path)).index_path) == ""
+    assert "without a check" in caplog.text

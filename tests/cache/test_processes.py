@@ -1,0 +1,107 @@
+"""Several daemons on one directory, and daemons that are killed."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from tigrismount.testing.cache_contract import BLOCK_BYTES, check, check_all, fill, object_id, write
+
+OBJECT_BYTES = 4 * BLOCK_BYTES
+
+
+def lines(child: Any, count: int) -> list[int]:
+    return [int(child.stdout.readline()) for _ in range(count)]
+
+
+async def test_daemons_see_each_others_blocks_and_agree_on_the_size(place: Any, children: Any) -> None:
+    mine, theirs = object_id("mine"), object_id("theirs")
+    async with place.open() as cache:
+        await fill(cache, mine)
+        before = await cache.open_object(theirs)
+        assert lines(children("fill", "theirs"), 2) == [4, 2 * OBJECT_BYTES]
+        assert before.count() == 0
+        await before.refresh()
+        assert before.count() == 4
+        await check(before, theirs, 3)
+        assert await check_all(cache, theirs) == 4
+        assert await write(before, theirs, 0)
+        assert cache.statistics().bytes_cached == 2 * OBJECT_BYTES
+        before.close()
+
+
+async def test_version_open_in_one_daemon_is_not_evicted_by_another(place: Any, children: Any) -> None:
+    """And is as soon as it is closed there."""
+    mine = object_id("mine")
+    async with place.open() as cache:
+        await fill(cache, mine)
+        handle = await cache.open_object(mine)
+        assert lines(children("fill", "theirs", size_bytes=OBJECT_BYTES), 2) == [0, OBJECT_BYTES]
+        await check(handle, mine, 0)
+        handle.close()
+        assert lines(children("fill", "theirs", size_bytes=OBJECT_BYTES), 2) == [4, OBJECT_BYTES]
+        assert await check_all(cache, mine) == 0
+        assert await check_all(cache, object_id("theirs")) == 4
+        assert cache.statistics().bytes_cached == OBJECT_BYTES
+
+
+async def test_own_eviction_passes_over_what_another_daemon_has_open(place: Any, children: Any) -> None:
+    held, free, new = (object_id(name) for name in ("held", "free", "new"))
+    async with place.open(size_bytes=2 * OBJECT_BYTES) as cache:
+        await fill(cache, held)
+        await fill(cache, free)
+        child = children("hold", "held")
+        assert lines(child, 1) == [4]
+        assert await fill(cache, new) == 4
+        assert [await check_all(cache, obj) for obj in (held, free, new)] == [4, 0, 4]
+        child.communicate()
+
+
+async def test_cache_of_a_killed_daemon_can_be_evicted(place: Any, children: Any) -> None:
+    """Its locks die with it."""
+    held, new = object_id("held"), object_id("new")
+    async with place.open(size_bytes=OBJECT_BYTES) as cache:
+        await fill(cache, held)
+        child = children("hold", "held")
+        assert lines(child, 1) == [4]
+        assert await fill(cache, new) == 0
+        child.kill()
+        child.wait()
+        cache._room._no_room_until_s = 0.0  # the pause before the next look
+        assert await fill(cache, new) == 4
+
+
+@pytest.mark.parametrize("blocks", [1, 7, 23])
+async def test_killed_while_writing_every_recorded_block_is_right(place: Any, children: Any, blocks: int) -> None:
+    child = children("storm", "s")
+    last = max(lines(child, blocks))
+    child.send_signal(signal.SIGKILL)
+    last = max([last, *(int(line) for line in child.stdout.read().split())])
+    child.wait()
+    found = 0
+    async with place.open(verify="always", boot_id="next boot") as cache:
+        for number in range(last + 2):
+            found += await check_all(cache, object_id(f"s-{number}", blocks=4.5))
+        assert (cache.statistics().corrupt_blocks, cache.statistics().degraded) == (0, "")
+    assert found >= blocks
+
+
+async def test_two_storms_at_once_keep_the_bound_and_the_sums(place: Any, children: Any) -> None:
+    """Each evicts what the other wrote; what is left is right and adds up."""
+    bound_bytes = 20 * BLOCK_BYTES
+    storms = [children("storm", name, size_bytes=bound_bytes) for name in "xy"]
+    for storm in storms:
+        lines(storm, 60)
+    for storm in storms:
+        storm.kill()
+        storm.wait()
+    found_bytes = 0
+    async with place.open(size_bytes=bound_bytes, verify="always") as cache:
+        total_bytes = cache.statistics().bytes_cached
+        for digest, record in cache._index.objects().items():
+            assert record.cached_bytes == sum(block.length_bytes for block in cache._index.blocks(digest).values())
+            found_bytes += record.cached_bytes
+        cache._index.check()
+    assert found_bytes == total_bytes <= bound_bytes + 2 * 2 * BLOCK_BYTES  # two writers in each process
