@@ -1,0 +1,143 @@
+"""Nothing but FUSEError leaves a handler, and answers say what the filesystem said."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import stat
+
+import pyfuse3
+import pytest
+import trio
+
+from tigrismount.errors import ObjectUnavailableError, StaleObjectError, UnknownNodeError
+from tigrismount.fuse.adapter import Adapter, RepeatedFailures
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.vfs.entries import Attributes, Entry, FilesystemInfo, NegativeEntry
+
+HANDLERS = {
+    "lookup": (1, b"name", None),
+    "getattr": (7, None),
+    "opendir": (1, None),
+    "readdir": (1, 0, None),
+    "open": (7, os.O_RDONLY, None),
+    "read": (7, 0, 10),
+}
+NEVER_FAIL = {"forget": ([(7, 1)],), "release": (7,), "releasedir": (1,)}
+
+
+class ScriptedFileSystem:
+    """A filesystem whose every method raises, answers or hangs as told."""
+
+    def __init__(self, outcome: object) -> None:
+        self.outcome = outcome
+
+    def _now(self, *_: object) -> object:
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    async def _later(self, *args: object) -> object:
+        await trio.lowlevel.checkpoint()
+        if self.outcome == "hang":
+            await trio.sleep_forever()
+        return self._now(*args)
+
+    lookup = getattr = opendir = readdir = open = read = _later
+    forget = release = releasedir = _now
+
+    def try_read(self, *_: object) -> None:
+        return None
+
+    def statfs(self) -> FilesystemInfo:
+        return FilesystemInfo()
+
+
+def adapter(outcome: object) -> Adapter:
+    return Adapter(ScriptedFileSystem(outcome), FuseConfig(request_deadline_s=60.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ObjectUnavailableError("spent"), errno.EIO),
+        (StaleObjectError("changed"), errno.ESTALE),
+        (UnknownNodeError("?"), errno.ESTALE),
+        (ZeroDivisionError("a bug"), errno.EIO),
+        (KeyError("another"), errno.EIO),
+        (OSError(errno.ENOSPC, "foreign"), errno.EIO),
+        (pyfuse3.FUSEError(errno.ENOSYS), errno.ENOSYS),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+async def test_whatever_is_raised_the_kernel_gets_an_errno(handler: str, error: Exception, expected: int) -> None:
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await getattr(adapter(error), handler)(*HANDLERS[handler])
+    assert caught.value.errno == expected
+
+
+@pytest.mark.parametrize("handler", NEVER_FAIL)
+async def test_what_must_not_fail_does_not(handler: str) -> None:
+    await getattr(adapter(ZeroDivisionError("a bug")), handler)(*NEVER_FAIL[handler])
+
+
+@pytest.mark.parametrize("handler", ["lookup", "readdir", "read"])
+async def test_a_request_that_hangs_ends_at_its_deadline(handler: str, autojump_clock: object) -> None:
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await getattr(adapter("hang"), handler)(*HANDLERS[handler])
+    assert caught.value.errno == errno.EIO
+    assert trio.current_time() == pytest.approx(60.0, abs=1.1)
+
+
+async def test_cancellation_passes(autojump_clock: object) -> None:
+    with trio.move_on_after(1) as scope:
+        await adapter("hang").read(7, 0, 10)
+    assert scope.cancelled_caught
+
+
+async def test_an_entry_is_translated() -> None:
+    attributes = Attributes(99, stat.S_IFREG | 0o444, 1025, 1_700_000_000_123_000_000, 5, 6)
+    answer = await adapter(Entry(attributes, 60.0)).lookup(1, b"a", None)
+    assert (answer.st_ino, answer.st_size, answer.st_blocks) == (99, 1025, 3)
+    assert (answer.st_mode, answer.st_uid, answer.st_gid, answer.st_blksize) == (stat.S_IFREG | 0o444, 5, 6, 4096)
+    assert answer.st_mtime_ns == 1_700_000_000_123_000_000
+    assert answer.entry_timeout == 60.0
+    assert answer.attr_timeout > 86400 * 365, "a version's attributes hold for ever"
+
+
+async def test_for_ever_does_not_overflow_the_kernels_timers() -> None:
+    attributes = Attributes(99, stat.S_IFREG | 0o444, 1, 0, 0, 0)
+    answer = await adapter(Entry(attributes, math.inf)).lookup(1, b"a", None)
+    assert 86400 * 365 < answer.entry_timeout < 2**31
+
+
+async def test_a_missing_name_is_remembered_for_its_ttl() -> None:
+    answer = await adapter(NegativeEntry(5.0)).lookup(1, b"a", None)
+    assert (answer.st_ino, answer.entry_timeout) == (0, 5.0)
+
+
+async def test_a_missing_name_without_a_ttl_is_plain_enoent() -> None:
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await adapter(NegativeEntry(0.0)).lookup(1, b"a", None)
+    assert caught.value.errno == errno.ENOENT
+
+
+async def test_opening_keeps_the_kernels_pages() -> None:
+    info = await adapter(None).open(7, os.O_RDONLY, None)
+    assert info.keep_cache
+    assert not info.direct_io, "direct_io would break MAP_SHARED"
+    assert info.fh == 7
+
+
+def test_a_page_that_fails_again_and_again_is_answered_ever_more_slowly() -> None:
+    now_s = [0.0]
+    failures = RepeatedFailures(lambda: now_s[0])
+    waits = [failures.note(7, 4096) for _ in range(12)]
+    assert waits[0] == 0.0, "the first failure is told at once"
+    assert waits == sorted(waits)
+    assert waits[-1] == 1.0
+    assert failures.note(7, 8192) == 0.0, "another place is another matter"
+    now_s[0] = 1000.0
+    assert failures.note(7, 4096) == 0.0, "long ago is forgotten"

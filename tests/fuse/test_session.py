@@ -1,0 +1,57 @@
+"""The INIT reply: what a successor must answer byte for byte, so any change of it must be noticed here."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+
+from tigrismount.holder.init import patch_init_reply
+
+# pyfuse3 keeps one session per process: each test needs its own.
+PROGRAM = """
+import json, struct, sys, trio, pyfuse3
+from tigrismount.fuse.session import Session
+IN = struct.Struct("=IIQQIIIHH")
+body = struct.pack("=IIIII", 7, 45, 131072, {flags}, {flags2}) + bytes(44)
+init = IN.pack(IN.size + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body
+async def main():
+    session = Session(pyfuse3.Operations())
+    return await session.replay_init(init)
+print(json.dumps(trio.run(main).hex()))
+"""
+OFFERED = 0x73FFFFFB  # what Linux 6.18 offers, FUSE_INIT_EXT included
+OFFERED2 = 0x000001FF
+
+
+def _reply(flags: int = OFFERED, flags2: int = OFFERED2) -> bytes:
+    program = PROGRAM.format(flags=flags, flags2=flags2)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return bytes.fromhex(json.loads(done.stdout))
+
+
+def test_the_reply_is_the_same_every_time() -> None:
+    first = _reply()
+    assert first == _reply()
+    length, error, unique, major, minor = struct.unpack_from("=IiQII", first)
+    assert (length, error, unique, major) == (len(first), 0, 2, 7)
+    assert minor >= 31
+
+
+def test_the_limits_are_ours_and_nothing_else_changes() -> None:
+    reply = _reply()
+    patched = patch_init_reply(reply, max_background=64, congestion_threshold=48)
+    assert struct.unpack_from("=HH", patched, 32) == (64, 48)
+    assert patched[:32] == reply[:32]
+    assert patched[36:] == reply[36:]
+
+
+def test_features_that_the_reply_must_and_must_not_take() -> None:
+    flags = struct.unpack_from("=I", _reply(), 28)[0]
+    assert flags & 1 << 0, "FUSE_ASYNC_READ: read-ahead would be one request at a time"
+    assert flags & 1 << 13, "FUSE_DO_READDIRPLUS"
+    assert not flags & 1 << 16, "FUSE_WRITEBACK_CACHE: read-only"
+    max_pages = struct.unpack_from("=H", _reply(), 44)[0]
+    assert max_pages == 256, "READs of 1 MiB"
