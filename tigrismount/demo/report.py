@@ -84,15 +84,19 @@ class Report:
 
     def print_table(self, console: Console) -> None:
         """Print the steps as a table, then what it proves."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title=f"tigrismount demo: {self.model['tensors']} tensors, {size(self.model['bytes'])}")
-        table.add_column("step")
-        for title in ("time", "MB/s", "from the store", "from NVMe", "kernel asked for", "hit ratio"):
-            table.add_column(title, justify="right")
+        model = f"{self.model['tensors']} tensors in {self.model['shards']} shards, {size(self.model['bytes'])}"
+        table = Table(title=f"tigrismount demo: {model}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("step", no_wrap=True)
+        for title in ("time", "MB/s", "from store", "from NVMe", "by FUSE", "hits"):
+            table.add_column(title, justify="right", no_wrap=True)
         for step in self.steps:
             table.add_row(*_cells(step))
         console.print(table)
+        if self.cold_over_download is not None:
+            console.print(f"· {COLD} ÷ {DOWNLOAD}: {self.cold_over_download:.2f}", highlight=False)
         for note in self.notes:
             console.print(f"· {note}", highlight=False)
         if not self.problems:
@@ -100,14 +104,14 @@ class Report:
 
 
 UPLOAD = "generate and upload"
-DOWNLOAD = "plain download (boto3)"
+DOWNLOAD = "plain download"
 MOUNT = "mount"
-COLD = "load, cold"
-WARM_PAGES = "load, from page cache"
+COLD = "load cold"
+WARM_PAGES = "load from page cache"
 DROP = "drop page cache"
-WARM_NVME = "load, page cache dropped"
-REMOUNT = "unmount and mount again"
-AFTER_REMOUNT = "load, after remount"
+WARM_NVME = "load from NVMe"
+REMOUNT = "unmount and mount"
+AFTER_REMOUNT = "load after remount"
 UNMOUNT = "unmount"
 
 

@@ -217,7 +217,7 @@ class _Scenes:
         # The cache's own files as well: a mount that reads them through the page cache must not gain from it here.
         files = [
             os.path.join(directory, file)
-            for top in (f"{self._mount.path}/{_PREFIX}", self._mount.cache_directory)
+            for top in (f"{self._mount.path}/{_PREFIX}", f"{self._mount.cache_directory}/objects")
             for directory, _subdirectories, found in os.walk(top)
             for file in found
         ]
