@@ -29,10 +29,7 @@ class Mount:
 
     def status(self) -> dict[str, Any]:
         """Return its element of ``status --json``."""
-        output = subprocess.run(
-            [*COMMAND, "status", self.mountpoint, "--json"], check=True, stdout=subprocess.PIPE
-        ).stdout
-        mount: dict[str, Any] = json.loads(output)["mounts"][0]
+        mount: dict[str, Any] = json.loads(run([*COMMAND, "status", str(self.mountpoint), "--json"]))["mounts"][0]
         return mount
 
     def cpu_seconds(self) -> float:
@@ -61,13 +58,19 @@ def process_cpu_seconds(pid: int) -> float:
 def mounted(
     source: str, mountpoint: Path, endpoint_url: str, cache_directory: Path, flags: Sequence[str]
 ) -> Iterator[Mount]:
-    """Mount *source* in the background for the length of the context."""
+    """Mount *source* in the background for the length of the context; the daemon logs beside the mountpoint."""
+    log = mountpoint.with_suffix(".log")
     places = [source, str(mountpoint), "--endpoint-url", endpoint_url, "--cache-dir", str(cache_directory)]
-    subprocess.run([*COMMAND, "mount", *places, *flags], check=True)
+    run([*COMMAND, "mount", *places, "--log-file", str(log), *flags])
     try:
         yield Mount(mountpoint)
     finally:
-        subprocess.run([*COMMAND, "unmount", mountpoint], check=True)
+        run([*COMMAND, "unmount", str(mountpoint)])
+
+
+def run(command: Sequence[str]) -> str:
+    """Run a command that must succeed and return its output; complaints go to our standard error."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def drop_page_cache(paths: Sequence[Path]) -> None:

@@ -70,9 +70,9 @@ def value_row(name: str, values: Sequence[float], target: str) -> Row:
 
 def show(rounds: dict[str, list[Measurement]], rows: Sequence[Row]) -> None:
     """Print machine, command, what each variant took, and the results."""
+    print("; ".join(f"{key} {value}" for key, value in machine().items()))
+    print(f"command: {command()}")
     console = Console()
-    console.print("; ".join(f"{key} {value}" for key, value in machine().items()), highlight=False)
-    console.print(f"command: {command()}", highlight=False)
     variants = Table("variant", title="Medians")
     for column in ("s", "MB/s", "CPU s/GiB"):
         variants.add_column(column, justify="right")

@@ -85,7 +85,7 @@ class Bench:
         return [
             report.ratio_row("cold load / plain download", rate["mount, cold"], rate["download to a file"], ">= 0.90"),
             report.ratio_row(
-                "warm NVMe load / same load of the cache's files",
+                "warm NVMe load / same load of the cache files",
                 rate["mount, warm NVMe"],
                 rate["cache files, same loader"],
                 ">= 0.90",
@@ -116,7 +116,8 @@ class Bench:
 
     def _record(self, name: str, measurement: Measurement) -> None:
         self.rounds.setdefault(name, []).append(measurement)
-        print(f"  {name:28} {measurement.seconds:6.2f} s {measurement.rate_mb_s:7.0f} MB/s", flush=True)
+        cost = f"{report.cost_s_per_gib(measurement):5.2f} CPU s/GiB"
+        print(f"  {name:25} {measurement.seconds:6.2f} s {measurement.rate_mb_s:6.0f} MB/s {cost}", flush=True)
 
 
 def cached_shards(cache: Path, count: int) -> list[Path]:

@@ -1,8 +1,9 @@
 """The bench's S3 server: nginx serving one bucket with one directory from memory.
 
-nginx answers ranges and ``If-Match`` by itself, from its own ETag (mtime and size in hexadecimal); ListObjectsV2 is one
-static XML that names the same ETags. Signatures are ignored. It costs 0.4 CPU seconds per GiB, a third of what a
-server in Python takes, so that on few cores the store does not become what is measured.
+nginx answers ranges and ``If-Match`` by itself, from its own ETag (mtime and size in hexadecimal); ListObjectsV2 of the
+directory is a static XML that names the same ETags, of any other prefix an empty one. Signatures are ignored. It costs
+0.4 CPU seconds per GiB, a third of what a server in Python takes, so that on few cores the store does not become what
+is measured.
 
 Two things make it resemble a remote store: ``limit_rate`` caps each connection, and a first-byte delay is had by an
 ``auth_request`` to a tiny server that answers late.
@@ -30,7 +31,7 @@ from tigrismount.demo.embedded import EmbeddedS3
 from tigrismount.demo.model import upload_model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tigrismount.demo.model import Model
 
@@ -49,6 +50,7 @@ http {{
   default_type application/octet-stream;
   client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp; fastcgi_temp_path {root}/tmp;
   uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
+  map $arg_prefix $listing {{ default /empty.xml; "" /bucket.xml; "~^{prefix}(/|%2[fF])?$" /bucket.xml; }}
   upstream delay {{ server 127.0.0.1:{delay_port}; keepalive 256; }}
   server {{
     listen 127.0.0.1:{port}; root {root}/www; {limit_rate}
@@ -56,7 +58,7 @@ http {{
       internal; proxy_pass http://delay; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_pass_request_body off; proxy_set_header Content-Length "";
     }}
-    location ~ ^/([^/]+)/?$ {{ {auth} default_type application/xml; try_files /$1.xml =404; }}
+    location ~ ^/{bucket}/?$ {{ {auth} default_type application/xml; try_files $listing =404; }}
     location / {{ {auth} try_files $uri =404; }}
   }}
 }}
@@ -88,6 +90,8 @@ def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterato
         port = free_port()
         configuration = CONFIGURATION.format(
             root=directory,
+            bucket=BUCKET,
+            prefix=PREFIX,
             port=port,
             delay_port=delay_port or DISCARD_PORT,
             user="user root;" if os.geteuid() == 0 else "",
@@ -122,13 +126,14 @@ def write_bucket(model: Model, root: Path) -> None:
         (bucket / name).write_bytes(content)
     for shard in model.shards:
         (bucket / shard.name).write_bytes(shard.render()[0])
-    write_listing(bucket, root / f"{BUCKET}.xml")
+    (root / "bucket.xml").write_text(listing(sorted(bucket.iterdir())))
+    (root / "empty.xml").write_text(listing([]))
 
 
-def write_listing(bucket: Path, target: Path) -> None:
-    """Write the ListObjectsV2 answer for the files of *bucket*, with the ETags that nginx will send."""
+def listing(files: Sequence[Path]) -> str:
+    """Return the ListObjectsV2 answer that names *files*, with the ETags that nginx will send."""
     rows = []
-    for path in sorted(bucket.iterdir()):
+    for path in files:
         stat = path.stat()
         modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(stat.st_mtime)))
         etag = f"&quot;{int(stat.st_mtime):x}-{stat.st_size:x}&quot;"
@@ -136,10 +141,10 @@ def write_listing(bucket: Path, target: Path) -> None:
             f"<Contents><Key>{PREFIX}/{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
             f"<Size>{stat.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
-    target.write_text(
+    return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Name>{BUCKET}</Name><Prefix>{PREFIX}/</Prefix><Delimiter>/</Delimiter><KeyCount>{len(rows)}</KeyCount><MaxKeys>1000</MaxKeys>"
+        f"<Name>{BUCKET}</Name><KeyCount>{len(rows)}</KeyCount><MaxKeys>1000</MaxKeys>"
         f"<IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>\n"
     )
 
