@@ -148,6 +148,14 @@ def test_keys_that_no_path_expresses_are_counted_and_not_shown():
     assert listing.hidden == 5
 
 
+@pytest.mark.parametrize("size_bytes", [-1, 1 << 63])
+def test_an_object_of_an_impossible_size_is_hidden(size_bytes):
+    listing = Listing(DIR, 0.0)
+    listing.feed([Info(ObjectId("bucket", "d/a", "e", size_bytes)), info("d/b")], [], None, 0.0)
+    assert shown(listing) == [(b"b", False)]
+    assert listing.hidden == 1
+
+
 def test_a_prefix_sent_again_at_the_start_of_the_next_page_is_one_directory():
     listing = Listing(ROOT, 0.0)
     listing.feed([], ["a/"], "t1", 0.0)
@@ -287,6 +295,11 @@ class Shelf(RuleBasedStateMachine):
         assert self.now_s < listing.started_s + 10.0
         self.listings.append(listing)
         self.feed(listing, count, last)
+
+    @rule(where=directories)
+    def look(self, where):
+        """Go back to what is there, with a cursor that is in no listing."""
+        self.shelf.resume(where, (GENERATIONS - 1) << 40 | 3, self.now_s)
 
     @rule(pick=st.integers(0, 1000), count=st.integers(0, 12), last=st.booleans())
     def read_on(self, pick, count, last):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 import trio.testing
@@ -116,6 +118,21 @@ async def test_what_the_answers_do_not_decide_is_an_error(head, listing, raised)
         if error is not None:
             client.fail(error, method)
     with pytest.raises(raised):
+        await kind(client)
+
+
+class Boasting(MemoryObjectClient):
+    """A store that names sizes that no file has."""
+
+    async def head(self, bucket, key):
+        info = await super().head(bucket, key)
+        return replace(info, id=replace(info.id, size_bytes=1 << 63))
+
+
+async def test_an_impossible_size_is_an_error():
+    client = Boasting()
+    client.put("d/foo", b"x")
+    with pytest.raises(ObjectProtocolError, match="impossible size"):
         await kind(client)
 
 

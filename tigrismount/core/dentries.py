@@ -82,8 +82,12 @@ class Dentries:
         return self._negative(observed_s, observed_s + self._negative_ttl_s, now_s)
 
     def positive(self, dentry: Dentry, now_s: float) -> Known:
-        """Return the answer that *dentry* gives now, with no time left where it is old."""
-        return Known(dentry, dentry.observed_s, max(0.0, dentry.observed_s + self._ttl_s - now_s))
+        """Return the answer that *dentry* gives now."""
+        return Known(dentry, dentry.observed_s, self.ttl_s(dentry, now_s))
+
+    def ttl_s(self, dentry: Dentry, now_s: float) -> float:
+        """Return the seconds that *dentry* may still be trusted, 0 where it is old."""
+        return max(0.0, dentry.observed_s + self._ttl_s - now_s)
 
     def find(self, where: DirectoryKey, name: bytes, listing: Listing | None, now_s: float) -> Known | None:
         """Return what is known about *name* and fresh, None when the store must be asked.

@@ -19,6 +19,7 @@ byte, only the stability of these two numbers.
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -35,6 +36,9 @@ NODE_ID_MASK = (1 << 63) - 1
 
 UNREFERENCED_LIMIT = 65_536
 """Nodes kept that nobody refers to: a large directory, at about 300 bytes each."""
+
+_LENGTHS = struct.Struct(">Iqq")
+"""Length of the key, size of the object, and its time where the ETag is weak."""
 
 NodeKind = Literal["file", "dir"]
 
@@ -115,7 +119,8 @@ class InodeTable:
     ) -> None:
         if unreferenced_limit < 1:
             raise ValueError("a new node is unreferenced at first, so at least one must be kept")
-        self._store_id = store_id
+        self._store_frame = _frame(store_id)
+        self._heads: dict[tuple[str, bool], bytes] = {}
         self._unreferenced_limit = unreferenced_limit
         self._on_new = on_new
         self._hash_id = hash_id or _hash_63
@@ -195,7 +200,7 @@ class InodeTable:
 
     def _intern(self, wanted: Node) -> Node:
         """Return the known node that *wanted* describes, or make *wanted* that node."""
-        identity = _identity(self._store_id, wanted)
+        identity = self._identity(wanted)
         home = self._hash_id(identity)
         known = self._nodes.get(self._displaced.get(identity, home))
         if known is None or not _same(known, wanted):
@@ -217,6 +222,18 @@ class InodeTable:
         self._nodes[node_id] = node
         return node
 
+    def _identity(self, node: Node) -> bytes:
+        """Return the bytes that name what *node* is; lengths go before texts, so that no two names are alike."""
+        obj = node.obj
+        head = self._heads.get((node.bucket, obj is None))
+        if head is None:
+            head = self._store_frame + _frame(node.bucket) + _frame(node.kind)
+            self._heads[node.bucket, obj is None] = head
+        key = key_bytes(node.key)
+        if obj is None:
+            return head + key
+        return head + _LENGTHS.pack(len(key), obj.size_bytes, _weak_mtime(node)) + key + key_bytes(obj.etag)
+
     def _settle(self, node: Node) -> None:
         """Make *node* the most recent unreferenced node if it is one, and drop the oldest above the limit."""
         if node.referenced or node is self.root:
@@ -227,7 +244,7 @@ class InodeTable:
             oldest, _ = self._unreferenced.popitem(last=False)
             dropped = self._nodes.pop(oldest)
             if self._displaced:
-                self._displaced.pop(_identity(self._store_id, dropped), None)
+                self._displaced.pop(self._identity(dropped), None)
 
 
 def _same(known: Node, wanted: Node) -> bool:
@@ -241,14 +258,10 @@ def _weak_mtime(node: Node) -> int:
     return 0 if node.obj is None or node.obj.cacheable else int(node.mtime_s)
 
 
-def _identity(store_id: str, node: Node) -> bytes:
-    """Return the bytes that name what *node* is; each field with its length, so that no two names are alike."""
-    fields = [key_bytes(store_id), key_bytes(node.bucket), node.kind.encode(), key_bytes(node.key)]
-    if node.obj is not None:
-        fields += [key_bytes(node.obj.etag), b"%d" % node.obj.size_bytes]
-        if not node.obj.cacheable:
-            fields.append(b"%d" % _weak_mtime(node))
-    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
+def _frame(text: str) -> bytes:
+    """Return the bytes of *text* behind their length."""
+    raw = key_bytes(text)
+    return len(raw).to_bytes(4, "big") + raw
 
 
 def _hash_63(identity: bytes) -> int:

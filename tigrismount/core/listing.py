@@ -20,7 +20,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tigrismount.core.names import DirectoryKey, key_bytes, to_name
+from tigrismount.core.names import SIZE_MAX_BYTES, DirectoryKey, key_bytes, to_name
 from tigrismount.errors import ObjectProtocolError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Listing:
         self.complete = False
         """Whether the last page has been seen."""
         self.hidden = 0
-        """Rows that no path can express."""
+        """Rows that no path can express, or no file as its size is none."""
         self.shadowed = 0
         """Files that a directory of the same name hides."""
         self._by_name: dict[bytes, Dentry] = {}
@@ -194,7 +194,7 @@ class Listing:
             held.pop()
             self.shadowed += 1
         name = to_name(component)
-        if name is None:
+        if name is None or (info is not None and not 0 <= info.id.size_bytes <= SIZE_MAX_BYTES):
             self.hidden += 1
             return
         dentry = Dentry(name, info, now_s)
@@ -262,9 +262,10 @@ class ListingShelf:
         generation, ordinal = divmod(cursor, 1 << ORDINAL_BITS)
         newest = listings[-1] if listings else None
         if newest is None or (cursor == 0 and now_s >= newest.started_s + self._ttl_s):
-            return self._begin(where, listings, now_s), ordinal
-        if cursor != 0:
+            newest = self._begin(where, listings, now_s)
+        elif cursor != 0:
             newest = next((listing for listing in listings if listing.generation == generation), newest)
+        self._trim()  # the directory read last until now may be the one that holds too much
         return newest, ordinal
 
     def feed(
@@ -316,7 +317,6 @@ class ListingShelf:
         self._cost += LISTING_COST
         if len(listings) > KEPT_PER_DIRECTORY:
             self._cost -= _cost(listings.pop(0))
-        self._trim()
         return listing
 
     def _trim(self) -> None:

@@ -23,6 +23,10 @@ KEY_MAX_BYTES = 1024
 """Longest key that S3 stores; a longer one is not asked for."""
 
 
+SIZE_MAX_BYTES = (1 << 63) - 1
+"""Largest size that ``off_t`` holds; what a store says beyond it, or below zero, is no file."""
+
+
 class DirectoryKey(NamedTuple):
     """Where the keys of one directory lie: what a directory *is*, as nothing in the store says so."""
 

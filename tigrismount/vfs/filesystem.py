@@ -178,12 +178,12 @@ class FileSystem:
         """
         where = self._directory(node_id)
         listing, ordinal = await self._directories.read(where, cursor)
-        now_s = self._clock()
+        now_s, ttl_s = self._clock(), self._directories.dentries.ttl_s
         while ordinal < len(listing.dentries):
             dentry = listing.dentries[ordinal]
             ordinal += 1
             node = self._intern(where, dentry)
-            entry = Entry(attributes_of(node, self._config), self._directories.dentries.positive(dentry, now_s).ttl_s)
+            entry = Entry(attributes_of(node, self._config), ttl_s(dentry, now_s))
             if not emit(dentry.name, entry, listing.cursor(ordinal)):
                 return
             self._inodes.add_lookup(node)

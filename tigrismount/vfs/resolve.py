@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 from tigrismount.core.listing import STALLED_PAGES_MAX, Dentry
+from tigrismount.core.names import SIZE_MAX_BYTES
 from tigrismount.errors import ObjectAccessError, ObjectError, ObjectNotFoundError, ObjectProtocolError
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ async def resolve(client: ObjectClient, where: DirectoryKey, name: bytes, asked_
     if below.error is not None and not isinstance(below.error, ObjectAccessError):
         raise below.error
     if file.result is not None:
+        if not 0 <= file.result.id.size_bytes <= SIZE_MAX_BYTES:
+            raise ObjectProtocolError("the store names an impossible size", bucket=where.bucket, key=key)
         return Dentry(name, file.result, asked_s)
     if isinstance(file.error, ObjectNotFoundError):
         return None
