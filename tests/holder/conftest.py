@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ import pytest
 
 from tigrismount.holder.launch import start_in_background
 from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mounting import unmount
 from tigrismount.holder.request import Deadlines, MountRequest, Outcome
+from tigrismount.testing.mount import require_fuse
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
@@ -34,16 +35,8 @@ def config_for(mountpoint: Path | str, **members: object) -> dict:
 
 @pytest.fixture
 def fuse() -> None:
-    """Real mounts; skips where there can be none, unless they are required."""
-    reason = ""
-    if os.geteuid() != 0:
-        reason = "mounting needs root"
-    elif not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        reason = "/dev/fuse cannot be opened"
-    if reason and os.environ.get("TIGRISMOUNT_REQUIRE_FUSE") == "1":
-        pytest.fail(f"FUSE is required here, but {reason}")
-    elif reason:
-        pytest.skip(reason)
+    """Real mounts; says why where there can be none."""
+    require_fuse()
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ def mountpoint(tmp_path: Path):
     path.mkdir()
     yield path
     while mount_at(str(path)):
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=30)
+        unmount(str(path), lazy=True)
 
 
 @dataclass

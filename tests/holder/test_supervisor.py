@@ -8,7 +8,9 @@ import subprocess
 
 import pytest
 
+from tigrismount.demo.command import wait_until
 from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mounting import unmount
 from tigrismount.holder.probe import Health, probe
 from tigrismount.holder.request import Deadlines
 
@@ -74,7 +76,7 @@ def test_a_busy_mount_is_taken_away_lazily_after_the_grace(supervise, mountpoint
 
 def test_unmounting_by_hand_ends_supervisor_and_worker(supervise, mountpoint):
     supervised = supervise()
-    subprocess.run(["umount", str(mountpoint)], check=True, timeout=30)
+    unmount(str(mountpoint))
     assert supervised.wait() == 0
     assert not is_alive(supervised.outcome.worker_pid)
     assert "was unmounted" in supervised.log.read_text()
@@ -96,7 +98,7 @@ def test_a_dead_mount_is_replaced(supervise, mountpoint):
     assert second.outcome.ok, second.outcome
     assert health(mountpoint) is Health.OK
     assert "detached the mount of s3://models/llama" in second.log.read_text()
-    subprocess.run(["umount", str(mountpoint)], check=True, timeout=30)
+    unmount(str(mountpoint))
     assert mount_at(str(mountpoint)) is None  # nothing dead lies below
 
 
@@ -178,6 +180,7 @@ def test_the_log_is_opened_again_on_hangup(supervise, mountpoint):
     supervised = supervise()
     rotated = supervised.log.rename(supervised.log.with_suffix(".1"))
     os.kill(supervised.pid, signal.SIGHUP)
+    assert wait_until(supervised.log.exists)
     os.kill(supervised.pid, signal.SIGTERM)
     assert supervised.wait() == 0
     assert "SIGTERM: unmounting" in supervised.log.read_text()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import click
@@ -31,7 +31,7 @@ _ANSWER_TIMEOUT_S = 3.0  # a healthy daemon answers in milliseconds; a person wa
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 def status(mountpoint: str | None, as_json: bool) -> int:
     """Show what is mounted: all mounts, or one in detail."""
-    mounts = collect_mounts()
+    mounts = collect_mounts(runtime_directory(os.environ, uid=os.geteuid()), read_mounts())
     if mountpoint is not None:
         path = canonical_mountpoint(mountpoint)
         mounts = [mount for mount in mounts if mount["mountpoint"] == path]
@@ -48,24 +48,31 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     return 0
 
 
-def collect_mounts() -> list[dict[str, Any]]:
+def collect_mounts(directory: str, mounted: Iterable[MountEntry]) -> list[dict[str, Any]]:
     """Return what ``status --json`` shows of each mount, by mountpoint.
 
     Each has a ``state``: ``ok``, ``degraded``, ``detached`` (unmounted lazily, still in use), ``dead``,
     ``not answering``, or ``unknown`` (it serves, but has no control socket that we may ask).
+
+    Args:
+        directory: Where this user's control sockets are.
+        mounted: The kernel's mounts.
+
+    Returns:
+        What each worker tells of itself, or what can be seen from outside.
     """
-    entries = {entry.mountpoint: entry for entry in read_mounts() if entry.is_ours}
-    mounts = {mount["mountpoint"]: mount for mount in _ask_all(entries.keys())}
+    entries = {entry.mountpoint: entry for entry in mounted if entry.is_ours}
+    mounts = {mount["mountpoint"]: mount for mount in _ask_all(directory, entries.keys())}
     for mountpoint, entry in entries.items():
         if mountpoint not in mounts:
             mounts[mountpoint] = _judge(entry)
     return [mounts[mountpoint] for mountpoint in sorted(mounts)]
 
 
-def _ask_all(mounted: Iterable[str]) -> list[dict[str, Any]]:
+def _ask_all(directory: str, mountpoints: Container[str]) -> list[dict[str, Any]]:
     """Ask every control socket of this user; sockets that nobody listens on are removed."""
     mounts = []
-    for path in sockets(runtime_directory(os.environ, uid=os.geteuid())):
+    for path in sockets(directory):
         try:
             mount = request(path, "status", timeout_s=_ANSWER_TIMEOUT_S)
         except StaleSocketError:
@@ -74,7 +81,7 @@ def _ask_all(mounted: Iterable[str]) -> list[dict[str, Any]]:
             continue  # the kernel's list has it, if it is mounted
         else:
             if isinstance(mount.get("mountpoint"), str):
-                there = mount["mountpoint"] in mounted
+                there = mount["mountpoint"] in mountpoints
                 mounts.append({**mount, "state": _state(mount) if there else "detached"})
     return mounts
 

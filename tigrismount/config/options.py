@@ -71,7 +71,11 @@ OPTIONS: tuple[Option, ...] = (
         variables=("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "TIGRIS_STORAGE_ENDPOINT"),
     ),
     Option(
-        name="region", parse=parse_text, default="auto", help="Region that requests are signed for.", metavar="NAME"
+        name="region",
+        parse=parse_text,
+        default="auto; on Amazon's hosts AWS_REGION",
+        help="Region that requests are signed for.",
+        metavar="NAME",
     ),
     Option(
         name="profile",
@@ -120,7 +124,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="store-id",
         parse=parse_text,
-        default="tigris, or the endpoint's host",
+        default="tigris, or the endpoint",
         help="Name of the store in inode numbers and cache keys; set it where a proxy stands before the store.",
         metavar="NAME",
     ),

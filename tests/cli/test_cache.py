@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_a_cache_that_is_not_there_is_not_found(fails, tmp_path):
+    exit_code, line = fails("cache", "stats", "--cache-dir", str(tmp_path / "none"))
+    assert (exit_code, line) == (3, f"{tmp_path}/none: there is no cache; name one with --cache-dir")
+
+
+def test_a_cache_that_is_off_is_not_found(fails, monkeypatch):
+    monkeypatch.setenv("TIGRISMOUNT_CACHE_DIR", "off")
+    assert fails("cache", "stats")[0] == 3
+
+
+def test_a_directory_that_is_no_cache_fails(fails, tmp_path):
+    exit_code, line = fails("cache", "stats", "--cache-dir", str(tmp_path))
+    assert exit_code == 1
+    assert str(tmp_path) in line
+
+
+@pytest.fixture
+def filled(tmp_path):
+    """A cache with nothing in it yet."""
+    import trio
+
+    from tigrismount.cache.disk import DiskBlockCache
+    from tigrismount.cache.options import DiskCacheConfig
+
+    async def fill() -> None:
+        config = DiskCacheConfig(directory=str(tmp_path / "cache"), size_bytes=1 << 30)
+        await (await DiskBlockCache.open(config, store_id="tigris")).aclose()
+
+    trio.run(fill)
+    return str(tmp_path / "cache")
+
+
+def test_a_cache_tells_what_it_holds(tigrismount, filled, monkeypatch):
+    monkeypatch.setenv("TIGRISMOUNT_CACHE_DIR", filled)
+    ended = tigrismount("cache", "stats")
+    assert ended.exit_code == 0
+    assert "0 object versions, 0 blocks" in ended.out
+
+
+def test_a_cache_tells_it_as_json(tigrismount, filled):
+    report = json.loads(tigrismount("cache", "stats", "--json", "--cache-dir", filled).out)
+    assert (report["directory"], report["objects"], report["bytes_cached"]) == (filled, 0, 0)

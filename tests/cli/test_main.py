@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from tigrismount import __version__
+from tigrismount.cli.main import _explain, cli, main
+from tigrismount.config.options import OPTIONS
+from tigrismount.errors import ConfigError, MountError
+
+COMMANDS = ("mount", "unmount", "status", "cache", "demo")
+
+
+def test_help_lists_the_commands(tigrismount):
+    ended = tigrismount("--help")
+    assert ended.exit_code == 0
+    assert all(f"\n  {command} " in ended.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [*([name] for name in COMMANDS), ["umount"], ["cache", "stats"]])
+def test_every_command_has_help_with_an_example(command):
+    result = CliRunner().invoke(cli, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Example: tigrismount" in result.output
+
+
+def test_mount_offers_every_option_of_the_table():
+    text = CliRunner().invoke(cli, ["mount", "--help"]).output
+    assert [option.name for option in OPTIONS if f"--{option.name}" not in text] == []
+
+
+def test_version_names_what_reports_need(tigrismount):
+    ended = tigrismount("--version")
+    assert ended.exit_code == 0
+    assert ended.out.splitlines()[0] == f"tigrismount {__version__}"
+    assert [line.split()[0] for line in ended.out.splitlines()[1:]] == ["Python", "pyfuse3", "libfuse", "Linux"]
+
+
+def test_nothing_to_do_shows_help_and_fails(tigrismount):
+    ended = tigrismount()
+    assert (ended.exit_code, ended.out) == (2, "")
+    assert "Commands:" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mont"], "no such command 'mont' (did you mean mount?)"),
+        (["statsu", "--json"], "no such command 'statsu' (did you mean status?)"),
+        (["mount", "--cache-size"], "requires an argument"),
+        (["mount", "--no-such-thing", "a", "b"], "--no-such-thing"),
+        (["mount", "--metadata-tll", "5s", "a", "b"], "--metadata-ttl"),
+        (["status", "a", "b"], "unexpected extra argument"),
+        (["cache"], "Missing command"),
+        (["cache", "stat"], "stat"),
+        (["unmount"], "MOUNTPOINT"),
+        (["demo", "--size", "much"], "expected a size"),
+        (["unmount", "/x", "--timeout", "soon"], "expected a time"),
+    ],
+)
+def test_bad_usage_is_one_line_that_points_to_help(fails, arguments, message):
+    exit_code, line = fails(*arguments)
+    assert exit_code == 2
+    assert message in line
+    assert "--help'" in line
+
+
+@pytest.mark.parametrize(
+    ("exc", "exit_code", "line"),
+    [
+        (ConfigError("bad value"), 2, "bad value"),
+        (MountError("x: is\nbusy"), 1, r"x: is\x0abusy"),
+        (KeyError("x"), 1, "internal error: KeyError: 'x'; please report it with what --debug shows"),
+    ],
+)
+def test_what_ends_a_command_decides_its_exit_status(capsys, exc, exit_code, line):
+    assert _explain(exc, debug=False) == exit_code
+    assert capsys.readouterr().err == f"tigrismount: error: {line}\n"
+
+
+def test_debug_shows_a_traceback(capsys):
+    with pytest.raises(ZeroDivisionError) as caught:
+        _ = 1 / 0
+    assert _explain(caught.value, debug=True) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_help_needs_no_engine():
+    code = "import sys; from tigrismount.cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"trio", "pyfuse3", "boto3", "lmdb", "rich", "subprocess", "logging"} & set(done.stderr.split())
+
+
+def test_the_package_can_be_run_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "tigrismount", "mount"], capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tigrismount: error: the MOUNTPOINT is missing")
+
+
+def test_a_reader_that_has_enough_is_no_crash():
+    done = subprocess.run(
+        f"{sys.executable} -m tigrismount mount --help | true", shell=True, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+
+
+def test_ctrl_c_is_said_in_one_line(capsys, monkeypatch):
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "main", interrupted)
+    assert main(["status"]) == 130
+    assert capsys.readouterr().err == "tigrismount: error: interrupted\n"

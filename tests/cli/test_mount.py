@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.mark.parametrize("arguments", [[], ["s3://models"]])
+def test_a_mountpoint_is_needed(fails, arguments):
+    exit_code, line = fails("mount", *arguments)
+    assert exit_code == 2
+    assert "the MOUNTPOINT is missing" in line
+
+
+def test_three_places_are_too_many(fails):
+    assert "too many arguments (a b c)" in fails("mount", "a", "b", "c")[1]
+
+
+def test_one_argument_is_the_mountpoint_and_needs_a_source_from_the_environment(fails, tmp_path):
+    exit_code, line = fails("mount", str(tmp_path))
+    assert exit_code == 2
+    assert "set BUCKET_NAME or TIGRIS_STORAGE_BUCKET or MODEL_BUCKET_NAME" in line
+
+
+def test_the_source_may_come_from_the_environment(fails, tmp_path, monkeypatch):
+    monkeypatch.setenv("BUCKET_NAME", "Wrong")
+    assert "environment variable BUCKET_NAME: source 'Wrong'" in fails("mount", str(tmp_path))[1]
+
+
+def test_all_faults_come_in_one_line(fails, tmp_path):
+    exit_code, line = fails("mount", "Bad", str(tmp_path), "--verify", "x", "-o", "rw", "-o", "foo")
+    assert exit_code == 2
+    for fault in ("source 'Bad'", "--verify 'x'", "-o rw", "-o foo: unknown option"):
+        assert fault in line
+
+
+def test_switches_are_flags(fails, tmp_path):
+    """A value that no switch has shows that they were read."""
+    line = fails("mount", "s3://models", str(tmp_path), "--no-sign-request", "--profile", "p")[1]
+    assert line == "--profile 'p': contradicts --no-sign-request"
+
+
+def test_a_file_of_authorities_must_be_there(fails, tmp_path):
+    exit_code, line = fails("mount", "s3://models", str(tmp_path), "--ca-bundle", "/nowhere.pem")
+    assert (exit_code, line) == (2, "--ca-bundle: /nowhere.pem: cannot be read")
+
+
+def test_a_configuration_file_must_be_there(fails, tmp_path):
+    assert fails("mount", "s3://models", str(tmp_path), "--config", "/nowhere.toml")[0] == 2
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("where", [[], ["-f"]])
+def test_a_mountpoint_that_is_missing_is_said_before_anything_starts(fuse, fails, tmp_path, where):
+    exit_code, line = fails("mount", "s3://models", f"{tmp_path}/missing", *where)
+    assert (exit_code, line) == (1, f"{tmp_path}/missing: does not exist; 'mkdir -p {tmp_path}/missing' first")
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("where", [[], ["-f"]])
+def test_a_log_file_that_cannot_be_opened_fails_the_mount(fuse, fails, tmp_path, where):
+    exit_code, line = fails("mount", "s3://models", str(tmp_path), "--log-file", "/nowhere/x", *where)
+    assert (exit_code, line) == (1, "log file /nowhere/x: cannot be opened: No such file or directory")
+
+
+@pytest.mark.fuse
+def test_a_store_that_is_away_fails_the_mount_and_leaves_nothing(fuse, fails, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tid_x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tsec_x")
+    where = ("s3://models", str(tmp_path), "--cache-dir", "off")
+    exit_code, line = fails("mount", *where, "--endpoint-url", "http://127.0.0.1:1", "--request-timeout", "1s")
+    assert exit_code == 1
+    assert "127.0.0.1:1" in line
+    assert "tsec_x" not in line
+    assert os.stat(tmp_path).st_dev == os.stat(tmp_path.parent).st_dev

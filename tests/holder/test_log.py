@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import pytest
+
+from tigrismount.errors import MountError
+from tigrismount.holder.log import DaemonLog
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A log into ``tmp_path / "log"``."""
+    opened = []
+
+    def open_log(*, level: str = "info", json_lines: bool = False) -> DaemonLog:
+        opened.append(DaemonLog(path=str(tmp_path / "log"), foreground=False, level=level, json_lines=json_lines))
+        return opened[-1]
+
+    yield open_log
+    for each in opened:
+        each.close()
+
+
+def test_own_messages_have_time_level_and_name(log, tmp_path):
+    log().error("it broke")
+    line = (tmp_path / "log").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ERROR tigrismount\.holder: it broke\n", line)
+
+
+def test_own_messages_can_be_json(log, tmp_path):
+    log(json_lines=True).warning('a "quoted"\nline')
+    fields = json.loads((tmp_path / "log").read_text())
+    assert (fields["level"], fields["message"]) == ("warning", 'a "quoted"\nline')
+
+
+def test_lines_of_the_worker_pass_as_they_are_at_any_level(log, tmp_path):
+    quiet = log(level="error")
+    quiet.info("not written")
+    quiet.line("2026 INFO worker: hello")
+    assert (tmp_path / "log").read_text() == "2026 INFO worker: hello\n"
+
+
+def test_the_file_is_appended_to_and_readable_by_its_owner_alone(log, tmp_path):
+    log().line("one")
+    log().line("two")
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
+    assert (tmp_path / "log").stat().st_mode & 0o007 == 0
+
+
+def test_a_file_that_was_rotated_away_is_opened_again(log, tmp_path):
+    daemon = log()
+    daemon.line("old")
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    daemon.reopen()
+    daemon.line("new")
+    assert (tmp_path / "log").read_text() == "new\n"
+
+
+def test_a_file_that_cannot_be_opened_again_is_gone_on_with(log, tmp_path):
+    daemon = log()
+    (tmp_path / "log").rename(tmp_path / "log.1")
+    (tmp_path / "log").mkdir()
+    daemon.reopen()
+    daemon.line("still there")
+    assert (tmp_path / "log.1").read_text() == "still there\n"
+
+
+def test_a_file_that_cannot_be_opened_is_an_error():
+    with pytest.raises(MountError, match="log file /nowhere/log: cannot be opened"):
+        DaemonLog(path="/nowhere/log", foreground=False, level="info", json_lines=False)
+
+
+def test_the_foreground_logs_to_standard_error(capfd):
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    log.line("hello")
+    assert capfd.readouterr().err == "hello\n"
+    assert log.is_standard_error
+    assert log.warnings == []
+    log.close()
+
+
+def test_without_a_system_log_a_daemon_warns():
+    log = DaemonLog(path=None, foreground=False, level="info", json_lines=False)
+    log.info("dropped, or in the system log")
+    warnings = log.warnings
+    log.close()
+    assert len(warnings) == (0 if os.path.exists("/dev/log") else 1)
+
+
+def test_a_full_disk_stops_nobody():
+    log = DaemonLog(path="/dev/full", foreground=False, level="info", json_lines=False)
+    log.error("lost")
+    log.close()

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tigrismount.holder.mountinfo import canonical_mountpoint, mount_at, parse_mounts, read_mounts
+
+LINES = rb"""
+22 27 0:21 / /proc rw,relatime - proc proc rw
+90 27 0:50 / /mnt/a\040b ro,nosuid shared:1 master:2 - fuse.tigrismount s3://m/a\040b ro,user_id=1000,allow_other
+91 27 0:51 / /mnt/x rw - ext4 /dev/sda rw
+92 91 0:52 / /mnt/x ro - fuse.tigrismount s3://m ro,user_id=0
+nonsense
+1 2 3 - x
+"""
+
+
+def test_mounts_are_parsed_and_escapes_undone():
+    proc, ours, below, above = parse_mounts(LINES)
+    assert (proc.type, proc.is_ours, proc.owner_uid) == ("proc", False, None)
+    assert (ours.mount_id, ours.device, ours.mountpoint, ours.source) == (90, "0:50", "/mnt/a b", "s3://m/a b")
+    assert (ours.is_ours, ours.owner_uid) == (True, 1000)
+    assert "allow_other" in ours.super_options
+    assert (below.mount_id, above.mount_id) == (91, 92)
+
+
+def test_the_mount_on_top_is_the_one_that_is_seen():
+    mounts = parse_mounts(LINES)
+    assert mount_at("/mnt/x", mounts).mount_id == 92
+    assert mount_at("/mnt", mounts) is None
+
+
+@given(st.binary())
+def test_any_bytes_can_be_read(data):
+    parse_mounts(data)
+
+
+def test_this_host_has_a_root():
+    assert mount_at("/") is not None
+    assert all(os.path.isabs(entry.mountpoint) or entry.mountpoint for entry in read_mounts())
+
+
+@pytest.mark.parametrize("name", ["plain", "with blank", "with\nnewline", "back\\slash", "umläut"])
+def test_names_survive_the_kernels_escapes(tmp_path, name):
+    """An escaped line reads back to the name."""
+    escaped = "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in str(tmp_path / name))
+    [entry] = parse_mounts(f"1 2 0:1 / {escaped} rw - fuse.tigrismount s rw".encode())
+    assert entry.mountpoint == str(tmp_path / name)
+
+
+def test_links_are_followed_to_what_the_kernel_will_list(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert canonical_mountpoint(str(tmp_path / "link")) == str(tmp_path / "real")
+    assert canonical_mountpoint(str(tmp_path / "up" / "real" / ".." / "real")) == str(tmp_path / "real")
+    assert canonical_mountpoint(str(tmp_path / "missing")) == str(tmp_path / "missing")
+    assert canonical_mountpoint("/proc/") == "/proc"

@@ -1,0 +1,170 @@
+"""Mounting itself, as root and as a plain user; nobody serves these mounts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable
+
+import pytest
+
+from tigrismount.errors import MountError
+from tigrismount.holder.init import INIT_REQUEST_BYTES, describe_init
+from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mounting import MountSpec, check_can_mount, mount, unmount
+
+NOBODY = 65534
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+
+
+def spec(path, **members: object) -> MountSpec:
+    return MountSpec(**{"mountpoint": str(path), "fsname": "s3://m/a,b\\c d", "allow_other": False, **members})
+
+
+def as_nobody(do: Callable[[], str]) -> str:
+    """Return what *do* returns, or the error it meets, as a plain user."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            result = do()
+        except BaseException as exc:  # noqa: BLE001 -- reported to the parent
+            result = f"{type(exc).__name__}: {exc}"
+        os.write(write_end, result.encode())
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end) as file:
+        result = file.read()
+    os.waitpid(pid, 0)
+    return result
+
+
+@pytest.fixture
+def open_device(fuse):
+    """/dev/fuse for everybody, as udev sets it where the fuse3 package is installed properly."""
+    mode = stat.S_IMODE(os.stat("/dev/fuse").st_mode)
+    os.chmod("/dev/fuse", 0o666)
+    yield
+    os.chmod("/dev/fuse", mode)
+
+
+@pytest.fixture
+def nobodys_mountpoint(mountpoint):
+    """A directory of the plain user that it can reach."""
+    os.chown(mountpoint, NOBODY, NOBODY)
+    reachable = mountpoint.parent
+    changed = []
+    while str(reachable) != "/":
+        mode = stat.S_IMODE(reachable.stat().st_mode)
+        if not mode & 0o001:
+            reachable.chmod(mode | 0o011)
+            changed.append((reachable, mode))
+        reachable = reachable.parent
+    yield mountpoint
+    while mount_at(str(mountpoint)):
+        unmount(str(mountpoint), lazy=True)
+    for path, mode in changed:
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(mode)
+
+
+@pytest.mark.fuse
+def test_a_mount_is_ours_read_only_and_begins_with_init(fuse, mountpoint):
+    fd = mount(spec(mountpoint))
+    try:
+        entry = mount_at(str(mountpoint))
+        assert (entry.is_ours, entry.source, entry.owner_uid) == (True, "s3://m/a,b\\c d", os.geteuid())
+        assert "default_permissions" in entry.super_options
+        assert "allow_other" not in entry.super_options
+        assert describe_init(os.read(fd, INIT_REQUEST_BYTES)).major == 7
+        assert not os.get_inheritable(fd)
+        with open("/proc/self/mountinfo") as file:
+            [line] = [line for line in file if line.startswith(f"{entry.mount_id} ")]
+        assert {"ro", "nosuid", "nodev", "noatime"} <= set(line.split()[5].split(","))
+        unmount(str(mountpoint))
+        assert mount_at(str(mountpoint)) is None
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.fuse
+@only_root
+def test_root_lets_others_in_when_told(fuse, mountpoint):
+    fd = mount(spec(mountpoint, allow_other=True))
+    assert "allow_other" in mount_at(str(mountpoint)).super_options
+    unmount(str(mountpoint))
+    os.close(fd)
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_mount_that_fails_leaves_no_descriptor(fuse, tmp_path):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(MountError, match="cannot be mounted on: No such file"):
+        mount(spec(tmp_path / "missing"))
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.fuse
+def test_unmounting_what_is_not_mounted_is_an_error(fuse, tmp_path):
+    with pytest.raises(MountError, match="cannot be unmounted"):
+        unmount(str(tmp_path))
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_plain_user_mounts_through_the_helper(open_device, nobodys_mountpoint):
+    path = str(nobodys_mountpoint)
+
+    def do() -> str:
+        check_can_mount(spec(path))
+        fd = mount(spec(path))
+        entry = mount_at(path)
+        kernel = describe_init(os.read(fd, INIT_REQUEST_BYTES))
+        unmount(path)
+        return f"{entry.type} {entry.source} {entry.owner_uid} {kernel.major} {mount_at(path)}"
+
+    assert as_nobody(do) == f"fuse.tigrismount s3://m/a,b\\c d {NOBODY} 7 None"
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_plain_user_is_told_what_the_helper_says(open_device, tmp_path):
+    """The directory belongs to root."""
+    result = as_nobody(lambda: str(mount(spec(tmp_path))))
+    assert result.startswith(f"MountError: {tmp_path}: cannot be mounted: ")
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_plain_user_may_not_let_others_in_unless_permitted(open_device, tmp_path):
+    with open("/etc/fuse.conf") as file:
+        if any(line.strip() == "user_allow_other" for line in file):
+            pytest.skip("this host permits it")
+    result = as_nobody(lambda: str(check_can_mount(spec(tmp_path, allow_other=True))))
+    assert "a line 'user_allow_other' in /etc/fuse.conf" in result
+    assert "--no-allow-other" in result
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_device_that_a_plain_user_cannot_open_is_said_with_the_remedy(fuse, tmp_path):
+    if stat.S_IMODE(os.stat("/dev/fuse").st_mode) & 0o006 == 0o006:
+        pytest.skip("everybody may open /dev/fuse here")
+    result = as_nobody(lambda: str(check_can_mount(spec(tmp_path))))
+    assert result == (
+        "MountError: /dev/fuse: cannot be opened: Permission denied; 'sudo chmod 666 /dev/fuse' lets all users mount"
+    )
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_missing_helper_is_said_with_the_remedy(open_device, tmp_path, monkeypatch):
+    monkeypatch.setattr("tigrismount.holder.mounting._FUSERMOUNT", "fusermount-not-there")
+    result = as_nobody(lambda: str(check_can_mount(spec(tmp_path))))
+    assert "sudo apt-get install fuse3" in result
