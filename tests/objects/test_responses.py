@@ -164,3 +164,19 @@ def test_slow_down_carries_retry_after():
 )
 def test_retry_after_is_seconds_or_nothing(value, seconds):
     assert retry_after_s({"retry-after": value}) == seconds
+
+
+def test_without_a_strong_etag_an_overwrite_of_the_same_size_is_seen_by_its_time() -> None:
+    """Two versions of one size must never be mixed, whatever the store leaves out."""
+    obj = ObjectId("b", "k", "", 10, modified_s=1_700_000_000)
+    headers = {
+        "content-range": "bytes 0-9/10",
+        "content-length": "10",
+        "last-modified": "Tue, 14 Nov 2023 22:13:20 GMT",
+    }
+
+    check_range_answer(206, headers, obj, 0, 10)
+    with pytest.raises(StaleObjectError, match="Last-Modified"):
+        check_range_answer(206, {**headers, "last-modified": "Tue, 14 Nov 2023 22:13:21 GMT"}, obj, 0, 10)
+    with pytest.raises(ObjectProtocolError, match="neither"):
+        check_range_answer(206, {**headers, "last-modified": "yesterday"}, obj, 0, 10)

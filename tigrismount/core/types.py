@@ -55,6 +55,8 @@ class ObjectId:
     """Entity tag without quotes; empty when the store gave none (then nothing is shared or kept on disk)."""
     size_bytes: int
     """Length of the object in bytes."""
+    modified_s: int = 0
+    """Whole second of ``Last-Modified``, which tells versions apart where there is no strong ETag; else 0."""
 
     @property
     def cacheable(self) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import (
@@ -77,7 +78,7 @@ def check_range_answer(status: int, headers: Mapping[str, str], obj: ObjectId, s
     Args:
         status: HTTP status, not an error.
         headers: Headers, names in lower case.
-        obj: Version asked for; an empty ETag leaves only the size to compare.
+        obj: Version asked for; without a strong ETag, time of modification and size must do.
         start: First byte asked for.
         stop: One past the last byte asked for.
 
@@ -86,6 +87,7 @@ def check_range_answer(status: int, headers: Mapping[str, str], obj: ObjectId, s
         ObjectProtocolError: The answer is not the range that was asked for.
     """
     _check_etag(headers, obj)
+    _check_modified(headers, obj)
     content_range = headers.get("content-range")
     if content_range is not None and status in {200, 206}:
         _check_content_range(content_range, obj, start, stop)
@@ -106,6 +108,18 @@ def _check_etag(headers: Mapping[str, str], obj: ObjectId) -> None:
         raise ObjectProtocolError("the answer has no ETag", bucket=obj.bucket, key=obj.key)
     if etag.removeprefix("W/") != obj.etag.removeprefix("W/"):
         raise StaleObjectError(f"ETag is {etag} now, was {obj.etag}", bucket=obj.bucket, key=obj.key)
+
+
+def _check_modified(headers: Mapping[str, str], obj: ObjectId) -> None:
+    """Compare ``Last-Modified`` where no strong ETag names the version: an overwrite of the same size must be seen."""
+    if not obj.modified_s:
+        return
+    modified = parsedate_tz(headers.get("last-modified", ""))
+    if modified is None:
+        raise ObjectProtocolError("the answer has neither ETag nor Last-Modified", bucket=obj.bucket, key=obj.key)
+    if mktime_tz(modified) != obj.modified_s:
+        detail = f"Last-Modified is {headers['last-modified']} now, and was another"
+        raise StaleObjectError(detail, bucket=obj.bucket, key=obj.key)
 
 
 def _check_content_range(content_range: str, obj: ObjectId, start: int, stop: int) -> None:

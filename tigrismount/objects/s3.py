@@ -12,6 +12,7 @@ that wanted it was cancelled, so abandoned threads are bounded too; ``transfer``
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -263,9 +264,11 @@ def _page(answer: dict[str, Any], query: dict[str, Any], target: Target) -> List
 def _info(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> ObjectInfo:
     """Return the answer of a HEAD, or a row of a listing, as ours."""
     modified = row.get("LastModified")
+    mtime_s = modified.timestamp() if modified is not None else 0.0
+    obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)
     return ObjectInfo(
-        ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes),
-        mtime_s=modified.timestamp() if modified is not None else 0.0,
+        obj if obj.cacheable else replace(obj, modified_s=int(mtime_s)),
+        mtime_s=mtime_s,
         storage_class=row.get("StorageClass") or "STANDARD",
         version_id=row.get("VersionId"),
     )
