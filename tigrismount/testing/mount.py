@@ -41,7 +41,7 @@ class Mounted:
     @property
     def mark(self) -> str:
         """What all processes of the mount carry in their environment."""
-        return self.env[_MARK]
+        return f"{_MARK}={self.env[_MARK]}"
 
     def status(self) -> dict[str, Any]:
         """Return what ``status --json`` says about this mount.
@@ -100,8 +100,12 @@ def mounted(source: str, mountpoint: str | os.PathLike[str], env: Mapping[str, s
 
 
 def marked_processes(mark: str) -> list[int]:
-    """Return the processes whose environment carries *mark*, in the order of their ids; zombies are not counted."""
-    wanted = f"{_MARK}={mark}".encode()
+    """Return the processes whose environment carries *mark*, in the order of their ids; zombies are not counted.
+
+    Args:
+        mark: ``NAME=value``.
+    """
+    wanted = mark.encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdecimal():
