@@ -110,7 +110,7 @@ lint: $(DEV) ## ruff
 
 .PHONY: imports
 imports: $(DEV) ## the layers: calls go down, never up
-	@$(BIN)/lint-imports
+	@report=$$($(BIN)/lint-imports) || { echo "$$report"; exit 1; }; echo "$$report" | tail -n 1
 
 .PHONY: types
 types: $(DEV) ## mypy --strict
