@@ -23,6 +23,11 @@ REPLY = {
     "config": {
         "metadata_ttl": {"value": "inf", "from": "--metadata-ttl"},
         "profile": {"value": None, "from": "default"},
+        "block_size": {"value": 8 << 20, "from": "default"},
+        "cache_free": {"value": 0.05, "from": "default"},
+        "request_timeout": {"value": 300.0, "from": "default"},
+        "allow_other": {"value": True, "from": "default"},
+        "of_a_newer_worker": {"value": [1], "from": "default"},
     },
 }
 
@@ -107,8 +112,14 @@ def test_details_show_every_value_in_force_and_its_origin(capsys):
     out = capsys.readouterr().out
     assert "pid 12, supervisor 11" in out
     assert "1 GiB of 2 GiB in /nvme" in out
-    assert ["metadata-ttl", "inf", "--metadata-ttl"] in [line.split() for line in out.splitlines()]
-    assert ["profile", "-", "default"] in [line.split() for line in out.splitlines()]
+    shown = {words[0]: words[1:] for line in out.splitlines() if (words := line.split())}
+    assert shown["metadata-ttl"] == ["inf", "--metadata-ttl"]
+    assert shown["profile"] == ["-", "default"]
+    assert shown["block-size"] == ["8", "MiB", "default"]
+    assert shown["cache-free"] == ["5%", "default"]
+    assert shown["request-timeout"] == ["300s", "default"]
+    assert shown["allow-other"] == ["on", "default"]
+    assert shown["of-a-newer-worker"] == ["[1]", "default"]
 
 
 def test_a_mount_that_tells_nothing_can_be_shown(capsys, runtime, tmp_path):

@@ -4,16 +4,18 @@ import contextlib
 import os
 import signal
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tigrismount.demo.command import wait_until
 from tigrismount.holder.launch import start_in_background
 from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.mounting import unmount
 from tigrismount.holder.request import Deadlines, MountRequest, Outcome
-from tigrismount.testing.mount import require_fuse
+from tigrismount.testing.mount import marked_processes, require_fuse
 
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
@@ -67,8 +69,10 @@ class Supervised:
 
 
 @pytest.fixture
-def supervise(fuse: None, mountpoint: Path, tmp_path: Path):
-    """Mount through a supervisor with a fake worker, told what to do wrong."""
+def supervise(fuse: None, mountpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Mount through a supervisor with a fake worker, told what to do wrong; no process may be left."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv("_TIGRISMOUNT_STARTED_BY", mark)
     started: list[Supervised] = []
 
     def start(*, deadlines: Deadlines | None = None, nonempty: bool = False, **fake: object) -> Supervised:
@@ -90,3 +94,4 @@ def supervise(fuse: None, mountpoint: Path, tmp_path: Path):
                     os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(supervised.pid, 0)
+    assert wait_until(lambda: marked_processes(mark) == [])

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import os
 
-from tigrismount.holder.probe import Finding, Health, Probe, probe
+import pytest
+
+from tigrismount.holder.mounting import MountSpec, mount
+from tigrismount.holder.probe import Finding, Health, probe
+
+
+def children() -> set[int]:
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return {int(word) for word in file.read().split()}
 
 
 def test_a_directory_answers(tmp_path):
@@ -16,14 +24,16 @@ def test_an_error_is_told_with_the_call_that_met_it(tmp_path):
     assert finding == Finding(Health.FAILED, "listing: Not a directory")
 
 
-def test_what_has_not_answered_is_hung_and_leaves_no_child(tmp_path):
-    """Finished before the child had a chance."""
-    os.mkfifo(tmp_path / "x")
-    started = Probe("/proc/self/root")
-    os.kill(started._pid, 19)  # stopped, as if its call did not return
-    os.waitid(os.P_PID, started._pid, os.WSTOPPED | os.WNOWAIT)
-    finding = started.finish()
-    assert finding.health in (Health.HUNG, Health.OK)  # it may have answered before it was stopped
+@pytest.mark.fuse
+def test_a_mount_that_nobody_serves_is_hung_until_its_connection_ends(fuse, mountpoint):
+    """And the child, which may not be killable, ends with it: it holds no copy of the connection."""
+    fd = mount(MountSpec(mountpoint=str(mountpoint), fsname="s3://m", allow_other=False))
+    before = children()
+    assert probe(str(mountpoint), timeout_s=0.2).health is Health.HUNG
+    os.close(fd)
+    assert probe(str(mountpoint), timeout_s=10).health is Health.DEAD
+    for pid in children() - before:
+        os.waitpid(pid, 0)
 
 
 def test_probing_leaves_no_descriptor_behind(tmp_path):

@@ -15,6 +15,7 @@ import click
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.table import print_table
+from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import format_size
 from tigrismount.control.client import StaleSocketError, drop_stale, request, sockets
 from tigrismount.control.paths import runtime_directory
@@ -149,7 +150,7 @@ def _print_details(mount: dict[str, Any]) -> None:
     config = mount.get("config", {})
     if config:
         click.echo()
-        rows = [[name.replace("_", "-"), _value(item), str(item.get("from", ""))] for name, item in config.items()]
+        rows = [[key.replace("_", "-"), _value(key, item), str(item.get("from", ""))] for key, item in config.items()]
         print_table(("OPTION", "VALUE", "FROM"), rows)
 
 
@@ -163,6 +164,16 @@ def _size(count: object) -> str:
     return format_size(count) if isinstance(count, int) else "-"
 
 
-def _value(item: dict[str, Any]) -> str:
+def _value(key: str, item: dict[str, Any]) -> str:
+    """Return an option's value as a person would write it; an option of a newer worker is shown as it is."""
     value = item.get("value")
-    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    kind = BY_KEY[key].metavar if key in BY_KEY else ""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if "SIZE" in kind and isinstance(value, int):
+        return format_size(value)
+    if kind == "TIME" and isinstance(value, int | float):
+        return f"{value:g}s"
+    return f"{value:.0%}" if kind == "PERCENT" and isinstance(value, float) else str(value)

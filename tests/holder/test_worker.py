@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from tigrismount.errors import MountError
+from tigrismount.holder.events import Events
+from tigrismount.holder.worker import Worker
+
+LAST_MESSAGE = """
+import sys
+from tigrismount.holder.protocol import Channel
+channel = Channel.from_fd(int(sys.argv[-1]))
+channel.send("ready")
+channel.send("failed", message="why")
+print("one", "two", sep="\\n", end="", file=sys.stderr)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def events():
+    with Events() as events:
+        yield events
+
+
+@pytest.fixture
+def run(events):
+    """Run a worker's program to its end, without having listened to it."""
+    lines: list[str] = []
+
+    def start(program: str) -> tuple[Worker, list[str]]:
+        worker = Worker((sys.executable, "-c", program), events, lines.append)
+        os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+        return worker, lines
+
+    return start
+
+
+def test_nothing_that_a_dead_worker_said_is_lost(run):
+    worker, lines = run(LAST_MESSAGE)
+    assert worker.has_ended()
+    worker.drain()
+    assert [message.type for message in worker.messages] == ["ready", "failed"]
+    assert not worker.is_connected
+    worker.close()
+    assert lines == ["one", "two"]
+    assert worker.describe_end() == "ended with exit status 3: two"
+
+
+def test_a_worker_that_said_nothing_has_an_end_too(run):
+    worker, lines = run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    assert worker.has_ended()
+    worker.close()
+    assert (lines, worker.describe_end()) == ([], "was killed by SIGTERM")
+
+
+def test_a_program_that_is_not_there_is_an_error_and_leaves_nothing_open(events):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(MountError, match="/nowhere/worker: cannot be started: No such file"):
+        Worker(("/nowhere/worker",), events, print)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_descriptors_are_closed_with_the_worker(run, events):
+    before = os.listdir("/proc/self/fd")
+    worker, _ = run(LAST_MESSAGE)
+    worker.has_ended()
+    worker.close()
+    assert os.listdir("/proc/self/fd") == before
