@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -153,6 +156,23 @@ def test_map_grows_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     put_blocks(index, 2000)
     assert (len(index.blocks(A)), index.totals.bytes_cached) == (2000, 2000 * 4096)
     index.check()
+    index.close()
+
+
+def test_map_that_another_process_has_grown_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = f"""if True:
+        import sys
+        from tigrismount.cache.index import CacheIndex
+        from tigrismount.cache.records import BlockRecord, ObjectRecord
+        index = CacheIndex(sys.argv[1])
+        for number in range(2000):
+            index.put_block({A!r}, {OBJECT!r}, number, {BLOCK!r})
+        """
+    monkeypatch.setattr("tigrismount.cache.index._MAP_BYTES", 1 << 16)
+    index = CacheIndex(str(tmp_path))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=True)
+    assert len(index.blocks(A)) == 2000
     index.close()
 
 

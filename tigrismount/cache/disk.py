@@ -24,6 +24,7 @@ import trio
 
 from tigrismount.cache.base import CacheStatistics, block_length_bytes
 from tigrismount.cache.directory import open_cache_directory, remove_old_caches
+from tigrismount.cache.health import Health
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.publisher import Publisher
 from tigrismount.cache.reclaim import sweep
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 _PUBLISH_INTERVAL_S = 1.0
 """What a power cut may cost at most; a sync this often costs nothing measurable."""
-_PAUSE_S = 10.0
-"""How long a disk that failed is left alone before the next try."""
 _READ_THREADS = 16
 """More than the block store asks for at once: its own limit is the one that counts."""
 _WRITE_THREADS = 2
@@ -92,8 +91,7 @@ class DiskBlockCache:
         )
         self._counters = CacheStatistics(capacity_bytes=config.size_bytes)
         self._queued_bytes = 0
-        self._degraded = ""
-        self._paused_until_s = 0.0
+        self._health = Health(directory, index, trial_bytes=config.block_bytes)
         self._read_limiter = trio.CapacityLimiter(_READ_THREADS)
         self._write_limiter = trio.CapacityLimiter(_WRITE_THREADS)
         self._closed = False
@@ -129,8 +127,10 @@ class DiskBlockCache:
             directory, index = open_cache_directory(config.directory)
             try:
                 return cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock)
-            except BaseException:
+            except BaseException as error:
                 index.close()
+                if isinstance(error, OSError):
+                    raise CacheError(f"the cache in {config.directory} cannot be opened: {error.strerror}") from error
                 raise
 
         return await trio.to_thread.run_sync(work)
@@ -154,7 +154,7 @@ class DiskBlockCache:
         try:
             version = await self._versions.open(digest, record, handle)
         except (CacheError, OSError) as error:
-            self._fail("read", error)
+            self._health.fail(error)
             return UncachedObject(self._config.block_bytes)
         return _DiskObject(self, version, handle)
 
@@ -170,7 +170,7 @@ class DiskBlockCache:
         try:
             await self._versions.refresh(version)
         except (CacheError, OSError) as error:
-            self._fail("read", error)
+            self._health.fail(error)
 
     # --- blocks
 
@@ -206,7 +206,7 @@ class DiskBlockCache:
 
     def _admits(self, length_bytes: int) -> bool:
         """Tell whether one more block may wait for the disk; the first may always."""
-        if self._closed or trio.current_time() < self._paused_until_s:
+        if self._closed or not self._health.worth_a_try:
             return False
         return not self._queued_bytes or self._queued_bytes + length_bytes <= self._config.write_queue_bytes
 
@@ -221,7 +221,7 @@ class DiskBlockCache:
             finally:
                 self._room.release(length_bytes, written=written)
         except (CacheError, OSError) as error:
-            self._fail("written", error)
+            self._health.fail(error)
             return False
         finally:
             self._queued_bytes -= length_bytes
@@ -248,9 +248,7 @@ class DiskBlockCache:
         if not block.synced:
             self._publisher.written(storage.digest, index, block)
         self._count(blocks_written=1, bytes_written=block.length_bytes)
-        if self._degraded:
-            _log.info("the cache in %s is written again", self._directory.path)
-            self._degraded = ""
+        self._health.succeed()
 
     # --- upkeep
 
@@ -264,6 +262,7 @@ class DiskBlockCache:
                     await trio.sleep(_PUBLISH_INTERVAL_S)
                     await self._attempt(self._publisher.publish)
                     await self._attempt(self._room.enforce)
+                    await self._attempt(self._health.recheck)
         finally:
             with trio.CancelScope(shield=True):
                 await self._attempt(self._publisher.publish)
@@ -273,7 +272,7 @@ class DiskBlockCache:
         try:
             await work()
         except (CacheError, OSError) as error:
-            self._fail("written", error)
+            self._health.fail(error)
 
     async def _tidy(self) -> None:
         """Remove what a crash, or a cache set aside, has left on the disk."""
@@ -292,12 +291,12 @@ class DiskBlockCache:
             self._counters,
             bytes_cached=totals.bytes_cached,
             objects_cached=totals.objects,
-            degraded=self._degraded or self._floor_reason(),
+            degraded=self._health.reason or self._no_room_reason(),
         )
 
-    def _floor_reason(self) -> str:
+    def _no_room_reason(self) -> str:
         floor_percent = 100 * self._config.free_floor_fraction
-        return f"less than {floor_percent:g} % of the cache's disk is free" if self._room.below_floor else ""
+        return f"the cache's disk is full ({floor_percent:g} % of it stay free)" if self._room.below_floor else ""
 
     async def aclose(self) -> None:
         """Publish what is left, note a clean end, close the index. Idempotent."""
@@ -320,15 +319,6 @@ class DiskBlockCache:
     def _note_eviction(self, digest: bytes) -> None:
         self._versions.note_eviction(digest)
         self._count(evicted_objects=1)
-
-    def _fail(self, what: str, error: CacheError | OSError) -> None:
-        """Say why the cache is no use at the moment, once, and leave the disk alone for a while."""
-        reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        reason = f"the cache in {self._directory.path} cannot be {what}: {reason}"
-        if reason != self._degraded:
-            _log.warning("%s; the mount goes on without it for now", reason)
-        self._degraded = reason
-        self._paused_until_s = trio.current_time() + _PAUSE_S
 
 
 class _DiskObject:

@@ -26,7 +26,7 @@ _SLACK_FRACTION = 1 / 128
 _ATTEMPTS = 4
 """How often room is made that somebody else then takes, before a block is not worth it."""
 _INDEX_GROWTH_BYTES = 1 << 20
-"""What the index may grow by between two looks at the disk, and cannot be told from data then."""
+"""What the index may grow by between two looks at the disk; kept free of data, so that it can."""
 _NO_ROOM_PAUSE_S = 5.0
 """How long a cache full of open files is believed to stay so, unless one of ours closes: to look is to walk over all
 objects of the index."""
@@ -59,7 +59,7 @@ class Room:
         self._on_evicted = on_evicted
         slack_bytes = int(config.size_bytes * _SLACK_FRACTION)
         self._occupancy: Occupancy[bytes] = Occupancy(config.size_bytes, slack_bytes=slack_bytes)
-        self._disk_room_bytes = self._look_at_disk()
+        self._disk_room_bytes = disk_room_bytes(directory, config.free_floor_fraction)
         self._reserved_bytes = 0
         self._no_room_until_s = 0.0
         self._evicting = trio.Lock()
@@ -67,7 +67,7 @@ class Room:
     @property
     def below_floor(self) -> bool:
         """Whether the filesystem has less free space than it must keep."""
-        return self._disk_room_bytes <= 0
+        return self._disk_room_bytes <= _INDEX_GROWTH_BYTES
 
     def pin(self, digest: bytes) -> None:
         """Keep a version until ``unpin``."""
@@ -114,7 +114,10 @@ class Room:
     def _fits(self, length_bytes: int) -> bool:
         need_bytes = self._reserved_bytes + length_bytes
         fits_bound = self._index.totals.bytes_cached + need_bytes <= self._config.size_bytes
-        return fits_bound and need_bytes <= self._disk_room_bytes
+        return fits_bound and need_bytes <= self._usable_disk_bytes(length_bytes)
+
+    def _usable_disk_bytes(self, length_bytes: int) -> int:
+        return self._disk_room_bytes - (_INDEX_GROWTH_BYTES if length_bytes else 0)
 
     async def enforce(self) -> None:
         """Evict what other daemons and other programs have made too much.
@@ -132,10 +135,7 @@ class Room:
 
     def _measure(self) -> int:
         self._index.read(lambda txn: None)  # what others have written meanwhile counts in ``totals`` from here on
-        return self._look_at_disk()
-
-    def _look_at_disk(self) -> int:
-        return disk_room_bytes(self._directory, self._config.free_floor_fraction) - _INDEX_GROWTH_BYTES
+        return disk_room_bytes(self._directory, self._config.free_floor_fraction)
 
     async def _evict(self, length_bytes: int, *, only_if_enough: bool) -> bool:
         """Evict for *length_bytes* more; return whether they fit now."""
@@ -144,7 +144,8 @@ class Room:
             usages, self._disk_room_bytes = await trio.to_thread.run_sync(self._survey, self._recency_ms())
             self._occupancy.replace(usages)
             need_bytes = self._reserved_bytes + length_bytes
-            plan = self._occupancy.plan(need_bytes, disk_room_bytes=self._disk_room_bytes, busy=busy)
+            disk_room = self._usable_disk_bytes(length_bytes)
+            plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
             if not plan.victims or (only_if_enough and not plan.enough):
                 return plan.enough
             evicted = await trio.to_thread.run_sync(self._evict_all, plan.victims)

@@ -163,8 +163,6 @@ class StoredVersion:
         """
         if self.file.ensure():
             self._index.drop_object(self.digest)  # of a file that is no more
-        if not self.file.linked():
-            raise FileGoneError
         checksum = xxhash.xxh3_64_intdigest(buffer[:length_bytes])
         self.file.write(index * self.record.block_bytes, buffer, length_bytes)
         if not self.file.linked():

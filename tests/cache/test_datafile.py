@@ -1,0 +1,75 @@
+"""One data file: made, locked, removed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tigrismount.cache.datafile import DataFile, remove_file
+from tigrismount.errors import CacheError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_new_file_is_new_once(tmp_path: Path) -> None:
+    path = tmp_path / "ab" / "file"
+    first, second = DataFile(str(path), 5000), DataFile(str(path), 5000)
+    assert not first.open_existing()
+    assert first.ensure()
+    assert not first.ensure()
+    assert not second.ensure()
+    assert (first.inode, path.stat().st_size) == (second.inode, 5000)
+    for file in (first, second, second):
+        file.close()
+    assert first.inode == 0
+
+
+def test_open_file_is_not_removed(tmp_path: Path) -> None:
+    """Not even the records are touched; once it is closed both go, the records first."""
+    path = tmp_path / "file"
+    file = DataFile(str(path), 5000)
+    file.ensure()
+    seen: list[bool] = []
+    assert not remove_file(str(path), lambda: bool(seen.append(path.exists())) or True)
+    assert (seen, file.linked()) == ([], True)
+    file.close()
+    assert remove_file(str(path), lambda: bool(seen.append(path.exists())) or True)
+    assert (seen, path.exists()) == ([True], False)
+
+
+def test_file_that_has_a_record_after_all_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert not remove_file(str(path), lambda: False)
+    assert path.exists()
+
+
+def test_removing_what_is_gone_still_forgets_it(tmp_path: Path) -> None:
+    assert remove_file(str(tmp_path / "file"), lambda: True)
+
+
+def test_file_that_is_being_evicted_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An eviction that never ends costs the cache, not the reader."""
+    path = tmp_path / "file"
+    path.touch()
+    monkeypatch.setattr("tigrismount.cache.datafile._RETRY_S", 0.0)
+    file = DataFile(str(path), 5000)
+
+    def open_meanwhile() -> bool:
+        with pytest.raises(CacheError, match="locked by an eviction"):
+            file.open_existing()
+        return True
+
+    assert remove_file(str(path), open_meanwhile)
+    assert not file.open_existing()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_not_a_plain_file_is_refused(tmp_path: Path, make: object) -> None:
+    path = str(tmp_path / "file")
+    make(path)  # type: ignore[operator]
+    with pytest.raises((CacheError, OSError)):
+        DataFile(path, 5000).open_existing()
