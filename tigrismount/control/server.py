@@ -58,6 +58,7 @@ class ControlServer:
             await listener.bind(self._path)
             os.chmod(self._path, 0o600)
             listener.listen(16)
+            ours = os.stat(self._path).st_ino
             try:
                 async with trio.open_nursery() as nursery:
                     task_status.started()
@@ -66,7 +67,8 @@ class ControlServer:
                         nursery.start_soon(self._serve, connection)
             finally:
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)
+                    if os.stat(self._path).st_ino == ours:  # else a successor listens there already
+                        os.unlink(self._path)
 
     async def _serve(self, connection: trio.socket.SocketType) -> None:
         stream = trio.SocketStream(connection)

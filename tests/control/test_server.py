@@ -1,0 +1,96 @@
+"""The control socket: one line in, one line out, and never another's socket removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trio
+
+from tigrismount.control.client import request
+from tigrismount.control.server import MAX_REQUEST_BYTES, ControlServer
+from tigrismount.errors import MountError
+
+
+async def _status(_: Mapping[str, object]) -> Mapping[str, object]:
+    await trio.lowlevel.checkpoint()
+    return {"mountpoint": "/models"}
+
+
+async def _broken(_: Mapping[str, object]) -> Mapping[str, object]:
+    await trio.lowlevel.checkpoint()
+    raise ZeroDivisionError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "run" / "a.sock")
+
+
+def _server(path: str) -> ControlServer:
+    return ControlServer(path, {"status": _status, "broken": _broken})
+
+
+async def _ask(path: str, command: str) -> Mapping[str, object]:
+    return await trio.to_thread.run_sync(lambda: request(path, command, timeout_s=5.0))
+
+
+async def test_a_command_is_answered(path: str, nursery: trio.Nursery) -> None:
+    await nursery.start(_server(path).run)
+    assert await _ask(path, "status") == {"mountpoint": "/models"}
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
+
+
+async def test_an_unknown_command_says_which_there_are(path: str, nursery: trio.Nursery) -> None:
+    await nursery.start(_server(path).run)
+    with pytest.raises(MountError, match="broken, status"):
+        await _ask(path, "launch")
+
+
+async def test_a_command_that_fails_is_an_answer_and_the_server_goes_on(path: str, nursery: trio.Nursery) -> None:
+    await nursery.start(_server(path).run)
+    with pytest.raises(MountError, match="ZeroDivisionError"):
+        await _ask(path, "broken")
+    assert await _ask(path, "status")
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b"[]\n", b"nonsense\n", b"\xff\xfe\n", b"x" * (MAX_REQUEST_BYTES + 10)])
+async def test_nonsense_harms_nobody(path: str, nursery: trio.Nursery, line: bytes) -> None:
+    await nursery.start(_server(path).run)
+    with trio.fail_after(10):
+        async with await trio.open_unix_socket(path) as stream:
+            try:
+                await stream.send_all(line)
+                await stream.send_eof()
+                answer = await stream.receive_some(1 << 16)
+            except trio.BrokenResourceError:
+                answer = b""
+    if answer:
+        assert "error" in json.loads(answer)
+    assert await _ask(path, "status")
+
+
+async def test_a_leftover_socket_is_replaced_and_ours_is_removed_at_the_end(path: str) -> None:
+    os.makedirs(os.path.dirname(path), mode=0o700)
+    with socket.socket(socket.AF_UNIX) as leftover:
+        leftover.bind(path)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(_server(path).run)
+        assert await _ask(path, "status")
+        nursery.cancel_scope.cancel()
+    assert not os.path.exists(path)
+
+
+async def test_a_successors_socket_is_left_alone(path: str) -> None:
+    async with trio.open_nursery() as outer:
+        async with trio.open_nursery() as first:
+            await first.start(_server(path).run)
+            await outer.start(_server(path).run)
+            first.cancel_scope.cancel()
+        assert await _ask(path, "status"), "the successor still answers"
+        outer.cancel_scope.cancel()
