@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,27 @@ def test_file_that_has_a_record_after_all_is_not_removed(tmp_path: Path) -> None
     path.touch()
     assert not remove_file(str(path), lambda: False)
     assert path.exists()
+
+
+def test_two_evictions_at_once_remove_one_file(tmp_path: Path) -> None:
+    """The slower one waits, and touches neither the records nor the file that has taken the name since."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    slower: list[Future[bool]] = []
+    forgotten: list[str] = []
+
+    def first() -> bool:
+        slower.append(pool.submit(remove_file, str(path), lambda: bool(forgotten.append("second")) or True))
+        while len(os.listdir("/proc/self/fd")) == before:
+            pass  # until it has the old file open
+        return not forgotten.append("first")
+
+    with ThreadPoolExecutor(1) as pool:
+        before = len(os.listdir("/proc/self/fd")) + 1
+        assert remove_file(str(path), first)
+        path.write_bytes(b"new")
+        assert slower[0].result()
+    assert (forgotten, path.read_bytes()) == (["first"], b"new")
 
 
 def test_removing_what_is_gone_still_forgets_it(tmp_path: Path) -> None:

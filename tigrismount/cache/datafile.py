@@ -207,19 +207,34 @@ def remove_file(path: str, before: Callable[[], bool]) -> bool:
     except FileNotFoundError:
         return before()
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock_alone(fd):
             return False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+        if not os.fstat(fd).st_nlink:
+            return True  # evicted by another process; what has this name now, if anything, is a new file
         if not before():
             return False
         os.unlink(path)
         return True
     finally:
         os.close(fd)
+
+
+def _lock_alone(fd: int) -> bool:
+    """Lock a file alone; return False when somebody has it open. Another eviction is waited for."""
+    for _ in range(_OPEN_ATTEMPTS):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if _lock_shared(fd):
+                return False
+            time.sleep(_RETRY_S)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return True
+        else:
+            return True
+    return False
 
 
 def _aligned(length_bytes: int) -> int:
