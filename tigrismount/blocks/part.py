@@ -94,6 +94,7 @@ class Block:
         "delivered_bytes",
         "have",
         "index",
+        "on_disk",
         "parts",
         "pins",
         "start",
@@ -110,6 +111,8 @@ class Block:
         self.buffer: memoryview | None = None
         self.have = Intervals()
         self.complete = False
+        self.on_disk = False
+        """Whether the disk cache took it; it can be had again without the store."""
         self.delivered_bytes = 0
         """Bytes of it that went to readers since it came into memory."""
         self.parts: list[Part] = []

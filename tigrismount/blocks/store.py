@@ -487,6 +487,7 @@ class BlockStore:
 
     def _complete(self, block: Block, *, from_disk: bool) -> None:
         block.complete = True
+        block.on_disk = from_disk
         cached = block.state.cached
         if not from_disk and cached is not None and not cached.has(block.index):
             block.pins += 1
@@ -496,7 +497,7 @@ class BlockStore:
         assert block.buffer is not None
         assert block.state.cached is not None
         try:
-            await block.state.cached.write_block(block.index, block.buffer, block.length_bytes)
+            block.on_disk = await block.state.cached.write_block(block.index, block.buffer, block.length_bytes)
         except CacheError as exc:
             log.warning("not cached: %s", exc)
         finally:
@@ -525,8 +526,7 @@ class BlockStore:
     def _recycle(self) -> None:
         """Give up the oldest spent block that the disk has, so that its warm buffer is used instead of fresh memory."""
         for block in self._spent:
-            cached = block.state.cached
-            if block.evictable and cached is not None and cached.has(block.index):
+            if block.evictable and block.on_disk:
                 self._evict(block)
                 return
 
@@ -560,7 +560,7 @@ class BlockStore:
             self._spent_bytes -= block.length_bytes
         block.delivered_bytes = 0
         block.buffer = None
-        block.complete = False
+        block.complete = block.on_disk = False
         block.have = type(block.have)()
         if block.state.blocks.get(block.index) is block and not (block.pins or block.parts or block.waiters):
             del block.state.blocks[block.index]
