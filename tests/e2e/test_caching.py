@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tigrismount.demo.command import wait_until
+from tigrismount.demo.faults import FaultRule
 from tigrismount.demo.model import plan_model, upload_model
 
 MIB = 1 << 20
@@ -22,6 +23,10 @@ for name in sys.argv[2:]:
     with open(os.path.join(path, name), "rb") as file:
         print(os.fstat(file.fileno()).st_ino, hashlib.file_digest(file, "sha256").hexdigest())
 """
+
+
+_SLOW = FaultRule(match="GET /[^/]*/file", action="delay", delay_s=0.1, count=-1)
+"""Long enough that readers who start together find each other's GETs in flight."""
 
 
 def digest(data: bytes) -> str:
@@ -59,6 +64,7 @@ def test_node_ids_do_not_depend_on_the_mount(mount, bucket, python, tmp_path):
 def test_ten_readers_together_fetch_each_block_once(mount, bucket, s3, python, noise):
     data = noise(16 * BLOCK, 1)
     bucket.put("file", data)
+    s3.inject(_SLOW)
     with mount(f"s3://{bucket.name}") as mounted, ThreadPoolExecutor(10) as readers:
         s3.reset_requests()
         answers = list(readers.map(lambda _: python(_READ, mounted.path, "file"), range(10)))
@@ -81,6 +87,7 @@ while count := os.preadv(fd, [buffer], os.lseek(fd, 0, os.SEEK_CUR)):
     os.lseek(fd, count, os.SEEK_CUR)
 print(whole.hexdigest())
 """
+    s3.inject(_SLOW)
     with mount(f"s3://{bucket.name}") as mounted, ThreadPoolExecutor(6) as readers:
         s3.reset_requests()
         answers = set(readers.map(lambda _: python(code, f"{mounted.path}/file"), range(6)))

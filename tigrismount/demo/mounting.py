@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-_MEMORY_LIMIT = "256MiB"
-"""A quarter of the default model, so that "from NVMe" does not mean "from the daemon's memory"."""
-
 
 class DemoMount:
     """One mountpoint, for a ``with`` block that may mount and unmount it at will.
@@ -30,13 +27,17 @@ class DemoMount:
         path: An empty directory, absolute.
         cache_directory: Disk cache of its own.
         env: Whole environment of the commands.
+        memory_bytes: Memory limit of the daemon.
     """
 
-    def __init__(self, source: str, path: str, cache_directory: str, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, source: str, path: str, cache_directory: str, env: Mapping[str, str], *, memory_bytes: int
+    ) -> None:
         self.path = os.path.realpath(path)
         self.cache_directory = cache_directory
         self._source = source
         self._env = env
+        self._memory_bytes = memory_bytes
         self._log_file = f"{os.path.dirname(self.path)}/daemon.log"
         self._pids: list[int] = []
 
@@ -59,7 +60,7 @@ class DemoMount:
         Raises:
             CommandError: It could not be mounted.
         """
-        flags = [f"--cache-dir={self.cache_directory}", f"--memory-limit={_MEMORY_LIMIT}"]
+        flags = [f"--cache-dir={self.cache_directory}", f"--memory-limit={self._memory_bytes}"]
         run_command("mount", self._source, self.path, *flags, f"--log-file={self._log_file}", env=self._env).check()
         status = self.status()
         self._pids = [status["supervisor_pid"], status["pid"]]

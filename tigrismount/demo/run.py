@@ -55,6 +55,10 @@ _DOWNLOAD_THREADS = 16
 """More did not help against the embedded server."""
 _SPACE_FACTOR = 3.2
 """Disk the demo needs, in models: the server's objects, the parts of an upload being joined, and the cache."""
+_MEMORY_SHARE = 4
+"""The daemon gets so much less memory than the model has bytes: "from NVMe" must not mean "from its memory"."""
+_LEAST_MEMORY_BYTES, _MOST_MEMORY_BYTES = 32 << 20, 256 << 20
+"""What ``mount`` accepts at least; what is enough for its default block size and concurrency."""
 _NEEDED_MODULES = ("moto", "flask", "flask_cors", "numpy")
 _INTERRUPTED = 130
 
@@ -107,7 +111,14 @@ def _run(found: Report, narrator: Narrator, *, size_bytes: int, directory: str, 
         for name in ("store", "cache", "mnt"):
             os.mkdir(f"{work}/{name}")
         server = stack.enter_context(EmbeddedS3(directory=f"{work}/store"))
-        mount = stack.enter_context(DemoMount(f"s3://{_BUCKET}", f"{work}/mnt", f"{work}/cache", server.env()))
+        mount = DemoMount(
+            f"s3://{_BUCKET}",
+            f"{work}/mnt",
+            f"{work}/cache",
+            server.env(),
+            memory_bytes=min(max(size_bytes // _MEMORY_SHARE, _LEAST_MEMORY_BYTES), _MOST_MEMORY_BYTES),
+        )
+        stack.enter_context(mount)
         _Scenes(found, narrator, server, mount).play(size_bytes)
         found.notes.extend(_notes(work))
 
