@@ -392,6 +392,22 @@ async def test_full_disk_costs_the_cache_only_and_only_for_a_while(
             assert await check_all(cache, OBJ) == 2
 
 
+async def test_full_disk_at_the_start_leaves_what_is_cached(place: Any) -> None:
+    with small_tmpfs(place.path, 4 << 20):
+        async with place.open() as cache:
+            await fill(cache, OBJ)
+        fill_disk(place.path / "hog")
+        cache = await place.start()
+        assert await check_all(cache, OBJ) == 5
+        assert await fill(cache, object_id("other")) == 0
+        assert cache.statistics().degraded
+        await cache.aclose()
+        (place.path / "hog").unlink()
+        async with place.open() as cache:
+            assert await check_all(cache, OBJ) == 5
+            assert await fill(cache, object_id("other")) == 4
+
+
 async def test_recovery_is_noticed_without_a_write(
     place: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,14 +4,13 @@ Three databases: ``objects`` (digest → version, size, recency, bytes), ``block
 boot, flags) and ``meta`` (schema, totals, open sessions). The totals change in the same transaction as the records
 they count, so that all daemons that share the directory agree.
 
-Transactions are not synced one by one (``sync=False``, no writemap): a killed process loses nothing, because the
-kernel has the pages; a power cut may lose the last second. What a record claims after a power cut is checked, see
-``storage``. Each process takes part through one lane: a lock around every transaction, reads included, because the
-map may only be grown while none is open. All methods block and are called from worker threads.
+What a record claims after a power cut is checked, see ``storage``. All methods block and are called from worker
+threads; the transactions themselves are in ``environment``.
 
-A *session* is one daemon's use of the index. It is noted durably before anything is written and taken back after
-everything has been synced. A session of another boot still standing at open means that the machine went down with a
-daemon at work: the *epoch* rises, and no record of an earlier one is believed without a look at its bytes.
+A *session* is one daemon's work on the index. It is noted durably before the first change, so that a mount that only
+reads needs no room on the disk, and taken back after everything has been synced. A session of another boot still
+standing means that the machine went down with a daemon at work: the *epoch* rises, and no record of an earlier one is
+believed without a look at its bytes.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ import os
 import struct
 import threading
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import lmdb
-
+from tigrismount.cache.environment import Environment
 from tigrismount.cache.records import (
     SCHEMA,
     BlockRecord,
@@ -34,23 +32,12 @@ from tigrismount.cache.records import (
     boot_token,
     split_block_key,
 )
-from tigrismount.errors import CacheCorruptError, CacheError
+from tigrismount.errors import CacheCorruptError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 Result = TypeVar("Result")
-
-_MAP_BYTES = 1 << 30
-"""Address space of a new index; the file grows with its use only. About five million blocks."""
-_MAP_LIMIT_BYTES = 1 << 38
-"""Where growing ends: an index of this size is a fault, not a cache."""
-_MAX_READERS = 512
-"""Reader slots in the lock file; one per process that uses the directory at the same moment."""
-
-_LOCK_FILE_BYTES = 64 << 10
-"""More than the 64 bytes a slot, plus header, that LMDB needs for them."""
-_DATABASES = 3
 
 _U64 = struct.Struct("<Q")
 _SCHEMA_KEY = b"schema"
@@ -59,17 +46,6 @@ _EPOCH_KEY = b"epoch"
 _CAPACITY_KEY = b"capacity"
 _SESSION_PREFIX = b"session:"
 _SESSION = struct.Struct("<16sI")
-
-_DAMAGE = (
-    lmdb.InvalidError,
-    lmdb.VersionMismatchError,
-    lmdb.CorruptedError,
-    lmdb.PageNotFoundError,
-    lmdb.IncompatibleError,
-    lmdb.PanicError,
-    lmdb.BadTxnError,
-    lmdb.NotFoundError,  # of a database: gets say None
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +60,14 @@ class Totals:
     """Blocks."""
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Turn lmdb's exceptions into ours."""
-    try:
-        yield
-    except _DAMAGE as error:
-        raise CacheCorruptError(f"the cache index is damaged: {error}") from error
-    except struct.error as error:
-        raise CacheCorruptError(f"the cache index holds a record that does not unpack: {error}") from error
-    except lmdb.Error as error:
-        raise CacheError(f"the cache index failed: {error}") from error
+@dataclass(slots=True)
+class _Session:
+    """One daemon's work on the index."""
+
+    key: bytes
+    boot: bytes
+    capacity_bytes: int
+    noted: bool = False
 
 
 class CacheIndex:
@@ -111,29 +84,13 @@ class CacheIndex:
     """
 
     def __init__(self, path: str, *, readonly: bool = False) -> None:
-        self._lock = threading.RLock()
-        self._session = b""
-        if not readonly:
-            _allocate_lock_file(os.path.join(path, "lock.mdb"))
-        with _translated():
-            self._env = lmdb.open(
-                path,
-                map_size=_MAP_BYTES,
-                readonly=readonly,
-                create=not readonly,
-                sync=False,
-                mode=0o600,
-                max_readers=_MAX_READERS,
-                max_dbs=_DATABASES,
-            )
+        self.totals = Totals()
+        """Totals as of this process's last transaction."""
+        self._session: _Session | None = None
+        self._noting = threading.Lock()
+        self._env = Environment(path, (b"objects", b"blocks", b"meta"), readonly=readonly)
+        self._objects, self._blocks, self._meta = self._env.databases
         try:
-            with _translated():
-                self._objects, self._blocks, self._meta = (
-                    self._env.open_db(name, create=not readonly) for name in (b"objects", b"blocks", b"meta")
-                )
-                self._env.reader_check()
-            self.totals = Totals()
-            """Totals as of this process's last transaction."""
             self._check_schema(readonly)
         except BaseException:
             self._env.close()
@@ -141,7 +98,7 @@ class CacheIndex:
 
     def _check_schema(self, readonly: bool) -> None:
         schema = self.read(lambda txn: self._number(txn, _SCHEMA_KEY))
-        new = self.totals == Totals() and self._env.stat()["entries"] == _DATABASES
+        new = self.totals == Totals() and self._env.entries() == len(self._env.databases)
         if schema == 0 and new and not readonly:
             self.write(lambda txn: txn.put(_SCHEMA_KEY, _U64.pack(SCHEMA), db=self._meta))
         elif schema != SCHEMA:
@@ -154,29 +111,20 @@ class CacheIndex:
         return self._transact(work, write=False)
 
     def write(self, work: Callable[[Any], Result]) -> Result:
-        """Return *work(transaction)* in a write transaction; the map grows as needed. *work* may run again then."""
+        """Return *work(transaction)* in a write transaction; *work* may run again when the map has to grow."""
+        with self._noting:
+            if self._session is not None and not self._session.noted:
+                self._note_session(self._session)
         return self._transact(work, write=True)
 
     def _transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
-        with self._lock, _translated():
-            while True:
-                try:
-                    with self._env.begin(write=write) as txn:
-                        result = work(txn)
-                        totals = self._totals(txn)
-                except lmdb.MapResizedError:
-                    self._env.set_mapsize(0)  # another process has grown it: take its size
-                except lmdb.MapFullError:
-                    self._grow()
-                else:
-                    self.totals = totals
-                    return result
+        def counted(txn: Any) -> Result:
+            result = work(txn)
+            # Within the lane, so that an older count never replaces a newer one.
+            self.totals = self._totals(txn)
+            return result
 
-    def _grow(self) -> None:
-        map_bytes = 2 * self._env.info()["map_size"]
-        if map_bytes > _MAP_LIMIT_BYTES:
-            raise CacheError(f"the cache index has grown to {map_bytes // 2} bytes")
-        self._env.set_mapsize(map_bytes)
+        return self._env.transact(counted, write=write)
 
     def _number(self, txn: Any, key: bytes) -> int:
         data = txn.get(key, db=self._meta)
@@ -355,78 +303,59 @@ class CacheIndex:
     # --- sessions
 
     def begin_session(self, boot_id: str, capacity_bytes: int) -> int:
-        """Note durably that this process is about to change the index.
+        """Get ready to change the index; noted in it with the first change.
 
         Args:
             boot_id: This boot of the machine.
-            capacity_bytes: Its bound, for ``cache stats`` to show.
+            capacity_bytes: The bound of this daemon, for ``cache stats`` to show.
 
         Returns:
-            The epoch: it has risen when the machine went down with a session open.
+            The epoch: higher than in the index when the machine went down with a session open.
         """
-        boot = boot_token(boot_id)
-        self._session = _SESSION_PREFIX + os.urandom(8)
+        self._session = _Session(_SESSION_PREFIX + os.urandom(8), boot_token(boot_id), capacity_bytes)
+        return self.read(partial(self._epoch, self._session.boot))
 
-        def work(txn: Any) -> int:
-            epoch = self._number(txn, _EPOCH_KEY)
-            if self._clear_sessions(txn, boot):
-                epoch += 1
-            txn.put(_EPOCH_KEY, _U64.pack(epoch), db=self._meta)
-            txn.put(_CAPACITY_KEY, _U64.pack(capacity_bytes), db=self._meta)
-            txn.put(self._session, _SESSION.pack(boot, os.getpid()), db=self._meta)
-            return epoch
+    def _epoch(self, boot: bytes, txn: Any) -> int:
+        unclean = any(its_boot != boot for _, its_boot, _ in self._sessions(txn))
+        return self._number(txn, _EPOCH_KEY) + unclean
 
-        epoch = self.write(work)
-        self.sync()
-        return epoch
+    def _sessions(self, txn: Any) -> list[tuple[bytes, bytes, int]]:
+        """Return key, boot and process id of every session noted."""
+        noted = [(key, data) for key, data in txn.cursor(db=self._meta) if key.startswith(_SESSION_PREFIX)]
+        return [(key, *_SESSION.unpack(data)) for key, data in noted]
 
-    def _clear_sessions(self, txn: Any, boot: bytes) -> bool:
-        """Remove sessions that are over; return whether one of them ended with the machine."""
-        unclean = False
-        for key, data in list(txn.cursor(db=self._meta)):
-            if key.startswith(_SESSION_PREFIX):
-                its_boot, pid = _SESSION.unpack(data)
-                unclean = unclean or its_boot != boot
-                if its_boot != boot or not _alive(pid):
+    def _note_session(self, session: _Session) -> None:
+        def work(txn: Any) -> None:
+            txn.put(_EPOCH_KEY, _U64.pack(self._epoch(session.boot, txn)), db=self._meta)
+            for key, boot, pid in self._sessions(txn):
+                if boot != session.boot or not _alive(pid):
                     txn.delete(key, db=self._meta)
-        return unclean
+            txn.put(_CAPACITY_KEY, _U64.pack(session.capacity_bytes), db=self._meta)
+            txn.put(session.key, _SESSION.pack(session.boot, os.getpid()), db=self._meta)
+
+        self._transact(work, write=True)
+        self.sync()
+        session.noted = True
 
     def end_session(self) -> None:
         """Note durably that all this process has recorded is on the disk."""
-        session, self._session = self._session, b""
-        if session:
+        session, self._session = self._session, None
+        if session is not None and session.noted:
             self.sync()
-            self.write(lambda txn: txn.delete(session, db=self._meta))
+            self.write(lambda txn: txn.delete(session.key, db=self._meta))
             self.sync()
 
     def capacity_bytes(self) -> int:
-        """Return the bound noted by the daemon that opened the cache last, 0 when none has."""
+        """Return the bound noted by the daemon that began to write last, 0 when none has."""
         return self.read(lambda txn: self._number(txn, _CAPACITY_KEY))
 
     def sync(self) -> None:
         """Put everything committed so far on the disk."""
-        with _translated():
-            self._env.sync(True)
+        self._env.sync()
 
     def close(self) -> None:
         """Close the index; every later call raises ``CacheError``. Idempotent."""
-        with self._lock:
-            self._env.close()
-
-
-def _allocate_lock_file(path: str) -> None:
-    """Give LMDB's lock file its blocks: it is written through a map, and a hole in a full disk would be a SIGBUS."""
-    try:
-        status = os.stat(path)
-        if status.st_blocks * 512 >= _LOCK_FILE_BYTES:
-            return  # not even opened: closing a descriptor of it would drop the locks LMDB holds in this process
-    except FileNotFoundError:
-        pass
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.posix_fallocate(fd, 0, _LOCK_FILE_BYTES)
-    finally:
-        os.close(fd)
+        self._env.close()
 
 
 def _alive(pid: int) -> bool:

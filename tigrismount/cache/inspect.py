@@ -57,7 +57,7 @@ class CacheReport:
     bytes_cached: int
     """Bytes of those blocks."""
     capacity_bytes: int
-    """Bound of the daemon that opened it last; 0 when none has."""
+    """Bound of the daemon that began to write last; 0 when none has."""
     disk_free_bytes: int
     """Bytes free on its filesystem."""
     most_recent: tuple[ObjectReport, ...]

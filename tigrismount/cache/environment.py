@@ -1,0 +1,155 @@
+"""LMDB as the index uses it: opened, transacted, grown, synced, with its exceptions turned into ours.
+
+Transactions are not synced one by one (``sync=False``, no writemap): a killed process loses nothing, because the
+kernel has the pages; a power cut may lose what came after the last ``sync``. Each process takes part through one lane,
+a lock around every transaction, reads included: the map may only be grown while none is open. A transaction takes
+microseconds, so nobody waits long. All methods block and are called from worker threads.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import lmdb
+
+from tigrismount.errors import CacheCorruptError, CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+Result = TypeVar("Result")
+
+_MAP_BYTES = 1 << 30
+"""Address space of a new index; the file grows with its use only. About five million blocks."""
+_MAP_LIMIT_BYTES = 1 << 38
+"""Where growing ends: an index of this size is a fault, not a cache."""
+_MAX_READERS = 512
+"""Reader slots in the lock file; one per process that uses the directory at the same moment."""
+_LOCK_FILE_BYTES = 64 << 10
+"""More than the 64 bytes a slot, plus header, that LMDB needs for them."""
+
+_DAMAGE = (
+    lmdb.InvalidError,
+    lmdb.VersionMismatchError,
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.IncompatibleError,
+    lmdb.PanicError,
+    lmdb.BadTxnError,
+    lmdb.NotFoundError,  # of a database: gets say None
+)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn lmdb's exceptions into ours."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise CacheCorruptError(f"the cache index is damaged: {error}") from error
+    except struct.error as error:
+        raise CacheCorruptError(f"the cache index holds a record that does not unpack: {error}") from error
+    except lmdb.Error as error:
+        raise CacheError(f"the cache index failed: {error}") from error
+
+
+class Environment:
+    """One process's use of an LMDB environment; safe to call from any thread.
+
+    Args:
+        path: Its directory; made by the caller.
+        names: Databases in it, made when missing.
+        readonly: Whether to look only; then all of it must exist.
+
+    Raises:
+        CacheCorruptError: It is damaged, or lacks a database.
+        CacheError: It cannot be opened, or this process has it open already.
+        OSError: The disk is full, or does not let us.
+    """
+
+    def __init__(self, path: str, names: Sequence[bytes], *, readonly: bool) -> None:
+        self._lock = threading.RLock()
+        if not readonly:
+            _allocate_lock_file(os.path.join(path, "lock.mdb"))
+        with _translated():
+            self._env = lmdb.open(
+                path,
+                map_size=_MAP_BYTES,
+                readonly=readonly,
+                create=not readonly,
+                sync=False,
+                mode=0o600,
+                max_readers=_MAX_READERS,
+                max_dbs=len(names),
+            )
+        try:
+            with _translated():
+                self.databases = [self._env.open_db(name, create=not readonly) for name in names]
+                """Handles of the databases, in the order of their names."""
+                self._env.reader_check()  # readers that were killed would keep old pages from being used again
+        except BaseException:
+            self._env.close()
+            raise
+
+    def transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
+        """Return *work(transaction)*; the map grows as needed, and *work* runs again then.
+
+        Args:
+            work: What to do; what it raises aborts the transaction.
+            write: Whether it writes.
+
+        Raises:
+            CacheCorruptError: The index is damaged.
+            CacheError: The index failed.
+        """
+        with self._lock, _translated():
+            while True:
+                try:
+                    with self._env.begin(write=write) as txn:
+                        result = work(txn)
+                except lmdb.MapResizedError:
+                    self._env.set_mapsize(0)  # another process has grown it: take its size
+                except lmdb.MapFullError:
+                    self._grow()
+                else:
+                    return result
+
+    def _grow(self) -> None:
+        map_bytes = 2 * self._env.info()["map_size"]
+        if map_bytes > _MAP_LIMIT_BYTES:
+            raise CacheError(f"the cache index has grown to {map_bytes // 2} bytes")
+        self._env.set_mapsize(map_bytes)
+
+    def entries(self) -> int:
+        """Return how many entries the environment has outside its databases, their names included."""
+        with self._lock, _translated():
+            return int(self._env.stat()["entries"])
+
+    def sync(self) -> None:
+        """Put everything committed so far on the disk."""
+        with _translated():
+            self._env.sync(True)
+
+    def close(self) -> None:
+        """Close it; every later call raises ``CacheError``. Idempotent."""
+        with self._lock:
+            self._env.close()
+
+
+def _allocate_lock_file(path: str) -> None:
+    """Give LMDB's lock file its blocks: it is written through a map, and a hole in a full disk would be a SIGBUS."""
+    try:
+        status = os.stat(path)
+        if status.st_blocks * 512 >= _LOCK_FILE_BYTES:
+            return  # not even opened: closing a descriptor of it would drop the locks LMDB holds in this process
+    except FileNotFoundError:
+        pass
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, _LOCK_FILE_BYTES)
+    finally:
+        os.close(fd)
