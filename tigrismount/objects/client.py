@@ -24,6 +24,10 @@ class ObjectInfo:
     """Storage class as the store names it."""
     version_id: str | None = None
     """Version id where the bucket has versions and the answer named it."""
+    symlink_target: bytes | None = None
+    """Where the object stands for a symbolic link, its target; empty where it is none; None where nobody said."""
+    sha256: str = ""
+    """SHA-256 of the whole object in hexadecimal where the answer named it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,15 @@ class ObjectClient(Protocol):
             ObjectUnavailableError: The endpoint cannot be reached; the detail names it.
         """
 
+    async def list_buckets(self) -> tuple[str, ...]:
+        """Return the names of the buckets that the credentials can list, in no particular order.
+
+        Raises:
+            ObjectAccessError: The credentials may not list buckets.
+        """
+
     async def head(self, bucket: str, key: str) -> ObjectInfo:
-        """Return what the store says about *key* now.
+        """Return what the store says about *key* now, its user metadata included.
 
         Raises:
             ObjectNotFoundError: No such key.

@@ -34,10 +34,10 @@ from tigrismount.objects.client import ListPage, ObjectInfo, ObjectStatistics
 if TYPE_CHECKING:
     from tigrismount.objects.client import FetchSink
 
-Method = Literal["GET", "HEAD", "LIST"]
+Method = Literal["GET", "HEAD", "LIST", "BUCKETS"]
 
 Request = tuple[str | int | None, ...]
-"""``("GET", key, start, stop)``, ``("HEAD", key)`` or ``("LIST", prefix, token)``."""
+"""``("GET", key, start, stop)``, ``("HEAD", key)``, ``("LIST", prefix, token)`` or ``("BUCKETS",)``."""
 
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes whose objects answer a GET with InvalidObjectState."""
@@ -92,6 +92,9 @@ class MemoryObjectClient:
         mtime_s: float = 1_700_000_000.0,
         storage_class: str = "STANDARD",
         etag: str | None = None,
+        version_id: str | None = None,
+        symlink_target: bytes = b"",
+        sha256: str = "",
     ) -> ObjectId:
         """Put an object, replacing the version that was there.
 
@@ -101,6 +104,9 @@ class MemoryObjectClient:
             mtime_s: What ``Last-Modified`` says.
             storage_class: What listings say; archive classes cannot be fetched.
             etag: Entity tag; None takes the MD5 of the data as S3 does, empty or ``W/...`` plays an odd store.
+            version_id: What a HEAD says; listings do not.
+            symlink_target: What the user metadata of an empty object say; only a HEAD tells.
+            sha256: What a HEAD says; listings do not.
 
         Returns:
             The version now stored.
@@ -108,7 +114,8 @@ class MemoryObjectClient:
         if etag is None:
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         obj = ObjectId(self.bucket, key, etag, len(data))
-        self._objects[key] = (ObjectInfo(obj, mtime_s, storage_class), memoryview(data))
+        info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256)
+        self._objects[key] = (info, memoryview(data))
         return obj
 
     def delete(self, key: str) -> None:
@@ -158,6 +165,13 @@ class MemoryObjectClient:
         if not page.objects:
             where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
             raise ObjectNotFoundError(where, bucket=bucket)
+
+    async def list_buckets(self) -> tuple[str, ...]:
+        """Return the name of the only bucket."""
+        self._record("BUCKETS")
+        self._counts = replace(self._counts, list_requests=self._counts.list_requests + 1)
+        await self._obey(self._claim("BUCKETS", ""))
+        return (self.bucket,)
 
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return what is stored under the key now."""
@@ -296,7 +310,8 @@ def _page(infos: dict[str, ObjectInfo], prefix: str, delimiter: str, after: _Cur
         if len(objects) + len(prefixes) == max_keys:
             return ListPage(tuple(objects), tuple(prefixes), last.to_token())
         if common is None:
-            objects.append(infos[key])
+            # A listing tells less than a HEAD.
+            objects.append(replace(infos[key], version_id=None, symlink_target=None, sha256=""))
         else:
             prefixes.append(common)
         last = _Cursor(key if common is None else common, rolled_up=common is not None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -31,6 +32,7 @@ from tigrismount.objects.client import ListPage, ObjectInfo
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.failures import translated
+from tigrismount.objects.metadata import sha256_of, symlink_target
 from tigrismount.objects.responses import Target, bare_etag, check_range_answer
 from tigrismount.objects.retry import RetryPolicy, retrying
 from tigrismount.objects.transfer import Transfer
@@ -49,6 +51,9 @@ METADATA_THREADS = 8
 
 CHECK_TIMEOUT_S = 10.0
 """Longest ``check_access``: somebody waits at a prompt for ``mount`` to return."""
+
+BUCKET_PAGES_MAX = 100
+"""Pages of buckets followed: a million buckets, far above what any account may have."""
 
 CHECK_RETRIES = 5
 """Tries after the first in ``check_access``: about two seconds in all where an endpoint refuses at once."""
@@ -103,6 +108,26 @@ class S3Client:
             where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
             raise ObjectNotFoundError(f"{where}: check the name, or upload something first", bucket=bucket)
 
+    async def list_buckets(self) -> tuple[str, ...]:
+        """Return the names of the buckets that the credentials can list."""
+        target = self._target("")
+
+        def request(token: str | None) -> tuple[list[str], str | None]:
+            self._counters.add("list_requests")
+            with translated(target):
+                answer = self._boto.list_buckets(**({"ContinuationToken": token} if token else {}))
+                return [row["Name"] for row in answer.get("Buckets", ())], answer.get("ContinuationToken")
+
+        names: list[str] = []
+        token: str | None = None
+        for _ in range(BUCKET_PAGES_MAX):
+            attempt = partial(self._send, self._metadata_lane, partial(request, token))
+            page, token = await self._call(attempt, self._metadata_policy, target)
+            names += page
+            if not token:
+                return tuple(names)
+        raise ObjectProtocolError("the list of buckets does not come to an end")
+
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return what the store says about *key* now."""
         target = self._target(bucket, key)
@@ -111,7 +136,8 @@ class S3Client:
             self._counters.add("head_requests")
             with translated(target):
                 answer = self._boto.head_object(Bucket=bucket, Key=key, **self._extra)
-                return _info(bucket, key, answer, size_bytes=answer.get("ContentLength", 0))
+                info = _info(bucket, key, answer, size_bytes=answer.get("ContentLength", 0))
+                return replace(info, symlink_target=symlink_target(answer), sha256=sha256_of(answer))
 
         return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
 
