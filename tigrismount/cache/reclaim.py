@@ -38,15 +38,12 @@ def evict_version(directory: CacheDirectory, index: CacheIndex, digest: bytes) -
     return remove_file(directory.object_path(digest), forget)
 
 
-def sweep(directory: CacheDirectory, index: CacheIndex) -> int:
+def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
     """Remove files that no record speaks of, and records of files that are gone.
 
     Args:
         directory: The cache directory.
         index: Its index.
-
-    Returns:
-        How many of both there were.
 
     Raises:
         CacheError: The index failed.
@@ -54,15 +51,12 @@ def sweep(directory: CacheDirectory, index: CacheIndex) -> int:
     """
     recorded = set(index.objects())
     found = set(_files(directory))
-    removed = 0
     for digest in found - recorded:
         # Asked again with the file locked: its first block may just have been recorded.
-        removed += remove_file(directory.object_path(digest), partial(_is_unknown, index, digest))
+        remove_file(directory.object_path(digest), partial(_is_unknown, index, digest))
     for digest in recorded - found:
         if not os.path.lexists(directory.object_path(digest)):
             index.drop_object(digest)
-            removed += 1
-    return removed
 
 
 def _is_unknown(index: CacheIndex, digest: bytes) -> bool:
