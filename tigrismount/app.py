@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SETTLE_S = 3.0
+"""How long flights may take to settle once the mount is gone; a body in transit is cut at once."""
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
 
@@ -183,9 +186,25 @@ class Worker:
                 self._channel.send("serving")
                 gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
                 await session.serve(engine.config.fuse)
+                self._leave_soon()
                 nursery.cancel_scope.cancel()
         finally:
             session.close()
+
+    def _leave_soon(self) -> None:
+        """End the process even where a GET still waits for its answer: the mount is gone, and nobody for it.
+
+        The cache loses nothing: its records are written when they are made, and only a power cut could tell that the
+        last second of them was not synced.
+        """
+
+        def leave() -> None:
+            self._say("stopped", reason="unmounted")
+            os._exit(0)
+
+        timer = threading.Timer(_SETTLE_S, leave)
+        timer.daemon = True
+        timer.start()
 
     async def _attach(self, session: Session, config: MountConfig) -> None:
         """Get the kernel's descriptor and put it behind the library."""
