@@ -114,7 +114,7 @@ imports: $(DEV) ## the layers: calls go down, never up
 
 .PHONY: types
 types: $(DEV) ## mypy --strict
-	@$(BIN)/mypy
+	@$(BIN)/mypy -p tigrismount -p benchmarks
 
 .PHONY: docs
 docs: $(DEV) ## build the documentation; a warning is an error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -68,9 +69,20 @@ def mounted(
         run([*COMMAND, "unmount", str(mountpoint)])
 
 
+class CommandFailedError(Exception):
+    """A command of ours failed; what it said is on standard error."""
+
+
 def run(command: Sequence[str]) -> str:
-    """Run a command that must succeed and return its output; complaints go to our standard error."""
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    """Run a command that must succeed and return its output; complaints go to our standard error.
+
+    Raises:
+        CommandFailedError: It failed.
+    """
+    finished = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if finished.returncode:
+        raise CommandFailedError(f"exit status {finished.returncode} of: {shlex.join(command)}")
+    return finished.stdout
 
 
 def drop_page_cache(paths: Sequence[Path]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import report
 from benchmarks.loads import Measurement, in_own_process
-from benchmarks.mounts import Mount, drop_page_cache, mounted
+from benchmarks.mounts import CommandFailedError, Mount, drop_page_cache, mounted
 from benchmarks.store import BUCKET, PREFIX, StoreUnavailableError, embedded_store, nginx_store
 from tigrismount.config.units import parse_seconds, parse_size_bytes
 from tigrismount.demo.model import plan_model
@@ -166,6 +166,9 @@ def main() -> int:
                     bench.run_round()
         except StoreUnavailableError as exc:
             print(f"bench: {exc}, or add --embedded", file=sys.stderr)
+            return 1
+        except CommandFailedError as exc:
+            print(f"bench: {exc}", file=sys.stderr)
             return 1
     report.show(bench.rounds, bench.rows())
     print(f"saved to {report.save(bench.rounds, bench.rows())}")
