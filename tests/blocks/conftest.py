@@ -25,7 +25,7 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 @asynccontextmanager
-async def _running(store: BlockStore) -> AsyncIterator[BlockStore]:
+async def running(store: BlockStore) -> AsyncIterator[BlockStore]:
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: store.run(task_status=task_status))
         yield store
@@ -44,6 +44,6 @@ def open_store(client: MemoryObjectClient) -> Callable[..., object]:
     def open_(*, cache: BlockCache | None = None, **limits: int) -> AbstractAsyncContextManager[BlockStore]:
         config = {"block_bytes": 64 * KIB, "memory_limit_bytes": 64 * MIB, "concurrency": 8} | limits
         cache = cache or NoCache(config["block_bytes"])
-        return _running(BlockStore(client, cache, BlocksConfig(**config)))
+        return running(BlockStore(client, cache, BlocksConfig(**config)))
 
     return open_

@@ -8,11 +8,15 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.none import NoCache
 from tigrismount.core.types import Extent, ObjectId, Priority
 from tigrismount.errors import ObjectUnavailableError, StaleObjectError
+from tigrismount.objects.client import FetchSink
 from tigrismount.objects.memory import MemoryObjectClient
 
-from .conftest import KIB, MIB, pattern
+from .conftest import KIB, MIB, pattern, running
 
 BLOCK = 64 * KIB
 
@@ -260,3 +264,52 @@ async def test_nothing_stays_behind(client: MemoryObjectClient, open_store) -> N
         assert (figures.flights, figures.disk_flights, figures.queued) == (0, 0, 0)
         for block in list(store._recent):
             assert (block.pins, block.parts, block.waiters) == (0, [], [])
+
+
+class _Sliced:
+    """A sink that is served a kilobyte at a time."""
+
+    def __init__(self, sink: FetchSink) -> None:
+        self._sink = sink
+        self.wrote = sink.wrote
+
+    def next_view(self) -> memoryview:
+        return self._sink.next_view()[:KIB]
+
+
+class _HeadLast(MemoryObjectClient):
+    """Holds the requests that start at the object's first byte, and delivers all others in slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = trio.Event()
+
+    async def fetch(self, obj: ObjectId, start: int, stop: int, sink: FetchSink) -> None:
+        if start == 0:
+            await self.head.wait()
+        await super().fetch(obj, start, stop, _Sliced(sink))
+
+
+@pytest.mark.timeout(20)  # it was a busy loop in the event loop's thread
+async def test_a_read_over_two_parts_waits_for_the_slower_one() -> None:
+    client = _HeadLast()
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    config = BlocksConfig(block_bytes=BLOCK, memory_limit_bytes=MIB, concurrency=4)
+    got: list[bytes] = []
+
+    async def reader(start: int, stop: int) -> None:
+        got.append(bytes(await store.read(obj, start, stop)))
+
+    async with running(BlockStore(client, NoCache(BLOCK), config)) as store, trio.open_nursery() as nursery:
+        tail = client.hold("GET", after_bytes=4096)
+        nursery.start_soon(reader, 20_000, 20_100)  # two parts: from page 16,384 on, and the head
+        await wait_all_tasks_blocked()
+        assert got == [data[20_000:20_100]]
+        nursery.start_soon(reader, 8192, 24_576)
+        await wait_all_tasks_blocked()
+        tail.set()
+        await wait_all_tasks_blocked()
+        assert len(got) == 1
+        client.head.set()
+    assert got[1:] == [data[8192:24_576]]

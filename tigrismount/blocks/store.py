@@ -325,17 +325,19 @@ class BlockStore:
     def _progress(self, part: Part) -> None:
         """Wake the readers whose bytes have arrived, and wait for the next of them."""
         while True:
+            done = part.done
             wake_at = NEVER
             for block in part.blocks:
                 for waiter in block.waiters:
                     if block.covers(waiter.start, waiter.stop):
                         waiter.event.set()
                     elif part.start < waiter.stop and part.stop > waiter.start:
-                        wake_at = min(wake_at, min(waiter.stop, part.stop) - part.start)
+                        mark = min(waiter.stop, part.stop) - part.start
+                        # A reader whose bytes this part has brought already waits for another part's.
+                        wake_at = min(wake_at, mark) if mark > done else wake_at
             part.wake_at = wake_at
-            # The thread may have passed the mark while it was being set; landing wakes those of a finished part.
-            if part.done < wake_at or part.start + part.done >= part.stop:
-                return
+            if part.done < wake_at:
+                return  # else the thread passed the mark while it was being set
 
     # ------------------------------------------------------------------ starting flights
 
