@@ -14,6 +14,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -29,7 +30,7 @@ from tigrismount.cache.none import NoCache
 from tigrismount.config.model import MountConfig
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
-from tigrismount.errors import ConfigError, MountError, TigrisMountError
+from tigrismount.errors import CacheError, ConfigError, MountError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import patch_init_reply
@@ -127,7 +128,11 @@ async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlock
         if config.disk_cache is None:
             opened.append(NoCache(config.blocks.block_bytes))
         else:
-            opened.append(await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id))
+            try:
+                opened.append(await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id))
+            except CacheError as exc:
+                log.warning("mounting without the disk cache: %s", exc)
+                opened.append(NoCache(config.blocks.block_bytes, degraded=str(exc)))
 
     try:
         async with trio.open_nursery() as nursery:
@@ -252,6 +257,9 @@ def main() -> int:
     )
     parser.add_argument("--holder-fd", type=int, required=True, help="our end of the conversation")
     arguments = parser.parse_args()
+    # Each cached version that is open holds a descriptor, and so does each connection to the store.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     return trio.run(Worker(Channel.from_fd(arguments.holder_fd)).run)
 
 

@@ -67,10 +67,12 @@ class NoCache:
 
     Args:
         block_bytes: Block size of every version.
+        degraded: Why there is none although one was asked for; empty when none was.
     """
 
-    def __init__(self, block_bytes: int = 8 << 20) -> None:
+    def __init__(self, block_bytes: int = 8 << 20, *, degraded: str = "") -> None:
         self._block_bytes = block_bytes
+        self._degraded = degraded
 
     async def open_object(self, obj: ObjectId) -> UncachedObject:
         """Return an empty version."""
@@ -83,8 +85,8 @@ class NoCache:
         await trio.sleep_forever()
 
     def statistics(self) -> CacheStatistics:
-        """Return zeros."""
-        return CacheStatistics()
+        """Return zeros, and why there is no cache."""
+        return CacheStatistics(degraded=self._degraded)
 
     async def aclose(self) -> None:
         """Do nothing."""
