@@ -21,6 +21,9 @@ class Info:
     id: ObjectId
     mtime_s: float = 1.0
     storage_class: str = "STANDARD"
+    version_id: str | None = None
+    symlink_target: bytes | None = None
+    sha256: str = ""
 
 
 def info(key: str) -> Info:

@@ -19,6 +19,9 @@ from tigrismount.vfs.entries import Attributes, Entry, FilesystemInfo, NegativeE
 HANDLERS = {
     "lookup": (1, b"name", None),
     "getattr": (7, None),
+    "readlink": (7, None),
+    "getxattr": (7, b"user.tigris.etag", None),
+    "listxattr": (7, None),
     "opendir": (1, None),
     "readdir": (1, 0, None),
     "open": (7, os.O_RDONLY, None),
@@ -44,7 +47,7 @@ class ScriptedFileSystem:
             await trio.sleep_forever()
         return self._now(*args)
 
-    lookup = getattr = opendir = readdir = open = read = _later
+    lookup = getattr = readlink = getxattr = listxattr = opendir = readdir = open = read = _later
     forget = release = releasedir = _now
 
     def try_read(self, *_: object) -> None:
@@ -111,6 +114,15 @@ async def test_for_ever_does_not_overflow_the_kernels_timers() -> None:
     attributes = Attributes(99, stat.S_IFREG | 0o444, 1, 0, 0, 0)
     answer = await adapter(Entry(attributes, math.inf)).lookup(1, b"a", None)
     assert 86400 * 365 < answer.entry_timeout < 2**31
+
+
+async def test_links_and_extended_attributes_pass_and_a_missing_attribute_is_enodata() -> None:
+    assert await adapter(b"../target").readlink(7, None) == b"../target"
+    assert await adapter(b"etag").getxattr(7, b"user.tigris.etag", None) == b"etag"
+    assert await adapter([b"user.tigris.etag"]).listxattr(7, None) == [b"user.tigris.etag"]
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await adapter(None).getxattr(7, b"security.capability", None)
+    assert caught.value.errno == errno.ENODATA
 
 
 async def test_a_missing_name_is_remembered_for_its_ttl() -> None:

@@ -56,15 +56,16 @@ class FakeReaders:
 class World:
     """A mounted bucket without FUSE."""
 
-    def __init__(self, *keys, client=None, on_new=None, **config):
+    def __init__(self, *keys, client=None, cache=None, on_new=None, bucket="bucket", **config):
         self.client = client or MemoryObjectClient()
         self.readers = FakeReaders()
         self.now_s = 1000.0
         self.fs = FileSystem(
             self.client,
             self.readers,
-            VfsConfig(bucket="bucket", **config),
+            VfsConfig(bucket=bucket, **config),
             clock=lambda: self.now_s,
+            cache=cache,
             on_new=on_new,
         )
         for key in keys:

@@ -1,10 +1,10 @@
-"""Node ids, and what each one stands for: one object version, or one directory.
+"""Node ids, and what each one stands for: one object version (a file or a symbolic link), or one directory.
 
 An id is a hash of what the node *is* (store, bucket, kind, key, ETag, size), so that two processes, or the same mount
 tomorrow, give one version the same number without talking to each other. A version never changes, therefore the
 kernel may keep a node's attributes and pages for ever; an overwritten key simply is another node. ETags that do not
 name a version (none, or weak ones) are helped by the modification time in whole seconds, the precision in which all
-answers of a store agree.
+answers of a store agree. A link's ETag is that of an empty object and says nothing, so its target is part of its id.
 
 The kernel holds *lookup counts* on nodes. They are hints here: a worker that takes over a mount does not know them, so
 counting below zero is not an error and a ``forget`` of an unknown id is ignored. Nodes without a lookup or an open
@@ -40,7 +40,7 @@ UNREFERENCED_LIMIT = 65_536
 _LENGTHS = struct.Struct(">Iqq")
 """Length of the key, size of the object, and its time where the ETag is weak."""
 
-NodeKind = Literal["file", "dir"]
+NodeKind = Literal["file", "dir", "link"]
 
 
 class VersionInfo(Protocol):
@@ -57,6 +57,18 @@ class VersionInfo(Protocol):
     @property
     def storage_class(self) -> str:
         """Storage class as the store names it."""
+
+    @property
+    def version_id(self) -> str | None:
+        """Version id, None where the answer named none."""
+
+    @property
+    def symlink_target(self) -> bytes | None:
+        """Target of a symbolic link; empty where it is none, None where nobody said."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hexadecimal, empty where the answer named none."""
 
 
 @dataclass(slots=True, eq=False)
@@ -75,6 +87,12 @@ class Node:
     """Modification time as first seen, seconds since the epoch; 0 for a directory."""
     storage_class: str = ""
     """Storage class as last seen; empty for a directory."""
+    target: bytes = b""
+    """Target of a symbolic link; empty for anything else."""
+    version_id: str = ""
+    """Version id where an answer named one."""
+    sha256: str = ""
+    """SHA-256 in hexadecimal where an answer named it."""
     lookups: int = 0
     """References the kernel holds, as far as this process knows."""
     handles: int = 0
@@ -83,7 +101,9 @@ class Node:
     @property
     def kind(self) -> NodeKind:
         """What it is."""
-        return "dir" if self.obj is None else "file"
+        if self.obj is None:
+            return "dir"
+        return "link" if self.target else "file"
 
     @property
     def where(self) -> DirectoryKey:
@@ -120,7 +140,7 @@ class InodeTable:
         if unreferenced_limit < 1:
             raise ValueError("a new node is unreferenced at first, so at least one must be kept")
         self._store_frame = _frame(store_id)
-        self._heads: dict[tuple[str, bool], bytes] = {}
+        self._heads: dict[tuple[str, NodeKind], bytes] = {}
         self._unreferenced_limit = unreferenced_limit
         self._on_new = on_new
         self._hash_id = hash_id or _hash_63
@@ -142,11 +162,14 @@ class InodeTable:
         """Return the node of an object version; the same one for as long as it is referenced.
 
         The modification time is the one seen first; the storage class is the one seen last, as an object moves
-        between classes without becoming another version.
+        between classes without becoming another version. What only some answers name stays known.
         """
         obj = info.id
-        node = self._intern(Node(ROOT_NODE_ID, obj.bucket, obj.key, obj, info.mtime_s))
+        target = info.symlink_target or b""
+        node = self._intern(Node(ROOT_NODE_ID, obj.bucket, obj.key, obj, info.mtime_s, target=target))
         node.storage_class = info.storage_class
+        node.version_id = info.version_id or node.version_id
+        node.sha256 = info.sha256 or node.sha256
         return node
 
     def directory(self, where: DirectoryKey) -> Node:
@@ -225,13 +248,15 @@ class InodeTable:
     def _identity(self, node: Node) -> bytes:
         """Return the bytes that name what *node* is; lengths go before texts, so that no two names are alike."""
         obj = node.obj
-        head = self._heads.get((node.bucket, obj is None))
+        kind = node.kind
+        head = self._heads.get((node.bucket, kind))
         if head is None:
-            head = self._store_frame + _frame(node.bucket) + _frame(node.kind)
-            self._heads[node.bucket, obj is None] = head
+            head = self._heads[node.bucket, kind] = self._store_frame + _frame(node.bucket) + _frame(kind)
         key = key_bytes(node.key)
         if obj is None:
             return head + key
+        if node.target:
+            return head + _LENGTHS.pack(len(key), len(node.target), 0) + key + node.target
         return head + _LENGTHS.pack(len(key), obj.size_bytes, _weak_mtime(node)) + key + key_bytes(obj.etag)
 
     def _settle(self, node: Node) -> None:
@@ -248,8 +273,10 @@ class InodeTable:
 
 
 def _same(known: Node, wanted: Node) -> bool:
-    if (known.key, known.bucket) != (wanted.key, wanted.bucket):
+    if (known.key, known.bucket, known.target) != (wanted.key, wanted.bucket, wanted.target):
         return False
+    if known.target:
+        return True
     return known.obj == wanted.obj and _weak_mtime(known) == _weak_mtime(wanted)
 
 

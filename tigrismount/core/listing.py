@@ -16,6 +16,7 @@ cursor into a listing that is gone goes on at its ordinal in the newest one.
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -320,13 +321,15 @@ class ListingShelf:
         return listing
 
     def _trim(self) -> None:
-        if self._cost <= self._name_limit:
-            return
-        for where in list(self._shelf)[:-1]:
+        victims, surplus = [], self._cost - self._name_limit
+        for where, listings in itertools.islice(self._shelf.items(), max(0, len(self._shelf) - 1)):
+            if surplus <= 0:
+                break
             if where not in self._pins:
-                self._cost -= sum(_cost(listing) for listing in self._shelf.pop(where))
-                if self._cost <= self._name_limit:
-                    break
+                victims.append(where)
+                surplus -= sum(map(_cost, listings))
+        for where in victims:
+            self._cost -= sum(map(_cost, self._shelf.pop(where)))
 
 
 def _cost(listing: Listing) -> int:

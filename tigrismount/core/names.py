@@ -8,6 +8,8 @@ is empty (``a//b``), is ``.`` or ``..``, holds a NUL, or is longer than 255 byte
 Names are bytes (the kernel's), keys are text (the store's). ``surrogateescape`` joins the two without loss, so a name
 that is not UTF-8 is looked up as the bytes it is. A key that does not survive the way there and back (lone
 surrogates, which no UTF-8 holds) is hidden, because looking up its name would mean another key.
+
+Where all buckets are mounted, the root is a directory of no bucket, and the names in it are buckets.
 """
 
 from __future__ import annotations
@@ -31,9 +33,14 @@ class DirectoryKey(NamedTuple):
     """Where the keys of one directory lie: what a directory *is*, as nothing in the store says so."""
 
     bucket: str
-    """Bucket name."""
+    """Bucket name; empty for the directory of all buckets."""
     prefix: str
     """All keys below start with this; empty, or ends with ``/``."""
+
+    @property
+    def holds_buckets(self) -> bool:
+        """Whether the names in it are buckets."""
+        return not self.bucket
 
     def key_of(self, name: bytes) -> str:
         """Return the key of the file *name* in this directory; the directory of that name lies under it and ``/``."""
@@ -41,6 +48,8 @@ class DirectoryKey(NamedTuple):
 
     def child(self, name: bytes) -> DirectoryKey:
         """Return the directory *name* in this directory."""
+        if self.holds_buckets:
+            return DirectoryKey(self.key_of(name), "")
         return DirectoryKey(self.bucket, self.key_of(name) + "/")
 
 

@@ -81,6 +81,28 @@ class Adapter(pyfuse3.Operations):
         except Exception as exc:  # noqa: BLE001 - the guard
             self._refuse(exc, "getattr")
 
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        """Answer with a link's target, which the kernel follows for whoever asked."""
+        try:
+            return await self._filesystem.readlink(inode)
+        except Exception as exc:  # noqa: BLE001 - the guard
+            self._refuse(exc, "readlink")
+
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        """Answer with an extended attribute; most that are asked for (capabilities, ACLs) are not there."""
+        try:
+            with trio.fail_after(self._deadline_s):
+                return _value(await self._filesystem.getxattr(inode, name))
+        except Exception as exc:  # noqa: BLE001 - the guard
+            self._refuse(exc, "getxattr")
+
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
+        """Answer with the names of the extended attributes."""
+        try:
+            return await self._filesystem.listxattr(inode)
+        except Exception as exc:  # noqa: BLE001 - the guard
+            self._refuse(exc, "listxattr")
+
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         """Note what the kernel no longer knows; never fails."""
         try:
@@ -226,6 +248,12 @@ def _entry(found: Entry) -> pyfuse3.EntryAttributes:
     entry = _attributes(found.attributes, found.attr_ttl_s)
     entry.entry_timeout = min(found.entry_ttl_s, _LONGEST_TTL_S)
     return entry
+
+
+def _value(value: bytes | None) -> bytes:
+    if value is None:
+        raise pyfuse3.FUSEError(errno.ENODATA)
+    return value
 
 
 def _missing(found: NegativeEntry) -> pyfuse3.EntryAttributes:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tigrismount.core.dentries import Dentries, Known
 from tigrismount.core.listing import ListingShelf
 from tigrismount.core.names import check_key, check_name
+from tigrismount.vfs.links import LinkFinder
 from tigrismount.vfs.resolve import resolve
 from tigrismount.vfs.singleflight import SingleFlight
 
@@ -54,6 +55,7 @@ class Directories:
         """Look-ups for which the store was asked."""
         self.listings = 0
         """Listings begun."""
+        self._links = LinkFinder(client)
         self._asking: SingleFlight[Known] = SingleFlight()
         self._listing: SingleFlight[None] = SingleFlight()
 
@@ -70,6 +72,8 @@ class Directories:
         known = self.dentries.find(where, name, self.shelf.newest(where), self._clock())
         if known is not None:
             return known
+        if where.holds_buckets:
+            return await self._find_bucket(where, name)
         check_key(where.key_of(name))
         return await self._asking.run((where, name), partial(self._ask, where, name))
 
@@ -88,6 +92,18 @@ class Directories:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return listing, ordinal
 
+    async def _find_bucket(self, where: DirectoryKey, name: bytes) -> Known:
+        """Return what *name* stands for among the buckets, which can only be listed."""
+        self.lookups_asked += 1
+        asked_s = self._clock()
+        listing = self.shelf.resume(where, 0, asked_s)[0]
+        while not listing.complete:
+            await self._listing.run(listing, partial(self._fetch_page, listing))
+        dentry = listing.find(name)
+        if dentry is None:
+            return self.dentries.add_missing(where, name, listing.started_s, self._clock())
+        return self.dentries.positive(dentry, self._clock())
+
     async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
         self.lookups_asked += 1
         asked_s = self._clock()
@@ -101,5 +117,10 @@ class Directories:
             self.listings += 1
         asked_s = self._clock()
         bucket, prefix = listing.where
+        if listing.where.holds_buckets:
+            buckets = await self._client.list_buckets()
+            self.shelf.feed(listing, (), [f"{name}/" for name in buckets], None, asked_s)
+            return
         page = await self._client.list_page(bucket, prefix, token=listing.next_token)
-        self.shelf.feed(listing, page.objects, page.prefixes, page.next_token, asked_s)
+        objects = await self._links.complete(page.objects)
+        self.shelf.feed(listing, objects, page.prefixes, page.next_token, asked_s)

@@ -19,6 +19,10 @@ SECTOR_BYTES = 512
 """Unit of ``st_blocks``, whatever the filesystem."""
 
 
+LINK_MODE = 0o777
+"""Permission bits of a symbolic link, which nobody looks at."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attributes:
     """What ``stat`` shows of a node; never changes while the node lives."""
@@ -28,7 +32,7 @@ class Attributes:
     mode: int
     """Type and permission bits."""
     size_bytes: int
-    """Length of a file, 0 for a directory."""
+    """Length of a file or of a link's target, 0 for a directory."""
     mtime_ns: int
     """Modification time, which serves as access and change time too; nanoseconds since the epoch."""
     uid: int
@@ -113,6 +117,8 @@ def attributes_of(node: Node, config: VfsConfig) -> Attributes:
     """Return the attributes of *node*."""
     if node.obj is None:
         mode, size_bytes, mtime_s = stat.S_IFDIR | config.dir_mode, 0, config.dir_mtime_s
+    elif node.target:
+        mode, size_bytes, mtime_s = stat.S_IFLNK | LINK_MODE, len(node.target), node.mtime_s
     else:
         mode, size_bytes, mtime_s = stat.S_IFREG | config.file_mode, node.obj.size_bytes, node.mtime_s
     # Stores speak in milliseconds at best; rounding there keeps the float's noise out of what people compare.

@@ -20,14 +20,24 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tigrismount.core.inodes import InodeTable
 from tigrismount.core.names import DirectoryKey
-from tigrismount.errors import IsDirectoryError, NotDirectoryError, ObjectArchivedError, ObjectProtocolError, PathError
+from tigrismount.errors import (
+    CacheError,
+    InvalidNameError,
+    IsDirectoryError,
+    NotDirectoryError,
+    ObjectArchivedError,
+    ObjectProtocolError,
+    PathError,
+)
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
+from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tigrismount.blocks.base import Buffer
+    from tigrismount.cache.base import BlockCache
     from tigrismount.core.inodes import Node
     from tigrismount.core.listing import Dentry
     from tigrismount.core.types import ObjectId
@@ -76,13 +86,14 @@ class _OpenFile:
 
 
 class FileSystem:
-    """One mounted prefix of one bucket.
+    """One mounted prefix of one bucket, or all buckets side by side.
 
     Args:
         client: The store, asked for names only.
         readers: Where bytes come from.
         config: What is mounted and how it looks.
         clock: Seconds; does not go backwards.
+        cache: The disk cache, asked only how much of a version it holds; None where there is none.
         on_new: Called with each node before its id is handed out (see :class:`InodeTable`).
     """
 
@@ -93,11 +104,13 @@ class FileSystem:
         config: VfsConfig,
         *,
         clock: Callable[[], float],
+        cache: BlockCache | None = None,
         on_new: Callable[[Node], None] | None = None,
     ) -> None:
         self._readers = readers
         self._config = config
         self._clock = clock
+        self._cache = cache
         self._directories = Directories(client, config, clock)
         self._inodes = InodeTable(
             config.store_id,
@@ -137,6 +150,39 @@ class FileSystem:
             UnknownNodeError: The node is not known.
         """
         return attributes_of(self._inodes.get(node_id), self._config)
+
+    async def readlink(self, node_id: int) -> bytes:
+        """Return the target of a symbolic link as the bucket has it; nothing here follows it.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+            InvalidNameError: It is no link.
+        """
+        node = self._inodes.get(node_id)
+        if not node.target:
+            raise InvalidNameError("not a symbolic link", bucket=node.bucket, key=node.key)
+        return node.target
+
+    async def listxattr(self, node_id: int) -> list[bytes]:
+        """Return the names of a node's extended attributes.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+        """
+        stored = stored_attributes(self._inodes.get(node_id))
+        return [*stored, CACHED_BYTES] if stored else []
+
+    async def getxattr(self, node_id: int, name: bytes) -> bytes | None:
+        """Return an extended attribute of a node, None where it has none of that name. No request is made.
+
+        Raises:
+            UnknownNodeError: The node is not known.
+        """
+        node = self._inodes.get(node_id)
+        stored = stored_attributes(node)
+        if name != CACHED_BYTES or node.obj is None or not stored:
+            return stored.get(name)
+        return b"%d" % (await self._cached_bytes(node.obj))
 
     def forget(self, forgotten: Iterable[tuple[int, int]]) -> None:
         """Take back look-ups, given as (node id, count); never raises."""
@@ -268,6 +314,14 @@ class FileSystem:
         )
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    async def _cached_bytes(self, obj: ObjectId) -> int:
+        if self._cache is None:
+            return 0
+        try:
+            return await count_cached_bytes(self._cache, obj)
+        except CacheError:
+            return 0  # a cache in trouble holds nothing that anybody could use
 
     def _directory(self, node_id: int) -> DirectoryKey:
         node = self._inodes.get(node_id)

@@ -10,7 +10,7 @@ class VfsConfig:
     """Attributes and freshness."""
 
     bucket: str
-    """Bucket shown at the root."""
+    """Bucket shown at the root; empty shows all buckets, each as a directory."""
     prefix: str = ""
     """Key prefix shown at the root; empty or ending with ``/``."""
     store_id: str = "tigris"

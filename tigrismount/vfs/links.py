@@ -1,0 +1,76 @@
+"""Which of the empty keys on a page are symbolic links.
+
+Listings do not tell user metadata, so an empty key whose metadata nobody told is asked for by itself: a HEAD each, a
+few at once. Keys that hold something are files, and cost nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.errors import ObjectAccessError, ObjectError, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tigrismount.objects.client import ObjectClient, ObjectInfo
+
+HEADS_AT_ONCE = 6
+"""HEADs for one mount's listings: fewer than the client's metadata lane is wide, so that look-ups get through."""
+
+
+class LinkFinder:
+    """Completes pages of listings.
+
+    Args:
+        client: The store.
+    """
+
+    def __init__(self, client: ObjectClient) -> None:
+        self._client = client
+        self._limiter = trio.CapacityLimiter(HEADS_AT_ONCE)
+
+    async def complete(self, rows: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Return the rows of a page with the targets of those that are links.
+
+        Args:
+            rows: As the store listed them.
+
+        Raises:
+            ObjectError: The store could not say. A refusal is no error: what may not be looked at is shown as the
+                empty file it may be.
+        """
+        completed = list(rows)
+        failures: list[ObjectError] = []
+
+        async def ask(index: int) -> None:
+            try:
+                completed[index] = await self._ask(rows[index])
+            except ObjectError as exc:
+                failures.append(exc)
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for index, info in enumerate(rows):
+                if may_be_link(info):
+                    nursery.start_soon(ask, index)
+        if failures:
+            raise failures[0]
+        return completed
+
+    async def _ask(self, row: ObjectInfo) -> ObjectInfo:
+        try:
+            async with self._limiter:
+                found = await self._client.head(row.id.bucket, row.id.key)
+        except (ObjectAccessError, ObjectNotFoundError):
+            return replace(row, symlink_target=b"")
+        # The row's time is finer than a HEAD's, and what the kernel was told of this version before.
+        return replace(found, mtime_s=row.mtime_s) if found.id == row.id else found
+
+
+def may_be_link(info: ObjectInfo) -> bool:
+    """Tell whether only a HEAD can say what *info* is."""
+    return info.symlink_target is None and info.id.size_bytes == 0 and not info.id.key.endswith("/")
