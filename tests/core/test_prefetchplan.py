@@ -64,11 +64,12 @@ def test_a_look_at_the_header_plans_nothing():
     assert plan.ahead() == []
 
 
-def test_reading_on_from_the_header_plans_the_data():
+def test_reading_on_from_the_header_plans_eight_blocks_of_data():
     plan = plan_of(llama())
     for start in range(READ, 5 * READ, READ):
+        assert plan.ahead() == []
         plan.observe(start, start + READ, missed=True)
-    assert plan.ahead() == [Extent(BLOCK, 3 * BLOCK)]
+    assert plan.ahead() == [Extent(BLOCK, 9 * BLOCK)]
 
 
 def test_the_first_read_of_data_plans_from_there_and_not_what_was_skipped():
@@ -104,14 +105,12 @@ def test_the_plan_reaches_the_end_of_the_file_and_no_further():
     assert plan.ahead()[-1].stop == layout.tensors[-1].stop
 
 
-def test_a_window_goes_on_to_the_end_of_the_tensor_it_would_cut():
-    plan = plan_of(layout_of(25 * MIB, 100 * MIB))
-    for start in range(READ, 5 * READ, READ):
-        plan.observe(start, start + READ, missed=True)
-    assert plan.ahead() == [Extent(BLOCK, 3 * BLOCK)]
-    plan = plan_of(layout_of(27 * MIB, 100 * MIB))
-    plan.observe(9 * MIB, 9 * MIB + READ, missed=True)
-    assert plan.ahead() == [Extent(2 * BLOCK, 4 * BLOCK)]
+@pytest.mark.parametrize(("end", "stop"), [(35 * MIB, 40 * MIB), (50 * MIB, 32 * MIB)])
+def test_a_window_goes_on_to_the_end_of_a_tensor_that_is_near(end, stop):
+    """The window would end at 31 MiB, in the middle of the first tensor."""
+    plan = plan_of(layout_of(end - HEADER, 100 * MIB))
+    plan.observe(15 * MIB - READ, 15 * MIB, missed=True)
+    assert plan.ahead() == [Extent(2 * BLOCK, stop)]
 
 
 @pytest.mark.parametrize(("read_ahead", "reads"), [(READ, 1), (2 * READ, 1), (MIB, 1), (MIB, 4)])
@@ -159,6 +158,24 @@ def test_tensors_read_one_after_the_other_are_no_comb():
     for start in range(READ, 8 * MIB, READ):
         plan.observe(start, start + READ, missed=True)
         assert ahead_bytes(plan) <= 64 * MIB
+
+
+def test_two_jumps_to_the_next_tensor_are_chance():
+    layout = layout_of(*[20 * MIB] * 50)
+    plan = plan_of(layout)
+    for tensor in layout.tensors[1:4]:
+        assert ahead_bytes(plan) <= 3 * BLOCK
+        plan.observe(tensor.start, tensor.start + READ, missed=True)
+    assert ahead_bytes(plan) > 3 * BLOCK
+
+
+def test_a_comb_is_jumps_in_a_row():
+    layout = layout_of(*[20 * MIB] * 50)
+    plan = plan_of(layout)
+    for number in (1, 3, 4, 6, 7, 9, 10):
+        start = layout.tensors[number].start
+        plan.observe(start, start + READ, missed=True)
+        assert ahead_bytes(plan) <= 3 * BLOCK
 
 
 def test_jumps_that_miss_the_next_tensor_are_no_comb():

@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import ObjectUnavailableError
 from tigrismount.reader.options import ReaderConfig
-from tigrismount.reader.probe import THREAD_BYTES
+from tigrismount.reader.probe import MAX_PROBED_BYTES, THREAD_BYTES
 from tigrismount.reader.readers import MAX_KEPT, Readers
 
 MIB = 1 << 20
@@ -147,6 +147,7 @@ async def test_a_hostile_header_costs_one_log_line_and_no_read(store, readers, c
         await trio.lowlevel.checkpoint()
     assert store.planned_bytes(obj) > 0
     assert set(store.priorities) == {Priority.READAHEAD}
+    assert all(stop <= MAX_PROBED_BYTES for _, _, stop in store.probe_reads())
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "s3://bucket/evil\\x0a.safetensors" in record.message

@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tigrismount.core.readahead import RAMP_BYTES
+
 if TYPE_CHECKING:
     from tigrismount.core.layout import Layout
     from tigrismount.core.readahead import Stream, StreamTable
@@ -47,7 +49,12 @@ class LoadPlan:
         self._layout = layout
         self._streams = streams
         streams.policy = replace(
-            streams.policy, proof_reads=PROOF_READS, growth=GROWTH, boundary=layout.end_of_tensor, trust_start=False
+            streams.policy,
+            proof_reads=PROOF_READS,
+            first_window_bytes=RAMP_BYTES,
+            growth=GROWTH,
+            boundary=layout.end_of_tensor,
+            trust_start=False,
         )
         self._data_from = max(layout.data_start, streams.policy.block_bytes)
         """Where a read is of data and not of the header's surroundings; the first block comes whole anyway."""

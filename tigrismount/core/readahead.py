@@ -40,7 +40,7 @@ NEAR_BYTES = 2 << 20
 MAX_STREAMS = 16
 """Streams remembered per object: loaders read one file with 4 to 16 threads. The least recently read one goes."""
 INITIAL_BLOCKS = 2
-"""Window of a stream that has just opened: the next block arrives while this one is read."""
+"""Window of a stream that has just opened: the next blocks arrive while this one is read."""
 RAMP_BYTES = 64 << 20
 """Window that every open stream may reach at once; beyond it the window follows what was consumed."""
 FORGOTTEN_BYTES = 64 << 20
@@ -67,6 +67,8 @@ class StreamPolicy:
     """Budget of all windows together."""
     proof_reads: int = 9
     """Reads a stream must have made to open: one more than a kernel read-ahead around one random page makes."""
+    first_window_bytes: int = 0
+    """Window of a stream that has made its proof, where two blocks are too little."""
     growth: int = 1
     """Window allowed per byte consumed."""
     trust_start: bool = True
@@ -93,7 +95,6 @@ class Stream:
         "reads",
         "seeks",
         "seen_bytes",
-        "skipped",
         "update_at",
         "window_bytes",
     )
@@ -120,8 +121,6 @@ class Stream:
         """Bytes read from the whole object up to this stream's last read."""
         self.seeks = seeks
         """Streams started in the whole object up to this stream's last read."""
-        self.skipped: dict[int, None] = {}
-        """Blocks it jumped over while they were planned, in order."""
 
     @property
     def dense(self) -> bool:
@@ -154,6 +153,8 @@ class StreamTable:
         self._seen_bytes = 0
         self._seeks = 0
         self._windows: list[tuple[int, int]] = []
+        self._skipped: dict[int, Stream] = {}
+        """Blocks that a stream jumped over while they were planned, in order."""
 
     def observe(self, start: int, stop: int, *, missed: bool, trusted: bool = False) -> bool:
         """Note a read of bytes ``[start, stop)``.
@@ -183,8 +184,8 @@ class StreamTable:
         if start < stream.dense_from:
             stream.dense_from = start
             stream.begin = min(stream.begin, start)
-        if stream.skipped:
-            self._touch(stream, start, stop)
+        if self._skipped:
+            self._touch(start, stop)
         if stop > stream.head:
             self._advance(stream, start, stop)
         if stream.head < stream.update_at and not trusted:
@@ -203,7 +204,8 @@ class StreamTable:
         Returns:
             The stream, for :meth:`widen`.
         """
-        self._streams = [s for s in self._streams if s.head < position - REORDER_BYTES]
+        for replaced in [s for s in self._streams if s.head >= position - REORDER_BYTES]:
+            self._remove(replaced)
         self._current = None
         stream = self._begin(position)
         stream.seen_bytes, stream.seeks = self._seen_bytes, self._seeks
@@ -251,12 +253,16 @@ class StreamTable:
 
     def _begin(self, start: int) -> Stream:
         if len(self._streams) == MAX_STREAMS:
-            self._streams.remove(min(self._streams, key=lambda s: s.seen_bytes))
+            self._remove(min(self._streams, key=lambda s: s.seen_bytes))
         if self._streams:
             self._seeks += 1
         stream = Stream(start, self._seeks)
         self._streams.append(stream)
         return stream
+
+    def _remove(self, stream: Stream) -> None:
+        self._streams.remove(stream)
+        stream.window_bytes = 0  # gives up what it jumped over
 
     def _advance(self, stream: Stream, start: int, stop: int) -> None:
         """Move the head, and remember the planned blocks it jumps over."""
@@ -265,14 +271,14 @@ class StreamTable:
             for window_start, window_stop in self._windows:
                 skipped_stop = min(start, window_stop) // block
                 for index in range(-(-max(stream.head, window_start) // block), skipped_stop):
-                    stream.skipped[index] = None
+                    self._skipped[index] = stream
         stream.head = stop
 
-    def _touch(self, stream: Stream, start: int, stop: int) -> None:
+    def _touch(self, start: int, stop: int) -> None:
         """A read of a jumped-over block fetches it; it is no longer the plan's business."""
         block = self.policy.block_bytes
         for index in range(start // block, -(-stop // block)):
-            stream.skipped.pop(index, None)
+            self._skipped.pop(index, None)
 
     # ------------------------------------------------------------------ windows
 
@@ -281,18 +287,17 @@ class StreamTable:
         stream.forget_old()
         proven = stream.dense and (stream.window_bytes > 0 or stream.reads >= self.policy.proof_reads)
         stream.window_bytes = self._grown(stream) if proven or trusted else 0
-        if stream.window_bytes == 0:
-            stream.skipped.clear()
         stream.missed = False
         stream.update_at = stream.head + self.policy.block_bytes // 4 if stream.window_bytes else 0
         return self._replan()
 
     def _grown(self, stream: Stream) -> int:
         policy = self.policy
-        window_bytes = stream.window_bytes
-        if window_bytes == 0:
-            return min(INITIAL_BLOCKS * policy.block_bytes, policy.max_window_bytes)
-        if not stream.missed:
+        least_bytes = INITIAL_BLOCKS * policy.block_bytes
+        if stream.reads >= policy.proof_reads:
+            least_bytes = max(least_bytes, policy.first_window_bytes)
+        window_bytes = max(stream.window_bytes, min(least_bytes, policy.max_window_bytes))
+        if window_bytes > stream.window_bytes or not stream.missed:
             return window_bytes
         consumed_bytes = min(stream.consumed_bytes, stream.head - stream.begin)
         allowed_bytes = max(RAMP_BYTES, policy.growth * consumed_bytes) // policy.block_bytes * policy.block_bytes
@@ -321,15 +326,13 @@ class StreamTable:
         for stream in streams:
             if self._seeks - stream.seeks >= seeks or self._seen_bytes - stream.seen_bytes > FORGOTTEN_BYTES:
                 stream.window_bytes = stream.update_at = 0
-                stream.skipped.clear()
         return [s for s in streams if s.window_bytes]
 
     def _absorb(self, stream: Stream, ahead: Stream) -> None:
         """Join *stream* to the one whose beginning it has reached: from there on all was read already."""
-        self._streams.remove(stream)
+        self._remove(stream)
         ahead.begin = stream.begin
         ahead.consumed_bytes += stream.consumed_bytes
-        ahead.skipped = {**stream.skipped, **ahead.skipped}
         if self._current is stream:
             self._current = ahead
 
@@ -352,13 +355,14 @@ class StreamTable:
         return -(-stream.head // block) * block, stop
 
     def _jumped_over(self) -> list[Extent]:
+        """Return what open streams have jumped over not long ago; the rest is given up."""
         block = self.policy.block_bytes
-        extents = []
-        for stream in self._streams:
-            for index in [i for i in stream.skipped if i * block < stream.head - REORDER_BYTES]:
-                del stream.skipped[index]
-            extents += [Extent(i * block, (i + 1) * block) for i in stream.skipped]
-        return extents
+        self._skipped = {
+            index: stream
+            for index, stream in self._skipped.items()
+            if stream.window_bytes and index * block >= stream.head - REORDER_BYTES
+        }
+        return [Extent(index * block, (index + 1) * block) for index in self._skipped]
 
 
 def _in_turns(windows: list[tuple[int, int]], stride_bytes: int) -> list[Extent]:

@@ -108,9 +108,9 @@ class FileReader:
 
     def learn(self, layout: Layout) -> None:
         """Plan by *layout* from now on."""
-        if self._streams is not None:
-            self._planner = LoadPlan(layout, self._streams)
-            self._priority = Priority.PREFETCH
+        assert self._streams is not None, "only files that are planned are probed"
+        self._planner = LoadPlan(layout, self._streams)
+        self._priority = Priority.PREFETCH
 
     def withdraw(self) -> None:
         """Take the plan back, because nobody has the file open; the next read says it again."""
