@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tigrismount import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tigrismount.blocks.statistics import BlocksStatistics
     from tigrismount.cache.base import CacheStatistics
     from tigrismount.config.model import MountConfig
@@ -29,6 +31,7 @@ def mount_status(
     supervisor_pid: int,
     uptime_s: float,
     credentials: str,
+    notes: Sequence[str],
     objects: ObjectStatistics,
     cache: CacheStatistics,
     blocks: BlocksStatistics,
@@ -41,6 +44,7 @@ def mount_status(
         supervisor_pid: Process that holds the mount.
         uptime_s: Seconds since the worker began to serve.
         credentials: Which source of credentials won; never a secret.
+        notes: What is worth knowing and no fault, such as a gateway on the way.
         objects: The client's counters.
         cache: The disk cache's counters.
         blocks: The block store's counters.
@@ -57,8 +61,9 @@ def mount_status(
         "uptime_s": round(uptime_s, 3),
         "cache_dir": cache_dirs[0] if cache_dirs else None,
         "cache_dirs": cache_dirs,
-        "snapshot": None,
+        "snapshot": config.s3.snapshot_version,
         "credentials": credentials,
+        "notes": list(notes),
         "degraded": [f"cache: {cache.degraded}"] if cache.degraded else [],
         "bytes": {
             "ram": blocks.bytes_hit,

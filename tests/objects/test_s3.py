@@ -361,10 +361,19 @@ async def test_names_no_request_can_carry_are_not_found(client):
             await call
 
 
-async def test_a_head_without_a_length_is_of_an_empty_object(server, say, client):
-    server.answer(say.response(200, ETag='"e"', Content_Length=None, x_amz_storage_class="GLACIER"))
+EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"
+
+
+async def test_a_head_without_a_length_is_of_an_empty_object_if_its_etag_says_so(server, say, client):
+    server.answer(say.response(200, ETag=f'"{EMPTY_ETAG}"', Content_Length=None, x_amz_storage_class="GLACIER"))
     info = await client.head("b", "k")
-    assert (info.id, info.storage_class, info.mtime_s) == (ObjectId("b", "k", "e", 0), "GLACIER", 0.0)
+    assert (info.id, info.storage_class, info.mtime_s) == (ObjectId("b", "k", EMPTY_ETAG, 0), "GLACIER", 0.0)
+
+
+async def test_a_head_without_a_length_makes_no_file_short(server, say, client):
+    server.answer(say.response(200, ETag='"e"', Content_Length=None))
+    with pytest.raises(ObjectProtocolError, match="no Content-Length"):
+        await client.head("b", "k")
 
 
 # -- lanes -----------------------------------------------------------------------------------------------------

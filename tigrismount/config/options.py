@@ -26,6 +26,7 @@ from tigrismount.config.kinds import (
     whole_number,
 )
 from tigrismount.config.units import MIB, parse_seconds, parse_size_bytes, parse_size_or_share
+from tigrismount.objects.selectors import parse_selector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,6 +219,27 @@ OPTIONS: tuple[Option, ...] = (
         default="5s",
         help="How long a missing name stays missing.",
         metavar="TIME",
+    ),
+    Option(
+        name="snapshot",
+        parse=parse_selector,
+        default="none: the bucket as it is",
+        help="Mount a Tigris snapshot: nothing in it changes, so every name is trusted for ever.",
+        metavar="VERSION|NAME|latest|now|TIME",
+    ),
+    Option(
+        name="consistent",
+        parse=parse_switch,
+        default="off",
+        help="Ask Tigris for consistent answers about names, wherever the bucket lies; slower from far away.",
+        is_switch=True,
+    ),
+    Option(
+        name="tigris-prefetch",
+        parse=parse_switch,
+        default="off",
+        help="Let Tigris move the data of listed directories to this region.",
+        is_switch=True,
     ),
     Option(
         name="uid", parse=whole_number(0, 2**32 - 2), default="the caller's", help="Owner of everything.", metavar="UID"

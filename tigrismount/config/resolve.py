@@ -6,6 +6,7 @@ derives the rest from facts about the host, which are arguments. Both are pure.
 
 from __future__ import annotations
 
+import math
 import posixpath
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,8 +93,14 @@ def resolve(
         log_format=values.get("log_format", "text"),
         log_file=_absolute(values.get("log_file"), host),
         debug=debug,
-        origins=dict(origins),
+        origins=_origins(origins, s3),
     )
+
+
+def _origins(origins: Mapping[str, str], s3: S3Config) -> dict[str, str]:
+    """Return where each value came from; a snapshot decides how long names are trusted."""
+    frozen = dict.fromkeys(("metadata_ttl", "negative_ttl"), origins.get("snapshot", "default"))
+    return {**origins, **(frozen if s3.snapshot else {})}
 
 
 def resolve_cache_directory(values: Mapping[str, Any], host: HostFacts) -> str | None:
@@ -147,6 +154,9 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
         max_retries=values.get("max_retries", base.max_retries),
         concurrency=values.get("concurrency", base.concurrency),
         requester_pays=values.get("requester_pays", base.requester_pays),
+        snapshot=values.get("snapshot"),
+        consistent=values.get("consistent", base.consistent),
+        tigris_prefetch=values.get("tigris_prefetch", base.tigris_prefetch),
     )
 
 
@@ -203,8 +213,9 @@ def _vfs(values: Mapping[str, Any], host: HostFacts, source: Source, s3: S3Confi
         bucket=source.bucket,
         prefix=source.prefix,
         store_id=values.get("store_id") or store_id(s3.endpoint_url),
-        metadata_ttl_s=values.get("metadata_ttl", base.metadata_ttl_s),
-        negative_ttl_s=values.get("negative_ttl", base.negative_ttl_s),
+        # What is frozen cannot change, whatever a configuration file says for all mounts.
+        metadata_ttl_s=math.inf if s3.snapshot else values.get("metadata_ttl", base.metadata_ttl_s),
+        negative_ttl_s=math.inf if s3.snapshot else values.get("negative_ttl", base.negative_ttl_s),
         uid=values.get("uid", host.uid),
         gid=values.get("gid", host.gid),
         file_mode=values.get("file_mode", base.file_mode),

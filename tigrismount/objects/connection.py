@@ -2,8 +2,7 @@
 
 Everything is said explicitly. boto3 would otherwise pick us-east-1 for Tigris, path-style addresses, ten connections,
 its own retries (which do not cover bodies, and would hide a store that asks for fewer requests), and checksums that
-some stores answer wrongly on ranges. With a key of our own the session is cut off from the AWS configuration files: a
-profile for another store must not leak in.
+some stores answer wrongly on ranges.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import botocore.exceptions
 import botocore.handlers
-import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 
@@ -23,38 +21,30 @@ from tigrismount.errors import ConfigError
 from tigrismount.objects.endpoints import addressing_style, is_amazon
 
 if TYPE_CHECKING:
-    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.keys import SigningKeys
     from tigrismount.objects.options import S3Config
 
-_ISOLATED = {
-    "profile": (None, None, None, None),
-    "config_file": (None, None, os.devnull, None),
-    "credentials_file": (None, None, os.devnull, None),
-}
-"""Session variables of botocore: (configuration key, environment variable, default, conversion)."""
 
-
-def make_boto_client(config: S3Config, credentials: Credentials | None, connections: int) -> Any:
+def make_boto_client(config: S3Config, keys: SigningKeys, connections: int) -> Any:
     """Return a boto3 S3 client. Takes a tenth of a second or two, and reads files: call it in a thread.
 
     Args:
         config: The endpoint.
-        credentials: Key to sign with; None lets boto3 find one.
+        keys: Keys to sign with, and the session they belong to.
         connections: Connections kept open, at least as many as requests may be in flight.
 
     Raises:
-        ConfigError: The endpoint URL, the profile or the CA bundle is unusable.
+        ConfigError: The endpoint URL or the CA bundle is unusable.
     """
     if config.ca_bundle and not os.access(config.ca_bundle, os.R_OK):
         raise ConfigError(f"cannot read the CA bundle {config.ca_bundle}: check --ca-bundle")
     try:
-        client = _session(credentials).client(
+        client = boto3.session.Session(botocore_session=keys.session).client(
             "s3",
             endpoint_url=config.endpoint_url,
             region_name=config.region,
             verify=config.ca_bundle,
-            config=_settings(config, credentials, connections),
-            **_key(credentials),
+            config=_settings(config, keys, connections),
         )
     except (ValueError, botocore.exceptions.BotoCoreError) as exc:
         raise ConfigError(f"cannot use {config.endpoint_url} as an S3 endpoint: {exc}") from exc
@@ -82,28 +72,9 @@ def _stay_with_this_endpoint(params: dict[str, Any], **_: Any) -> None:
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
-def _session(credentials: Credentials | None) -> boto3.session.Session:
-    if credentials is None:
-        return boto3.session.Session()
-    if credentials.profile is not None:
-        return boto3.session.Session(profile_name=credentials.profile)
-    return boto3.session.Session(botocore_session=botocore.session.Session(session_vars=_ISOLATED))
-
-
-def _key(credentials: Credentials | None) -> dict[str, str | None]:
-    if credentials is None or not credentials.access_key_id:
-        return {}
-    return {
-        "aws_access_key_id": credentials.access_key_id,
-        "aws_secret_access_key": credentials.secret_access_key,
-        "aws_session_token": credentials.session_token or None,
-    }
-
-
-def _settings(config: S3Config, credentials: Credentials | None, connections: int) -> Config:
-    anonymous = config.no_sign_request or (credentials is not None and credentials.anonymous)
+def _settings(config: S3Config, keys: SigningKeys, connections: int) -> Config:
     return Config(
-        signature_version=UNSIGNED if anonymous else "s3v4",
+        signature_version=UNSIGNED if keys.anonymous else "s3v4",
         s3={"addressing_style": addressing_style(config)},
         connect_timeout=config.connect_timeout_s,
         read_timeout=config.stall_timeout_s,

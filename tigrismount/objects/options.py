@@ -39,3 +39,11 @@ class S3Config:
     """Most GETs in flight at once; also sizes the connection pool."""
     requester_pays: bool = False
     """Send ``x-amz-request-payer: requester``."""
+    snapshot: str | None = None
+    """The frozen state to mount, as it was asked for: a version, a name, a time, ``latest`` or ``now``."""
+    snapshot_version: str | None = None
+    """The version that it turned out to mean; sent with every request. Found once, and then kept."""
+    consistent: bool = False
+    """Ask Tigris for consistent answers about metadata, which may come from far away."""
+    tigris_prefetch: bool = False
+    """Let Tigris move the data of listed objects near us."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import (
     ObjectAccessError,
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tigrismount.core.types import ObjectId
+
+_EMPTY_ETAGS = frozenset({"d41d8cd98f00b204e9800998ecf8427e", "59adb24ef3cdbe0297f05b395827453f-1"})
+"""Entity tags of no bytes: put at once, and as an upload of one part."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
@@ -67,6 +70,27 @@ def bare_etag(value: str | None) -> str:
     text = (value or "").strip()
     weak = text.startswith("W/")
     return ("W/" if weak else "") + text.removeprefix("W/").strip('"')
+
+
+def object_size_bytes(answer: Mapping[str, Any], target: Target) -> int:
+    """Return the size that a HEAD tells.
+
+    TAG leaves ``Content-Length`` out for an empty object that it has cached. Anywhere else a missing length is no zero:
+    the file would be silently short.
+
+    Args:
+        answer: botocore's, with the parsed ``ContentLength`` and ``ETag``.
+        target: What was asked for.
+
+    Raises:
+        ObjectProtocolError: It tells none.
+    """
+    size_bytes = answer.get("ContentLength")
+    if size_bytes is None and bare_etag(answer.get("ETag")) in _EMPTY_ETAGS:
+        return 0
+    if not isinstance(size_bytes, int):
+        raise ObjectProtocolError("the answer has no Content-Length", bucket=target.bucket, key=target.key)
+    return size_bytes
 
 
 def check_range_answer(status: int, headers: Mapping[str, str], obj: ObjectId, start: int, stop: int) -> None:

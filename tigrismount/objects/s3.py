@@ -7,10 +7,15 @@ behind gigabytes. The thread itself talks to boto3, translates what it raises an
 The data lane is as wide as the store lets it be: an answer that asks for fewer requests halves it for everyone, each
 success widens it again up to ``concurrency``. A thread holds its place in the lane until it ends, also when the task
 that wanted it was cancelled, so abandoned threads are bounded too; ``transfer`` says why they do no harm.
+
+Two kinds of failure are looked at once more before they count. A refused key may have been replaced (``keys``). An
+object that is gone or changed may only seem so, to a region that lags or a cache that is old, so Tigris is asked for
+an answer about now (``headers``). Look-ups always pass caches by: a stale name is what nobody could tell.
 """
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import replace
 from functools import partial
@@ -21,30 +26,38 @@ import trio
 from tigrismount.core.aimd import AdaptiveLimit
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import (
+    ObjectAccessError,
     ObjectError,
     ObjectNotFoundError,
     ObjectProtocolError,
     ObjectUnavailableError,
     SlowDownError,
+    StaleObjectError,
 )
 from tigrismount.objects.body import BodyReader
 from tigrismount.objects.client import ListPage, ObjectInfo
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.failures import translated
+from tigrismount.objects.headers import PLAIN, SURE, UNCACHED, Manner, RequestHeaders
+from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.metadata import sha256_of, symlink_target
-from tigrismount.objects.responses import Target, bare_etag, check_range_answer
+from tigrismount.objects.responses import Target, bare_etag, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
+from tigrismount.objects.snapshots import Snapshot, parse_rows
+from tigrismount.objects.traits import StoreTraits
 from tigrismount.objects.transfer import Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from tigrismount.objects.client import FetchSink, ObjectStatistics
     from tigrismount.objects.credentials import Credentials
     from tigrismount.objects.options import S3Config
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 METADATA_THREADS = 8
 """Width of the metadata lane: a listing is bound by the store's answer, and look-ups come in small bursts."""
@@ -67,6 +80,7 @@ class S3Client:
     Args:
         config: The endpoint and its limits.
         credentials: Key to sign with; None leaves the choice to boto3's own chain.
+        find_credentials: Looks for another key, in a thread, when the store refused the one there is.
         draw: Gives random numbers in ``[0, 1)`` for the waits between tries.
 
     Raises:
@@ -74,11 +88,21 @@ class S3Client:
     """
 
     def __init__(
-        self, config: S3Config, credentials: Credentials | None, *, draw: Callable[[], float] = random.random
+        self,
+        config: S3Config,
+        credentials: Credentials | None,
+        *,
+        find_credentials: Callable[[], Credentials | None] | None = None,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
-        self._key_source = credentials.source if credentials is not None else "boto3's own chain"
-        self._boto = make_boto_client(config, credentials, config.concurrency + METADATA_THREADS)
+        self.traits = StoreTraits(config.endpoint_url)
+        self._keys = SigningKeys(credentials)
+        self._renewal = KeyRenewal(self._keys, find_credentials)
+        self._boto = make_boto_client(config, self._keys, config.concurrency + METADATA_THREADS)
+        self._headers = RequestHeaders(config, self.traits)
+        self._headers.register(self._boto.meta.events)
+        self._notes: list[str] = []
         self._draw = draw
         self._counters = Counters()
         self._limit = AdaptiveLimit(config.concurrency)
@@ -103,30 +127,22 @@ class S3Client:
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request."""
         query = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
-        page = await self._list(query, self._check_policy)
+        try:
+            page = await self._list(query, self._check_policy)
+        except ObjectAccessError:
+            if not self._keys.anonymous:
+                raise
+            self._note_unlistable(bucket)
+            return
         if not page.objects and page.next_token is None:
             where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
+            if self._config.snapshot_version:
+                where += f" in snapshot {self._config.snapshot_version}"
             raise ObjectNotFoundError(f"{where}: check the name, or upload something first", bucket=bucket)
 
     async def list_buckets(self) -> tuple[str, ...]:
         """Return the names of the buckets that the credentials can list."""
-        target = self._target("")
-
-        def request(token: str | None) -> tuple[list[str], str | None]:
-            self._counters.add("list_requests")
-            with translated(target):
-                answer = self._boto.list_buckets(**({"ContinuationToken": token} if token else {}))
-                return [row["Name"] for row in answer.get("Buckets", ())], answer.get("ContinuationToken")
-
-        names: list[str] = []
-        token: str | None = None
-        for _ in range(BUCKET_PAGES_MAX):
-            attempt = partial(self._send, self._metadata_lane, partial(request, token))
-            page, token = await self._call(attempt, self._metadata_policy, target)
-            names += page
-            if not token:
-                return tuple(names)
-        raise ObjectProtocolError("the list of buckets does not come to an end")
+        return tuple(await self._bucket_names(PLAIN, self._target("")))
 
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return what the store says about *key* now."""
@@ -134,9 +150,10 @@ class S3Client:
 
         def request() -> ObjectInfo:
             self._counters.add("head_requests")
-            with translated(target):
+            with translated(target), self._headers.manner(UNCACHED):
                 answer = self._boto.head_object(Bucket=bucket, Key=key, **self._extra)
-                info = _info(bucket, key, answer, size_bytes=answer.get("ContentLength", 0))
+                self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
+                info = _info(bucket, key, answer, size_bytes=object_size_bytes(answer, target))
                 return replace(info, symlink_target=symlink_target(answer), sha256=sha256_of(answer))
 
         return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
@@ -159,7 +176,8 @@ class S3Client:
             query["ContinuationToken"] = token
         elif start_after:
             query["StartAfter"] = start_after
-        return await self._list(query, self._metadata_policy)
+        # A look-up lists one row; moving data for it would be for nothing.
+        return await self._list(query, self._metadata_policy, Manner(prefetch=max_keys > 1))
 
     async def fetch(self, obj: ObjectId, start: int, stop: int, sink: FetchSink) -> None:
         """Put bytes ``[start, stop)`` of exactly the version *obj* into *sink*, in order."""
@@ -170,9 +188,25 @@ class S3Client:
             return
         transfer = Transfer(obj, start, stop, sink)
         target = self._target(obj.bucket, obj.key)
+        manner = PLAIN
+
+        async def attempt() -> None:
+            nonlocal manner
+            try:
+                await self._send(self._data_lane, partial(self._get, transfer, target, manner))
+            except ObjectProtocolError:
+                manner = replace(manner, no_store=True)
+                raise
+            except (StaleObjectError, ObjectNotFoundError):
+                if manner.consistent or not self.traits.may_lag:
+                    raise
+                manner = SURE
+                self._counters.add("retries")
+                await self._send(self._data_lane, partial(self._get, transfer, target, manner))
+
         try:
             await self._call(
-                lambda: self._send(self._data_lane, lambda: self._get(transfer, target)),
+                attempt,
                 self._data_policy,
                 target,
                 progress=lambda: transfer.position,
@@ -191,17 +225,82 @@ class S3Client:
         self._closed = True
         await trio.to_thread.run_sync(self._boto.close)
 
+    # -- Tigris's own ------------------------------------------------------------------------------------------
+
+    @property
+    def endpoint_url(self) -> str:
+        """Base URL of the store."""
+        return self._config.endpoint_url
+
+    @property
+    def key_source(self) -> str:
+        """Where the key in use came from."""
+        return self._keys.source
+
+    def notes(self) -> list[str]:
+        """Return what is worth knowing about this store and is no fault, one line each."""
+        return [*self.traits.notes(), *self._notes]
+
+    async def bucket_headers(self, bucket: str) -> Mapping[str, str]:
+        """Return the headers of a HEAD of the bucket, names in lower case; Tigris tells of snapshots and forks there.
+
+        Raises:
+            ObjectNotFoundError: No such bucket.
+        """
+        target = self._target(bucket)
+
+        def request() -> Mapping[str, str]:
+            self._counters.add("head_requests")
+            with translated(target):
+                headers: Mapping[str, str] = self._boto.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
+                return headers
+
+        return await self._call(lambda: self._send(self._metadata_lane, request), self._check_policy, target)
+
+    async def snapshots(self, bucket: str) -> tuple[Snapshot, ...]:
+        """Return the snapshots that were taken of *bucket*, oldest first.
+
+        Raises:
+            ObjectAccessError: The key may not list them.
+        """
+        return parse_rows(await self._bucket_names(Manner(snapshots_of=bucket), self._target(bucket)))
+
     # -- in the trio task --------------------------------------------------------------------------------------
 
     def _target(self, bucket: str, key: str = "") -> Target:
-        return Target(self._config.endpoint_url, self._key_source, bucket, key)
+        return Target(self._config.endpoint_url, self._keys.source, bucket, key)
 
-    async def _list(self, query: dict[str, Any], policy: RetryPolicy) -> ListPage:
+    async def _bucket_names(self, manner: Manner, target: Target) -> list[str]:
+        """Return the names of buckets, or what stands in their place when Tigris lists snapshots."""
+
+        def request(token: str | None) -> tuple[list[str], str | None]:
+            self._counters.add("list_requests")
+            with translated(target), self._headers.manner(manner):
+                answer = self._boto.list_buckets(**({"ContinuationToken": token} if token else {}))
+                return [row["Name"] for row in answer.get("Buckets", ())], answer.get("ContinuationToken")
+
+        names: list[str] = []
+        token: str | None = None
+        for _ in range(BUCKET_PAGES_MAX):
+            attempt = partial(self._send, self._metadata_lane, partial(request, token))
+            page, token = await self._call(attempt, self._metadata_policy, target)
+            names += page
+            if not token:
+                return names
+        raise ObjectProtocolError("the list of buckets does not come to an end", bucket=target.bucket)
+
+    def _note_unlistable(self, bucket: str) -> None:
+        """Say that names cannot be listed: files open by their path, and nothing else of a public bucket is seen."""
+        note = "the bucket refuses anonymous listings: files open by their full path, directories show nothing"
+        self._notes.append(note)
+        log.warning("s3://%s: %s", bucket, note)
+
+    async def _list(self, query: dict[str, Any], policy: RetryPolicy, manner: Manner = PLAIN) -> ListPage:
         target = self._target(query["Bucket"])
 
         def request() -> ListPage:
             self._counters.add("list_requests")
-            with translated(target):
+            with translated(target), self._headers.manner(manner):
                 return _page(self._boto.list_objects_v2(**query, **self._extra), query, target)
 
         return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
@@ -218,7 +317,7 @@ class S3Client:
             if self._closed:
                 raise ObjectUnavailableError("the client is closed", bucket=target.bucket, key=target.key)
             return await retrying(
-                attempt,
+                lambda: self._with_a_good_key(attempt),
                 policy,
                 target,
                 draw=self._draw,
@@ -228,6 +327,17 @@ class S3Client:
         except ObjectError:
             self._counters.add("errors")
             raise
+
+    async def _with_a_good_key(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Make one try; where the key is refused and there is another one by now, one more with that."""
+        generation = self._keys.generation
+        try:
+            return await attempt()
+        except ObjectAccessError:
+            if not await self._renewal.renewed(generation):
+                raise
+        self._counters.add("retries")
+        return await attempt()
 
     async def _send(self, lane: trio.CapacityLimiter, request: Callable[[], T]) -> T:
         """Run one try in a thread of *lane* and let the answer set the width of the data lane."""
@@ -252,22 +362,29 @@ class S3Client:
 
     # -- in the worker thread ----------------------------------------------------------------------------------
 
-    def _get(self, transfer: Transfer, target: Target) -> None:
+    def _get(self, transfer: Transfer, target: Target, manner: Manner) -> None:
         """Send one GET for what is left of the transfer, check the answer and hand its body over."""
         obj, start, stop = transfer.obj, transfer.position, transfer.stop
         condition = {"IfMatch": f'"{obj.etag}"'} if obj.cacheable else {}  # a weak tag never matches
         self._counters.add("get_requests")
-        with translated(target):
+        with translated(target), self._headers.manner(manner):
             answer = self._boto.get_object(
                 Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{stop - 1}", **condition, **self._extra
             )
         body = BodyReader(answer["Body"])
         try:
             metadata = answer["ResponseMetadata"]
+            self._check_frozen(metadata["HTTPHeaders"], target)
             check_range_answer(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], obj, start, stop)
             transfer.receive(body, target, lambda count: self._counters.add("bytes_fetched", count))
         finally:
             body.close(complete=transfer.complete)
+
+    def _check_frozen(self, headers: Mapping[str, str], target: Target) -> None:
+        """Refuse what a cache answers to a snapshot's reader: its bytes are of the present, or of anybody's past."""
+        if self._config.snapshot_version and "x-cache" in headers:
+            detail = f"{target.endpoint_url} is a cache, and caches do not know snapshots"
+            raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key)
 
 
 def _page(answer: dict[str, Any], query: dict[str, Any], target: Target) -> ListPage:

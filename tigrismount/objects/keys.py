@@ -1,0 +1,156 @@
+"""The key that requests are signed with, and how another one takes its place while the mount runs.
+
+Keys expire and are rotated. When the store refuses one, the places it came from are looked at again, and if there is
+another key now, the request is sent once more with it. So a rotation needs no remount, and nothing watches files:
+a key that works is never looked up twice.
+
+botocore asks ``SigningKeys`` for the key of each single request, so replacing it needs no new client and no new
+connections. ``KeyRenewal`` decides when to look.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import botocore.credentials
+import botocore.exceptions
+import botocore.session
+import trio
+
+from tigrismount.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.objects.credentials import Credentials
+
+    FindCredentials = Callable[[], Credentials | None]
+
+log = logging.getLogger(__name__)
+
+LOOKUP_INTERVAL_S = 5.0
+"""Least time between two look-ups: a refusal that no key mends must not read files for every request."""
+
+_ISOLATED = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
+"""Session variables of botocore: (configuration key, environment variable, default, conversion)."""
+
+
+class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
+    """botocore's idea of credentials, with a key that can be replaced.
+
+    Args:
+        credentials: What was found; None leaves the choice to boto3's own chain.
+
+    Raises:
+        ConfigError: The profile is unusable.
+    """
+
+    def __init__(self, credentials: Credentials | None) -> None:
+        super().__init__("", "", method="tigrismount")
+        self.session, self._inner = _load(credentials)
+        """The botocore session that belongs to the first key."""
+        self.source = _source(credentials)
+        """Where the key came from, for people."""
+        self.anonymous = credentials is not None and credentials.anonymous
+        """Whether requests go unsigned; stays so."""
+        self.generation = 0
+        """How often the key was replaced."""
+        self.session.register_component("credential_provider", self)
+
+    def load_credentials(self) -> SigningKeys:
+        """Return ourselves: the session asks its provider, which we are as well."""
+        return self
+
+    def get_frozen_credentials(self) -> Any:
+        """Return the key to sign the next request with, None where there is none."""
+        inner = self._inner
+        return inner.get_frozen_credentials() if inner is not None else None
+
+    def replace(self, credentials: Credentials | None) -> bool:
+        """Take the key that *credentials* name, if it is another one; return whether it is. May read files."""
+        _, inner = _load(credentials)
+        if inner is None or self.anonymous:
+            return False
+        if inner.get_frozen_credentials() == self.get_frozen_credentials():
+            return False
+        self._inner = inner
+        self.source = _source(credentials)
+        self.generation += 1
+        return True
+
+
+class KeyRenewal:
+    """Looks for another key when the store has refused the one there is.
+
+    Args:
+        keys: Where a found key goes.
+        find: Looks in all the places, in a thread; None when there is no other place to look.
+    """
+
+    def __init__(self, keys: SigningKeys, find: FindCredentials | None) -> None:
+        self._keys = keys
+        self._find = find
+        self._lock = trio.Lock()
+        self._looked_s = -LOOKUP_INTERVAL_S
+        self._fault = ""
+
+    async def renewed(self, generation: int) -> bool:
+        """Return whether there is another key now than that of *generation*, which was refused."""
+        async with self._lock:
+            if self._keys.generation != generation:
+                return True  # others were refused too, and one of them found it
+            now_s = trio.current_time()
+            if self._find is None or self._keys.anonymous or now_s - self._looked_s < LOOKUP_INTERVAL_S:
+                return False
+            self._looked_s = now_s
+            try:
+                found = await trio.to_thread.run_sync(self._look)
+            except ConfigError as exc:
+                self._say(str(exc))  # a file that is being written, say: the next refusal looks again
+                return False
+        if found:
+            self._fault = ""
+            log.info("the store refused the key; going on with the one from %s", self._keys.source)
+        return found
+
+    def _look(self) -> bool:
+        assert self._find is not None
+        try:
+            return self._keys.replace(self._find())
+        except botocore.exceptions.BotoCoreError as exc:  # a login that has to be renewed by hand, say
+            raise ConfigError(str(exc)) from exc
+
+    def _say(self, fault: str) -> None:
+        if fault != self._fault:
+            self._fault = fault
+            log.warning("the store refused the key, and no other can be looked up: %s", fault)
+
+
+def _source(credentials: Credentials | None) -> str:
+    return credentials.source if credentials is not None else "boto3's own chain"
+
+
+def _load(credentials: Credentials | None) -> tuple[Any, Any]:
+    """Return a botocore session and the credentials that it, or we ourselves, know; None for none.
+
+    With a key of our own the session is cut off from the AWS configuration files: a profile for another store must
+    not leak in.
+    """
+    if credentials is None or credentials.profile is not None:
+        try:
+            session = botocore.session.Session(profile=credentials.profile if credentials else None)
+            return session, session.get_component("credential_provider").load_credentials()
+        except (ValueError, botocore.exceptions.BotoCoreError) as exc:
+            raise ConfigError(f"no usable credentials from {_source(credentials)}: {exc}") from exc
+    session = botocore.session.Session(session_vars=_ISOLATED)
+    if credentials.anonymous:
+        return session, None
+    return session, botocore.credentials.Credentials(
+        credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None
+    )
