@@ -19,6 +19,8 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
+from tigrismount.objects.snapshots import resolve_snapshot
 from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from tigrismount.holder.protocol import Message
+    from tigrismount.objects.credentials import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +65,12 @@ class Engine:
         config: The mount.
         client: The store.
         cache: The disk cache, or none.
-        credentials: Name of the source the credentials came from.
     """
 
-    def __init__(
-        self, config: MountConfig, client: S3Client, cache: DiskBlockCache | NoCache, credentials: str
-    ) -> None:
+    def __init__(self, config: MountConfig, client: S3Client, cache: DiskBlockCache | NoCache) -> None:
         self.config = config
         self.client = client
         self.cache = cache
-        self.credentials = credentials
         self.store = BlockStore(client, cache, config.blocks)
         self.readers = Readers(self.store, config.reader)
         self.filesystem = FileSystem(client, self.readers, config.vfs, clock=time.monotonic, cache=cache)
@@ -82,7 +82,8 @@ class Engine:
             self.config,
             supervisor_pid=os.getppid(),
             uptime_s=time.monotonic() - self._started_s,
-            credentials=self.credentials,
+            credentials=self.client.key_source,
+            notes=self.client.notes(),
             objects=self.client.statistics(),
             cache=self.cache.statistics(),
             blocks=self.store.statistics(),
@@ -97,11 +98,14 @@ async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
     Raises:
         TigrisMountError: Something is wrong that a person can mend; one line says what.
     """
-    credentials = find_credentials(config.s3, os.environ, Path.home(), read_text_file)
-    client = await trio.to_thread.run_sync(S3Client, config.s3, credentials)
+    find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
+    credentials = find()
+    config = await _with_snapshot(config, credentials)
+    connect = partial(S3Client, config.s3, credentials, find_credentials=find)
+    client = await trio.to_thread.run_sync(connect)
     try:
         cache = await _open_beside_check(config, client)
-        engine = Engine(config, client, cache, credentials.source if credentials else "boto3's own chain")
+        engine = Engine(config, client, cache)
         try:
             async with trio.open_nursery() as nursery:
                 for service in (cache, engine.store, engine.readers):
@@ -114,6 +118,21 @@ async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
     finally:
         with trio.CancelScope(shield=True):
             await client.aclose()
+
+
+async def _with_snapshot(config: MountConfig, credentials: Credentials | None) -> MountConfig:
+    """Return *config* with the version that its snapshot means now; it is found once and holds from then on."""
+    if config.s3.snapshot is None or config.s3.snapshot_version is not None:
+        return config
+    client = await trio.to_thread.run_sync(S3Client, config.s3, credentials)
+    try:
+        bucket, selector = config.vfs.bucket, config.s3.snapshot
+        version = await resolve_snapshot(client, bucket, selector, clock_ns=time.time_ns())
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.aclose()
+    log.info("snapshot %s of s3://%s is version %s", selector, bucket, version)
+    return replace(config, s3=replace(config.s3, snapshot_version=version))
 
 
 async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
