@@ -77,6 +77,14 @@ class ObjectState:
             block = self.blocks[index] = Block(self, index, start, min(start + self.block_bytes, self.obj.size_bytes))
         return block
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError where fields contradict each other; for tests."""
+        assert self.users >= 0
+        assert len(set(self.pending)) == len(self.pending)
+        for index, block in self.blocks.items():
+            assert (block.state, block.index) == (self, index)
+            assert block.stop - block.start == min(self.block_bytes, self.obj.size_bytes - block.start)
+
 
 class Block:
     """One block of one version: absent, in flight or resident.
@@ -155,6 +163,23 @@ class Block:
     def evictable(self) -> bool:
         """Whether its buffer may be taken away."""
         return self.buffer is not None and not (self.pins or self.parts)
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError where fields contradict each other; for tests."""
+        assert self.pins >= 0
+        assert self.pins or not self.waiters, "who waits for a block holds it"
+        assert self.buffer is not None or not (self.complete or self.have.total)
+        assert not self.complete or (self.have.covers(self.start, self.stop) and not self.parts)
+        assert self.complete or self.pins or self.parts or self.have.total, "an empty block is forgotten"
+        claimed = Intervals(self.have)
+        for part in self.parts:
+            assert self in part.blocks
+            assert part.started or len(part.blocks) == 1, "what waits in the queue fills one block"
+            assert self.buffer is not None or not part.started, "what flies has its memory"
+            start = max(self.start, part.start + part.done)
+            stop = min(self.stop, part.stop)
+            assert start >= stop or claimed.gaps(start, stop) == [(start, stop)], "no byte is claimed twice"
+            claimed.add(start, stop)
 
 
 class Waiter:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.blocks.buffers import PAGE_BYTES, BufferPool
+from tigrismount.blocks.buffers import PAGE_BYTES, BufferPool, page_ceil
 from tigrismount.blocks.part import NEVER, Block, ObjectState, Part, Waiter
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from tigrismount.objects.client import ObjectClient
 
 log = logging.getLogger(__name__)
-
-PART_BYTES = 8 << 20
-"""Size of a planned range GET: where boto3's 1.4 ms per request is small against the bytes (docs/adr/0001)."""
 
 
 class BlockStore:
@@ -199,6 +196,33 @@ class BlockStore:
             objects=len(self._states),
         )
 
+    def check_invariants(self) -> None:
+        """Raise AssertionError where the books do not agree; for tests."""
+        blocks = [block for state in self._states.values() for block in state.blocks.values()]
+        with_buffer = {block for block in blocks if block.buffer is not None}
+        assert with_buffer == set(self._recent), "a buffer belongs to one block of a known version"
+        assert self._pool.used_bytes == sum(page_ceil(block.length_bytes) for block in with_buffer)
+        assert self._pool.held_bytes <= self._pool.limit_bytes
+        assert set(self._spent) <= with_buffer
+        assert self._spent_bytes == sum(block.length_bytes for block in self._spent)
+        for block in blocks:
+            block.check_invariants()
+        flying = {part for block in blocks for part in block.parts if part.started}
+        for from_disk, in_flight in self._queue.in_flight.items():
+            assert in_flight == sum(1 for part in flying if part.from_disk is from_disk)
+        for state in self._states.values():
+            state.check_invariants()
+
+    def check_idle(self) -> None:
+        """Raise AssertionError unless nothing is going on and nothing is held but bytes; for tests."""
+        self.check_invariants()
+        for state in self._states.values():
+            assert not (state.users or state.pending or state.opening)
+            assert state.blocks, "a version without bytes in memory is forgotten"
+            assert state.cached is None, "the disk cache may evict what nobody uses"
+            for block in state.blocks.values():
+                assert not (block.pins or block.parts or block.waiters)
+
     # ------------------------------------------------------------------ object versions
 
     def _state(self, obj: ObjectId) -> ObjectState:
@@ -266,10 +290,15 @@ class BlockStore:
         first = max(block.start, missing[0][0] // PAGE_BYTES * PAGE_BYTES)
         later = max(priority, Priority.READAHEAD)
         claimed = block.claimed()
-        for part_start, part_stop in _part_ranges(claimed.gaps(first, block.stop)):
+        for part_start, part_stop in self._part_ranges(claimed.gaps(first, block.stop)):
             self._enqueue([block], part_start, part_stop, priority if part_start < stop else later)
-        for part_start, part_stop in _part_ranges(claimed.gaps(block.start, first)):
+        for part_start, part_stop in self._part_ranges(claimed.gaps(block.start, first)):
             self._enqueue([block], part_start, part_stop, later)
+
+    def _part_ranges(self, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return *gaps* cut to the size of a part."""
+        size = self._config.part_bytes
+        return [(a, min(a + size, stop)) for start, stop in gaps for a in range(start, stop, size)]
 
     def _enqueue(
         self, blocks: list[Block], start: int, stop: int, priority: Priority, *, from_disk: bool = False
@@ -384,12 +413,12 @@ class BlockStore:
             state.pending.pop()
             if from_disk:
                 return self._part([block], block.start, block.stop, priority, from_disk=True)
-            (start, stop), *rest = _part_ranges(block.claimed().gaps(block.start, block.stop))
+            (start, stop), *rest = self._part_ranges(block.claimed().gaps(block.start, block.stop))
             if rest:  # a block of several parts; they are queued together, so that it completes
                 for piece_start, piece_stop in rest:
                     self._enqueue([block], piece_start, piece_stop, priority)
                 return self._part([block], start, stop, priority, from_disk=False)
-            blocks = [block, *self._following(state, block, start + PART_BYTES)]
+            blocks = [block, *self._following(state, block, start + self._config.part_bytes)]
             return self._part(blocks, start, blocks[-1].stop, priority, from_disk=False)
         return None
 
@@ -584,11 +613,6 @@ def _pieces(block_bytes: int, start: int, stop: int) -> Iterator[tuple[int, int,
         piece_stop = min(stop, (index + 1) * block_bytes)
         yield index, start, piece_stop
         start = piece_stop
-
-
-def _part_ranges(gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return *gaps* cut to the size of a part."""
-    return [(a, min(a + PART_BYTES, stop)) for start, stop in gaps for a in range(start, stop, PART_BYTES)]
 
 
 def _again(error: ObjectError) -> ObjectError:
