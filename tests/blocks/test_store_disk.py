@@ -115,3 +115,34 @@ async def test_spent_blocks_give_their_memory_to_the_next_ones(client, open_stor
             await wait_all_tasks_blocked()
         assert store.statistics().memory_used_bytes <= 5 * BLOCK, "far below the limit, which all of it would fit"
     assert client.statistics().bytes_fetched == len(data)
+
+
+async def test_the_disk_may_evict_a_version_as_soon_as_its_last_block_is_written(client, open_store) -> None:
+    data, disk = pattern(BLOCK), MemoryBlockCache(block_bytes=BLOCK, capacity_bytes=BLOCK)
+    first, second = client.put("a", data), client.put("b", data[::-1])
+    async with open_store(cache=disk) as store:
+        for obj in (first, second):
+            await store.read(obj, 0, BLOCK)
+            await wait_all_tasks_blocked()
+    assert disk.block(second, 0) == data[::-1], "the first one, closed by then, made room"
+
+
+async def test_a_plan_for_a_closed_version_in_memory_is_fetched(client, open_store) -> None:
+    data, disk = pattern(2 * BLOCK), _disk()
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        await store.read(obj, 0, BLOCK)
+        await wait_all_tasks_blocked()
+        store.plan(obj, [Extent(0, len(data))], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        assert bytes(store.try_read(obj, BLOCK, 2 * BLOCK) or b"") == data[BLOCK:]
+        store.check_idle()
+
+
+async def test_versions_whose_blocks_have_left_memory_are_forgotten(client, open_store) -> None:
+    objs = [client.put(f"o{i}", pattern(BLOCK, i)) for i in range(20)]
+    async with open_store(cache=_disk(), memory_limit_bytes=4 * BLOCK) as store:
+        for obj in objs:
+            await store.read(obj, 0, BLOCK)
+            await wait_all_tasks_blocked()
+        assert store.statistics().objects <= 4

@@ -180,6 +180,8 @@ class BlockStore:
         state.priority = priority
         state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.pending.reverse()
+        if state.pending:
+            self._open(state)
         self._queue.plan(state)
         self._pump()
         self._retire(state)
@@ -217,11 +219,11 @@ class BlockStore:
         """Raise AssertionError unless nothing is going on and nothing is held but bytes; for tests."""
         self.check_invariants()
         for state in self._states.values():
-            assert not (state.users or state.pending or state.opening)
+            assert (state.users, state.pending, state.opening) == (0, [], False)
             assert state.blocks, "a version without bytes in memory is forgotten"
             assert state.cached is None, "the disk cache may evict what nobody uses"
             for block in state.blocks.values():
-                assert not (block.pins or block.parts or block.waiters)
+                assert (block.pins, block.parts, block.waiters) == (0, [], [])
 
     # ------------------------------------------------------------------ object versions
 
@@ -231,10 +233,14 @@ class BlockStore:
             state = self._states[obj] = ObjectState(obj, self._config.block_bytes)
             if not obj.cacheable:
                 state.opened.set()
+        self._open(state)
+        return state
+
+    def _open(self, state: ObjectState) -> None:
+        """Ask the disk cache what it holds of a version, unless that is known or being asked."""
         if not (state.opened.is_set() or state.opening):
             state.opening = True
             self._running.start_soon(self._open_cached, state)
-        return state
 
     @property
     def _running(self) -> trio.Nursery:
@@ -261,7 +267,7 @@ class BlockStore:
 
     def _retire(self, state: ObjectState) -> None:
         """Let the disk cache evict a version nobody uses, and forget it once none of its blocks is in memory."""
-        if state.users or state.pending or not state.opened.is_set():
+        if state.users or state.pending or state.opening:
             return
         if any(block.pins or block.parts for block in state.blocks.values()):
             return
@@ -269,8 +275,8 @@ class BlockStore:
             state.cached.close()
             state.cached = None
             state.opened = trio.Event()
-        if not state.blocks:
-            self._states.pop(state.obj, None)
+        if not state.blocks and self._states.get(state.obj) is state:
+            del self._states[state.obj]
 
     # ------------------------------------------------------------------ wanting and waiting
 
@@ -394,6 +400,7 @@ class BlockStore:
             if part is not None:
                 self._launch(part)
                 return True
+            self._retire(state)  # all that was planned may have come by other ways
         return False
 
     def _next_planned(self, state: ObjectState) -> Part | None:
@@ -534,6 +541,7 @@ class BlockStore:
         finally:
             self._unpin(block)
             self._pump()
+            self._retire(block.state)
 
     # ------------------------------------------------------------------ memory
 
@@ -575,8 +583,9 @@ class BlockStore:
     def _evict(self, block: Block) -> None:
         self._counters.evicted_blocks += 1
         self._forget(block)
-        if block.index in block.state.planned:
-            del block.state.planned[block.index]
+        block.state.planned.pop(block.index, None)
+        if not block.state.blocks:
+            self._retire(block.state)
 
     def _forget(self, block: Block) -> None:
         """Make *block* absent and reuse its buffer."""
