@@ -30,8 +30,15 @@ class FakeStore:
         self.reads: list[tuple[ObjectId, int, int, Priority]] = []
         self.events: list[str] = []
         self.resident = False
+        self.retained: dict[ObjectId, int] = defaultdict(int)
         self.errors: dict[Priority, ObjectError] = {}
         self.gates: dict[Priority, trio.Event] = {}
+
+    def retain(self, obj: ObjectId) -> None:
+        self.retained[obj] += 1
+
+    def release(self, obj: ObjectId) -> None:
+        self.retained[obj] -= 1
 
     def put(self, key: str, size_bytes: int, head: bytes = b"") -> ObjectId:
         obj = ObjectId("bucket", key, "etag", size_bytes)

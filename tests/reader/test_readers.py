@@ -185,3 +185,15 @@ async def test_a_probe_ends_with_its_readers(store):
     other = store.put_tensors("b.safetensors", *[16 * MIB] * 16)
     await readers.open(other, other.key).read(0, READ)
     assert readers.statistics().probes == 1
+
+
+async def test_a_version_is_retained_while_somebody_has_it_open(store):
+    obj = store.put("a", 100 * MIB)
+    readers = Readers(store, ReaderConfig())
+    first, second = readers.open(obj, "a"), readers.open(obj, "a")
+    readers.close(first)
+    assert store.retained[obj] == 1
+    readers.close(second)
+    assert store.retained[obj] == 0
+    readers.open(obj, "a")
+    assert store.retained[obj] == 1, "one that was kept is retained again"

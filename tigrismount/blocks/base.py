@@ -16,6 +16,12 @@ Buffer = bytes | memoryview
 class BlockSource(Protocol):
     """Exact bytes of object versions, from memory, disk or the store."""
 
+    def retain(self, obj: ObjectId) -> None:
+        """Say that *obj* is open: what the disk cache has of it stays, so that an old version can be read on."""
+
+    def release(self, obj: ObjectId) -> None:
+        """Take back one :meth:`retain`."""
+
     def try_read(self, obj: ObjectId, start: int, stop: int) -> Buffer | None:
         """Return bytes ``[start, stop)`` when all of them are in memory now, else None. Never waits.
 

@@ -76,6 +76,7 @@ class Readers:
         reader, users = self._open.get(obj, (None, 0))
         if reader is None:
             reader = self._kept.pop(obj) if obj in self._kept else self._make(obj, key)
+            self._store.retain(obj)
         self._open[obj] = (reader, users + 1)
         return reader
 
@@ -87,6 +88,7 @@ class Readers:
             return
         del self._open[reader.obj]
         reader.withdraw()
+        self._store.release(reader.obj)
         self._kept[reader.obj] = reader
         if len(self._kept) > self._max_kept:
             self._dropped_plans += self._kept.popitem(last=False)[1].plans
