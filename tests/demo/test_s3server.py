@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError, IncompleteReadError, ResponseStreamingError
 
+from tigrismount.demo.command import CommandError, run_child, wait_until
+from tigrismount.demo.embedded import EmbeddedS3
 from tigrismount.demo.faults import FaultRule
 
 MIB = 1 << 20
@@ -180,3 +183,34 @@ def _plain_status(s3, path):
     with socket.create_connection(address, timeout=10) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         return int(connection.makefile("rb").readline().split()[1])
+
+
+def test_the_server_and_its_files_go_with_a_parent_that_is_killed(tmp_path):
+    code = f"""
+import os, signal
+from tigrismount.demo.embedded import EmbeddedS3
+server = EmbeddedS3(directory={str(tmp_path)!r})
+server.start()
+print(server.pid, len(os.listdir({str(tmp_path)!r})), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    finished = run_child(sys.executable, "-c", code)
+    pid, directories = map(int, finished.output.split())
+
+    assert directories == 1
+    assert wait_until(lambda: os.listdir(tmp_path) == [] and not os.path.exists(f"/proc/{pid}/fd/0"))
+
+
+def test_a_server_that_cannot_start_is_an_error(tmp_path, capfd):
+    with pytest.raises(CommandError, match="did not start"):
+        EmbeddedS3(directory=str(tmp_path / "nowhere")).start()
+
+    assert "nowhere" in capfd.readouterr().err
+
+
+def test_children_get_an_environment_that_leads_nowhere_else(s3):
+    env = s3.env({"PATH": "/bin", "AWS_PROFILE": "other", "TIGRISMOUNT_CACHE_DIR": "/x", "BUCKET_NAME": "y"})
+
+    assert env["PATH"] == "/bin"
+    assert env["AWS_ENDPOINT_URL_S3"] == s3.endpoint_url
+    assert not {"AWS_PROFILE", "TIGRISMOUNT_CACHE_DIR", "BUCKET_NAME"} & env.keys()
