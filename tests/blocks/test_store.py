@@ -156,19 +156,18 @@ async def test_a_read_that_joined_a_failing_prefetch_asks_for_itself(client, ope
         assert got == [data]
 
 
-async def test_a_plan_keeps_all_flights_busy_and_demand_goes_first(client, open_store) -> None:
-    data = pattern(64 * BLOCK)
-    obj, other = client.put("a", data), client.put("b", data)
-    gate = client.hold("GET", "a")
-    part = 8 * MIB // BLOCK
-    assert part > 64, "the whole object fits one part"
-    async with open_store(concurrency=8) as store:
+async def test_plans_keep_all_flights_busy_and_demand_has_one_of_its_own(client, open_store) -> None:
+    data = pattern(BLOCK)
+    gate = client.hold("GET")
+    async with open_store(concurrency=8) as store, trio.open_nursery() as nursery:
         for i in range(64):  # one object per block, so that each is its own part
-            store.plan(client.put(f"a/{i}", data[:BLOCK]), [Extent(0, BLOCK)], Priority.PREFETCH)
+            store.plan(client.put(f"a/{i}", data), [Extent(0, BLOCK)], Priority.PREFETCH)
         await wait_all_tasks_blocked()
-        assert client.peak_in_flight == 7, "one flight in eight is kept for demand"
-        store.plan(obj, [Extent(0, len(data))], Priority.PREFETCH)
-        assert bytes(await store.read(other, 0, 10)) == data[:10]
+        assert client.in_flight == 8
+        nursery.start_soon(store.read, client.put("b", data), 0, 10)
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 9
+        assert client.requests[-1] == ("GET", "b", 0, BLOCK)
         gate.set()
 
 

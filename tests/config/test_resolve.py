@@ -45,7 +45,7 @@ def resolved(user_host, disk_space):
 def test_defaults_need_no_configuration(resolved):
     config = resolved()
     assert config.s3.endpoint_url == "https://t3.storage.dev"
-    assert (config.s3.region, config.s3.request_timeout_s, config.s3.concurrency) == ("auto", 300.0, 32)
+    assert (config.s3.region, config.s3.request_timeout_s, config.s3.concurrency) == ("auto", 300.0, 36)
     assert (config.vfs.bucket, config.vfs.prefix, config.vfs.store_id) == ("models", "llama/", "tigris")
     assert (config.vfs.metadata_ttl_s, config.vfs.negative_ttl_s) == (60.0, 5.0)
     assert (config.vfs.uid, config.vfs.gid, config.vfs.file_mode, config.vfs.dir_mode) == (1000, 100, 0o444, 0o555)

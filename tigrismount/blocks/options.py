@@ -17,10 +17,15 @@ class BlocksConfig:
     memory_limit_bytes: int = 1 << 30
     """Hard budget of all block buffers."""
     concurrency: int = 32
-    """Most GETs in flight."""
+    """Most GETs in flight; reads that somebody waits for may add an eighth (:func:`with_demand`)."""
     disk_concurrency: int = 4
-    """Most blocks read from the disk cache at once."""
+    """Most blocks read from the disk cache at once; demand may add one."""
     spent_bytes: int = 128 << 20
     """Blocks read whole that stay in memory although the disk cache has them: readers of one file follow each other
     within the kernel's reordering (64 MiB). Above it their buffers are reused, because touching fresh memory costs
     more CPU than fetching into it."""
+
+
+def with_demand(flights: int) -> int:
+    """Return *flights* and those that only a waiting reader may use, so that it never queues behind prefetch."""
+    return flights + max(1, flights // 8)

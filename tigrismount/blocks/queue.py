@@ -2,8 +2,8 @@
 
 Parts that somebody asked for sit in two heaps, one for the network and one for the disk: a slow store must not hold
 up blocks that are on the NVMe drive. Plans sit with their object versions and are served in turn, so that two models
-loading at once share the flights. A few flights are kept free of speculation, so that a demand read never waits for
-a slot behind prefetch.
+loading at once share the flights. Demand may exceed the limit by an eighth, so that it never waits for a slot behind
+prefetch.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import OrderedDict
 from itertools import count
 from typing import TYPE_CHECKING
 
+from tigrismount.blocks.options import with_demand
 from tigrismount.core.types import Priority
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ class FlightQueue:
     """Parts that wait for a flight, and how many flights are out.
 
     Args:
-        concurrency: Most GETs in flight.
-        disk_concurrency: Most disk reads in flight.
+        concurrency: Most GETs in flight; demand may add :func:`~tigrismount.blocks.options.with_demand`.
+        disk_concurrency: Most disk reads in flight, likewise.
     """
 
     def __init__(self, concurrency: int, disk_concurrency: int) -> None:
@@ -49,9 +50,7 @@ class FlightQueue:
     def slot(self, priority: Priority, *, from_disk: bool) -> bool:
         """Tell whether one more flight of this priority may start."""
         limit = self.limits[from_disk]
-        if priority is not Priority.DEMAND:
-            limit -= limit // 8
-        return self.in_flight[from_disk] < max(1, limit)
+        return self.in_flight[from_disk] < (with_demand(limit) if priority is Priority.DEMAND else limit)
 
     def start(self, part: Part) -> None:
         """Count *part* as in flight."""

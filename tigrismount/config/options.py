@@ -175,7 +175,7 @@ OPTIONS: tuple[Option, ...] = (
         name="concurrency",
         parse=whole_number(1, 512),
         default="32",
-        help="Most GETs in flight.",
+        help="Most GETs in flight; reads that wait may add an eighth.",
         metavar="N",
     ),
     Option(

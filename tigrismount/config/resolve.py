@@ -10,7 +10,7 @@ import math
 import posixpath
 from typing import TYPE_CHECKING, Any, cast
 
-from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.options import BlocksConfig, with_demand
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
@@ -152,7 +152,7 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
         request_timeout_s=timeout_s,
         metadata_timeout_s=min(base.metadata_timeout_s, timeout_s),
         max_retries=values.get("max_retries", base.max_retries),
-        concurrency=values.get("concurrency", base.concurrency),
+        concurrency=with_demand(values.get("concurrency", BlocksConfig().concurrency)),
         requester_pays=values.get("requester_pays", base.requester_pays),
         snapshot=values.get("snapshot"),
         consistent=values.get("consistent", base.consistent),
