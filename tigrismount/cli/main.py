@@ -23,6 +23,7 @@ _COMMANDS = {
     "mount": "Mount a bucket and return once it serves.",
     "unmount": "Unmount a mountpoint.",
     "status": "Show what is mounted, and how it does.",
+    "ls": "List a bucket as a mount would show it, or what it cannot show.",
     "cache": "Look into a disk cache.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }

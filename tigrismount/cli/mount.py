@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 import click
 
 from tigrismount.cli.failure import print_error, print_warning
+from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
-from tigrismount.config.options import OPTIONS, Option
+from tigrismount.config.options import BY_KEY
 from tigrismount.errors import ConfigError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
 from tigrismount.holder.mountinfo import canonical_mountpoint
 from tigrismount.holder.request import MountRequest, Outcome
-
-
-def _flag(option: Option) -> Callable[[Any], Any]:
-    """Return the click option for a row of the table; values are checked later, all at once."""
-    text = f"{option.help.rstrip('.')}. [{option.default}]"
-    if not option.is_switch:
-        return click.option(f"--{option.name}", metavar=option.metavar, help=text)
-    names = f"--{option.name}" if option.name.startswith("no-") else f"--{option.name}/--no-{option.name}"
-    return click.option(names, is_flag=True, default=None, help=text)
-
-
-def _all_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(OPTIONS):
-        command = _flag(option)(command)
-    return command
 
 
 @click.command(
@@ -41,7 +25,7 @@ def _all_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the options below as keys.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until it is unmounted.")
 @click.option("--debug", is_flag=True, help="Log everything, and show a traceback when something fails.")
-@_all_flags
+@flags(BY_KEY)
 @click.pass_obj
 def mount(
     obj: dict[str, bool],
@@ -51,7 +35,7 @@ def mount(
     config_file: str | None,
     foreground: bool,
     debug: bool,
-    **flags: object,
+    **given: object,
 ) -> int:
     """Mount SOURCE on the directory MOUNTPOINT, read-only.
 
@@ -65,7 +49,7 @@ def mount(
     loaded = load(
         source=source,
         mountpoint=canonical_mountpoint(mountpoint),
-        flags=flags,
+        flags=given,
         mount_options=mount_options,
         config_file=config_file,
         debug=debug or obj["debug"],

@@ -146,12 +146,20 @@ def _print_details(mount: dict[str, Any]) -> None:
     )
     rows += [[f"bytes from {name}", _size(count)] for name, count in mount.get("bytes", {}).items()]
     rows += [[f"requests: {name}", str(count)] for name, count in mount.get("requests", {}).items()]
+    rows += _hidden_rows(mount.get("names", {}))
     print_table(headers, rows)
     config = mount.get("config", {})
     if config:
         click.echo()
         rows = [[key.replace("_", "-"), _value(key, item), str(item.get("from", ""))] for key, item in config.items()]
         print_table(("OPTION", "VALUE", "FROM"), rows)
+
+
+def _hidden_rows(names: dict[str, Any]) -> list[list[str]]:
+    """Return what the listings so far could not show, where there was something."""
+    counts = {"hidden keys": names.get("hidden_keys"), "shadowed keys": names.get("shadowed_keys")}
+    hint = "; 'tigrismount ls SOURCE --hidden' lists them"
+    return [[what, f"{count} in the directories listed so far{hint}"] for what, count in counts.items() if count]
 
 
 def _cache_fill(cache: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title:
         rows: Text per cell; control characters are made visible, since names come from buckets.
         title: Stands above, when there is one.
     """
-    safe = [[_visible(cell) for cell in row] for row in rows]
+    safe = [[_printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(headers, safe, title)
         return
@@ -40,5 +40,21 @@ def _print_rich(headers: Sequence[str], rows: Sequence[Sequence[str]], title: st
     Console().print(table)
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """Return *text* so that nothing in it can steer a terminal and no other text looks the same: with escapes."""
+    return "".join(map(_escape, text))
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"  # a byte that is not UTF-8
+    if character == "\\":
+        return "\\\\"
+    if character.isprintable():
+        return character
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -83,6 +83,17 @@ def to_name(component: str) -> bytes | None:
     return name if len(name) <= NAME_MAX_BYTES else None
 
 
+def hidden_reason(component: str) -> str:
+    """Return why no path can express a key with this *component*, empty where one can."""
+    if to_name(component) is not None:
+        return ""
+    if component in ("", ".", ".."):
+        return f"it has the component {component!r}" if component else "it has an empty component"
+    if "\0" in component:
+        return "it holds a NUL"
+    return "a component is above 255 bytes" if len(key_bytes(component)) > NAME_MAX_BYTES else "it is not UTF-8"
+
+
 def check_name(name: bytes) -> None:
     """Raise unless some key can have *name* as a component.
 
