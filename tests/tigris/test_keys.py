@@ -1,0 +1,137 @@
+"""Keys that are refused while a mount runs, and replaced."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import trio
+
+from tigrismount.errors import ConfigError, ObjectAccessError
+from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
+from tigrismount.objects.keys import LOOKUP_INTERVAL_S
+from tigrismount.objects.options import S3Config
+
+OLD = Credentials(source="a file", access_key_id="tid_one", secret_access_key="one")
+NEW = Credentials(source="the file, later", access_key_id="tid_two", secret_access_key="two")
+
+
+class Places:
+    """Where keys are looked up; counts how often."""
+
+    def __init__(self, found: Credentials | ConfigError | None) -> None:
+        self.found = found
+        self.looks = 0
+
+    def __call__(self) -> Credentials | None:
+        self.looks += 1
+        if isinstance(self.found, ConfigError):
+            raise self.found
+        return self.found
+
+
+@pytest.fixture
+def stocked(tigris):
+    tigris.tigris.put("models", "weights", b"w" * 100)
+    return tigris
+
+
+async def test_a_replaced_key_is_found_without_a_failed_request(stocked, connect, read):
+    places = Places(NEW)
+    client = connect(stocked, OLD, find_credentials=places)
+    obj = (await client.head("models", "weights")).id
+    stocked.tigris.keys = {NEW.access_key_id}
+
+    assert await read(client, obj) == b"w" * 100
+    assert (await client.head("models", "weights")).id == obj
+    assert places.looks == 1
+    assert client.key_source == "the file, later"
+    assert [request.access_key for request in stocked.tigris.operations("GetObject")] == ["tid_one", "tid_two"]
+
+
+async def test_requests_that_are_refused_together_look_once(stocked, connect, read):
+    places = Places(NEW)
+    client = connect(stocked, OLD, find_credentials=places)
+    obj = (await client.head("models", "weights")).id
+    stocked.tigris.keys = {NEW.access_key_id}
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(read, client, obj)
+    assert places.looks == 1
+
+
+@pytest.mark.parametrize(
+    "refusal", [(403, "InvalidAccessKeyId"), (400, "ExpiredToken"), (401, "Unauthorized"), (403, "AccessDenied")]
+)
+async def test_a_key_that_nobody_replaced_is_an_access_error_and_looked_up_rarely(stocked, connect, refusal):
+    places = Places(OLD)
+    client = connect(stocked, OLD, find_credentials=places)
+    stocked.tigris.keys, stocked.tigris.refusal = set(), refusal
+    for _ in range(3):
+        with pytest.raises(ObjectAccessError):
+            await client.list_page("models", "")
+    assert places.looks == 1
+    assert len(stocked.tigris.requests) == 3
+
+
+async def test_the_next_look_finds_what_the_first_did_not(stocked, connect, mock_clock):
+    """The places are half written at first, then hold the old key, then a new one."""
+    places = Places(ConfigError("the file is damaged"))
+    client = connect(stocked, OLD, find_credentials=places)
+    stocked.tigris.keys = {NEW.access_key_id}
+    for found in (places.found, None, OLD):
+        places.found = found
+        with pytest.raises(ObjectAccessError):
+            await client.head("models", "weights")
+        mock_clock.jump(LOOKUP_INTERVAL_S)
+    places.found = NEW
+    assert (await client.head("models", "weights")).id.size_bytes == 100
+    assert places.looks == 4
+
+
+async def test_a_new_key_in_tigris_own_file_is_found(stocked, connect, tmp_path):
+    path = tmp_path / ".tigris" / "config.json"
+    path.parent.mkdir()
+
+    def write(key: str) -> None:
+        path.write_text(json.dumps({"credentials": {"accessKeyId": key, "secretAccessKey": "s"}}))
+
+    def find() -> Credentials | None:
+        return find_credentials(S3Config(), {}, tmp_path, read_text_file)
+
+    write("tid_one")
+    client = connect(stocked, find(), find_credentials=find)
+    await client.head("models", "weights")
+    write("tid_two")
+    stocked.tigris.keys = {"tid_two"}
+    assert (await client.head("models", "weights")).id.size_bytes == 100
+
+
+async def test_a_wrong_clock_is_said_so(stocked, connect):
+    client = connect(stocked, OLD)
+    stocked.tigris.keys, stocked.tigris.refusal = set(), (403, "RequestTimeTooSkewed")
+    with pytest.raises(ObjectAccessError, match="this machine's clock is wrong"):
+        await client.list_page("models", "")
+
+
+async def test_an_anonymous_client_reads_a_public_bucket_that_it_may_not_list(tigris, connect, read):
+    tigris.tigris.create_bucket("public", public=True)
+    tigris.tigris.put("public", "weights", b"w")
+    client = connect(tigris, Credentials(source="--no-sign-request"), no_sign_request=True)
+
+    await client.check_access("public", "")
+
+    assert client.notes() == [
+        "the bucket refuses anonymous listings: files open by their full path, directories show nothing"
+    ]
+    info = await client.head("public", "weights")
+    assert await read(client, info.id) == b"w"
+    with pytest.raises(ObjectAccessError):
+        await client.list_page("public", "")
+    assert all(not request.access_key for request in tigris.tigris.requests)
+
+
+async def test_a_signed_client_that_may_not_list_is_refused(stocked, connect):
+    client = connect(stocked, NEW)
+    with pytest.raises(ObjectAccessError):
+        await client.check_access("models", "")
