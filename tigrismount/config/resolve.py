@@ -203,7 +203,8 @@ def _disk_cache(
         free_floor_fraction=floor,
         block_bytes=blocks.block_bytes,
         verify=values.get("verify", base.verify),
-        write_queue_bytes=min(base.write_queue_bytes, blocks.memory_limit_bytes // 4),
+        # Blocks that wait for the disk hold their buffers, so prefetch slows down before any of them is skipped.
+        write_queue_bytes=blocks.memory_limit_bytes,
     )
 
 
