@@ -77,6 +77,12 @@ def test_what_is_not_there_is_not_found_and_bad_usage_is_bad_usage(fails, ls, bu
     assert fails("ls", f"s3://{bucket.name}", "--addressing", "diagonal")[0] == 2
 
 
+def test_all_buckets_are_directories(tigrismount, fails, ls, bucket):
+    rows = json.loads(tigrismount("ls", "--all-buckets", "--json").out)
+    assert {"name": bucket.name, "type": "directory"} in rows
+    assert fails("ls", "--all-buckets", "--hidden")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

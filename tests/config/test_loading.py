@@ -61,6 +61,21 @@ def test_a_file_that_is_no_toml_is_named(toml, text, reason):
         loaded(config_file=path)
 
 
+@pytest.mark.parametrize("source", [None, "s3://", "t3://"])
+def test_all_buckets_take_the_place_of_a_source_whatever_the_environment_names(source):
+    config = loaded(source=source, flags={"all_buckets": True}, environment={"BUCKET_NAME": "models"}).config
+    assert (config.source, config.vfs.bucket, config.vfs.prefix) == ("s3://", "", "")
+    assert config.report()["all_buckets"] == {"value": True, "from": "--all-buckets"}
+    assert loaded().config.report()["all_buckets"]["value"] is False
+
+
+def test_all_buckets_contradict_a_source_and_a_snapshot():
+    with pytest.raises(ConfigError, match=r"'s3://models': contradicts --all-buckets"):
+        loaded(flags={"all_buckets": True})
+    with pytest.raises(ConfigError, match=r"--snapshot 'latest': is a snapshot of one bucket"):
+        loaded(source=None, flags={"all_buckets": True, "snapshot": "latest"})
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"missing\.toml: cannot be read: No such file"):
         loaded(config_file=str(tmp_path / "missing.toml"))

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--hidden", is_flag=True, help="List the keys below SOURCE that a mount cannot show, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
-@flags(CONNECTION)
+@flags(("all_buckets", *CONNECTION))
 def ls(source: str | None, hidden: bool, as_json: bool, **given: object) -> int:
     """List SOURCE as a mount of it would show it, without a mount.
 
@@ -42,6 +42,8 @@ def ls(source: str | None, hidden: bool, as_json: bool, **given: object) -> int:
     import trio
 
     config = load_without_mount(source, given)
+    if hidden and not config.vfs.bucket:
+        raise click.UsageError("--hidden looks into one bucket: name it as SOURCE", click.get_current_context())
     rows = _hidden_rows if hidden else _shown_rows
     try:
         trio.run(partial(_print_rows, config, rows, as_json=as_json))

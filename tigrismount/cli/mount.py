@@ -40,7 +40,7 @@ def mount(
     """Mount SOURCE on the directory MOUNTPOINT, read-only.
 
     SOURCE is s3://bucket[/prefix], t3://bucket[/prefix], bucket[/prefix] or bucket:prefix; without one, the environment
-    names it (BUCKET_NAME, TIGRIS_STORAGE_BUCKET, MODEL_BUCKET_NAME).
+    names it (BUCKET_NAME, TIGRIS_STORAGE_BUCKET, MODEL_BUCKET_NAME). With --all-buckets there is no SOURCE.
 
     Returns once the mount has answered a first listing; when it cannot, says why and leaves nothing mounted. Every
     option can also be set as TIGRISMOUNT_<NAME> in the environment and in a TOML file.

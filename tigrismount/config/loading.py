@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tigrismount.config.host import read_disk_space, read_host_facts
 from tigrismount.config.merge import merge
 from tigrismount.config.resolve import resolve, resolve_cache_directory, validate
-from tigrismount.config.source import Source, parse_source, source_from_environment
+from tigrismount.config.source import ALL_BUCKETS, Source, parse_source, source_from_environment
 from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def load(
     values, faults = validate(merged.settings)
     origins = {key: setting.origin for key, setting in merged.settings.items()}
     try:
-        parsed, origins["source"] = _source(source, environment)
+        parsed, origins["source"] = _source(source, environment, origins.get("all_buckets", ""), values)
     except ConfigError as exc:
         faults.insert(0, exc.detail)
     if faults := faults + merged.faults:
@@ -108,7 +108,14 @@ def cache_directory(flag: str | None, environment: Mapping[str, str]) -> str | N
     return resolve_cache_directory(values, read_host_facts(environment))
 
 
-def _source(text: str | None, environment: Mapping[str, str]) -> tuple[Source, str]:
+def _source(
+    text: str | None, environment: Mapping[str, str], all_buckets_origin: str, values: Mapping[str, Any]
+) -> tuple[Source, str]:
+    """Return what to mount and where that was written; ``--all-buckets`` leaves room for a bare scheme only."""
+    if values.get("all_buckets"):
+        if text in (None, "s3://", "t3://"):
+            return ALL_BUCKETS, all_buckets_origin
+        raise ConfigError(f"source {text!r}: contradicts {all_buckets_origin}, which shows all buckets; leave one out")
     if text is not None:
         return parse_source(text), "command line"
     source, variable = source_from_environment(environment)

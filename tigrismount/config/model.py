@@ -110,6 +110,7 @@ class MountConfig:
             "ca_bundle": self.s3.ca_bundle,
             "request_timeout": self.s3.request_timeout_s,
             "max_retries": self.s3.max_retries,
+            "all_buckets": not self.vfs.bucket,
             "store_id": self.vfs.store_id,
             "requester_pays": self.s3.requester_pays,
             "cache_dir": cache.directory if cache else None,

@@ -123,6 +123,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="N",
     ),
     Option(
+        name="all-buckets",
+        parse=parse_switch,
+        default="off",
+        help="Show each bucket that the key can list as a directory, instead of a SOURCE.",
+        is_switch=True,
+    ),
+    Option(
         name="store-id",
         parse=parse_text,
         default="tigris, or the endpoint",

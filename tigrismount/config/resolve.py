@@ -135,6 +135,8 @@ def _contradictions(values: Mapping[str, Any], settings: Mapping[str, Setting]) 
         faults.append(f"{_place(settings['cache_size'])}: is less than one block; --cache-dir off disables the cache")
     if values.get("no_sign_request") and "profile" in settings and not settings["profile"].origin.startswith("env AWS"):
         faults.append(f"{_place(settings['profile'])}: contradicts {settings['no_sign_request'].origin}")
+    if values.get("all_buckets") and "snapshot" in settings:
+        faults.append(f"{_place(settings['snapshot'])}: is a snapshot of one bucket; leave --all-buckets out")
     return faults
 
 

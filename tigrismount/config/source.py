@@ -32,14 +32,20 @@ class Source:
     """A bucket and the prefix shown at the root of the mount."""
 
     bucket: str
-    """Bucket name."""
+    """Bucket name; empty stands for all buckets."""
     prefix: str = ""
     """Empty, or a key prefix that ends with ``/``."""
 
     @property
     def url(self) -> str:
-        """The one way we write it: ``s3://bucket/prefix``, without the last slash."""
+        """The one way we write it: ``s3://bucket/prefix``, without the last slash; ``s3://`` for all buckets."""
+        if not self.bucket:
+            return "s3://"
         return f"s3://{self.bucket}/{self.prefix}".rstrip("/")
+
+
+ALL_BUCKETS = Source("")
+"""What ``--all-buckets`` mounts."""
 
 
 def parse_source(text: str) -> Source:

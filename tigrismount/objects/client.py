@@ -90,6 +90,10 @@ class ObjectClient(Protocol):
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request.
 
+        Args:
+            bucket: Bucket name; empty proves that buckets can be listed and that there is one.
+            prefix: Keys must start with this.
+
         Raises:
             ObjectNotFoundError: No such bucket, or nothing under the prefix; the detail says which.
             ObjectAccessError: The credentials are refused.

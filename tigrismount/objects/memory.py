@@ -161,6 +161,9 @@ class MemoryObjectClient:
 
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Raise unless the bucket exists and something lies under the prefix."""
+        if not bucket:
+            await self.list_buckets()
+            return
         page = await self.list_page(bucket, prefix, delimiter="", max_keys=1)
         if not page.objects:
             where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"

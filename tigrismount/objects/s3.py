@@ -71,6 +71,8 @@ BUCKET_PAGES_MAX = 100
 CHECK_RETRIES = 5
 """Tries after the first in ``check_access``: about two seconds in all where an endpoint refuses at once."""
 
+_UNLISTABLE = "the bucket refuses anonymous listings: files under the prefix open by name, directories are not seen"
+
 
 class S3Client:
     """An ``ObjectClient`` for one S3-compatible endpoint.
@@ -102,7 +104,7 @@ class S3Client:
         self._boto = make_boto_client(config, self._keys, config.concurrency + METADATA_THREADS)
         self._headers = RequestHeaders(config, self.traits)
         self._headers.register(self._boto.meta.events)
-        self._notes: list[str] = []
+        self._unlistable = False
         self._draw = draw
         self._counters = Counters()
         self._limit = AdaptiveLimit(config.concurrency)
@@ -126,13 +128,18 @@ class S3Client:
 
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request."""
+        if not bucket:
+            if not await self._bucket_names(PLAIN, self._target(""), self._check_policy):
+                raise ObjectNotFoundError(f"the key from {self.key_source} has no bucket at {self.endpoint_url}")
+            return
         query = {"Bucket": bucket, "Prefix": prefix, "MaxKeys": 1}
         try:
             page = await self._list(query, self._check_policy)
         except ObjectAccessError:
             if not self._keys.anonymous:
                 raise
-            self._note_unlistable(bucket)
+            self._unlistable = True
+            log.warning("s3://%s: %s", bucket, _UNLISTABLE)
             return
         if not page.objects and page.next_token is None:
             where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
@@ -142,7 +149,7 @@ class S3Client:
 
     async def list_buckets(self) -> tuple[str, ...]:
         """Return the names of the buckets that the credentials can list."""
-        return tuple(await self._bucket_names(PLAIN, self._target("")))
+        return tuple(await self._bucket_names(PLAIN, self._target(""), self._metadata_policy))
 
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return what the store says about *key* now."""
@@ -237,9 +244,14 @@ class S3Client:
         """Where the key in use came from."""
         return self._keys.source
 
+    @property
+    def listable(self) -> bool:
+        """Whether the bucket could be listed when access was checked."""
+        return not self._unlistable
+
     def notes(self) -> list[str]:
         """Return what is worth knowing about this store and is no fault, one line each."""
-        return [*self.traits.notes(), *self._notes]
+        return [*self.traits.notes(), *([_UNLISTABLE] if self._unlistable else [])]
 
     async def bucket_headers(self, bucket: str) -> Mapping[str, str]:
         """Return the headers of a HEAD of the bucket, names in lower case; Tigris tells of snapshots and forks there.
@@ -263,14 +275,15 @@ class S3Client:
         Raises:
             ObjectAccessError: The key may not list them.
         """
-        return parse_rows(await self._bucket_names(Manner(snapshots_of=bucket), self._target(bucket)))
+        manner = Manner(snapshots_of=bucket)
+        return parse_rows(await self._bucket_names(manner, self._target(bucket), self._metadata_policy))
 
     # -- in the trio task --------------------------------------------------------------------------------------
 
     def _target(self, bucket: str, key: str = "") -> Target:
         return Target(self._config.endpoint_url, self._keys.source, bucket, key)
 
-    async def _bucket_names(self, manner: Manner, target: Target) -> list[str]:
+    async def _bucket_names(self, manner: Manner, target: Target, policy: RetryPolicy) -> list[str]:
         """Return the names of buckets, or what stands in their place when Tigris lists snapshots."""
 
         def request(token: str | None) -> tuple[list[str], str | None]:
@@ -283,17 +296,11 @@ class S3Client:
         token: str | None = None
         for _ in range(BUCKET_PAGES_MAX):
             attempt = partial(self._send, self._metadata_lane, partial(request, token))
-            page, token = await self._call(attempt, self._metadata_policy, target)
+            page, token = await self._call(attempt, policy, target)
             names += page
             if not token:
                 return names
         raise ObjectProtocolError("the list of buckets does not come to an end", bucket=target.bucket)
-
-    def _note_unlistable(self, bucket: str) -> None:
-        """Say that names cannot be listed: files open by their path, and nothing else of a public bucket is seen."""
-        note = "the bucket refuses anonymous listings: files open by their full path, directories show nothing"
-        self._notes.append(note)
-        log.warning("s3://%s: %s", bucket, note)
 
     async def _list(self, query: dict[str, Any], policy: RetryPolicy, manner: Manner = PLAIN) -> ListPage:
         target = self._target(query["Bucket"])
