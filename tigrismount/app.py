@@ -38,8 +38,8 @@ from tigrismount.fuse.session import Session
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
-from tigrismount.objects.snapshots import resolve_snapshot
 from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
     from tigrismount.holder.protocol import Message
-    from tigrismount.objects.credentials import Credentials
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
     """
     find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
     credentials = find()
-    config = await _with_snapshot(config, credentials)
+    config = replace(config, s3=await with_snapshot(config.s3, config.vfs.bucket, credentials))
     connect = partial(S3Client, config.s3, credentials, find_credentials=find)
     client = await trio.to_thread.run_sync(connect)
     try:
@@ -118,21 +117,6 @@ async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
     finally:
         with trio.CancelScope(shield=True):
             await client.aclose()
-
-
-async def _with_snapshot(config: MountConfig, credentials: Credentials | None) -> MountConfig:
-    """Return *config* with the version that its snapshot means now; it is found once and holds from then on."""
-    if config.s3.snapshot is None or config.s3.snapshot_version is not None:
-        return config
-    client = await trio.to_thread.run_sync(S3Client, config.s3, credentials)
-    try:
-        bucket, selector = config.vfs.bucket, config.s3.snapshot
-        version = await resolve_snapshot(client, bucket, selector, clock_ns=time.time_ns())
-    finally:
-        with trio.CancelScope(shield=True):
-            await client.aclose()
-    log.info("snapshot %s of s3://%s is version %s", selector, bucket, version)
-    return replace(config, s3=replace(config.s3, snapshot_version=version))
 
 
 async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
@@ -195,7 +179,8 @@ class Worker:
 
     async def _serve(self, engine: Engine) -> None:
         session = Session(Adapter(engine.filesystem, engine.config.fuse))
-        self._channel.send("ready")
+        client = engine.client
+        self._channel.send("ready", listable=client.listable, warnings=[] if client.listable else client.notes())
         try:
             await self._attach(session, engine.config)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)

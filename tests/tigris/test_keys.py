@@ -122,7 +122,7 @@ async def test_an_anonymous_client_reads_a_public_bucket_that_it_may_not_list(ti
     await client.check_access("public", "")
 
     assert client.notes() == [
-        "the bucket refuses anonymous listings: files open by their full path, directories show nothing"
+        "the bucket refuses anonymous listings: files under the prefix open by name, directories are not seen"
     ]
     info = await client.head("public", "weights")
     assert await read(client, info.id) == b"w"

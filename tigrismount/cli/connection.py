@@ -40,18 +40,21 @@ def load_without_mount(source: str | None, flags: Mapping[str, object]) -> Mount
 
 @contextlib.asynccontextmanager
 async def connected(config: MountConfig) -> AsyncIterator[S3Client]:
-    """Connect to the store while the context lasts.
+    """Connect to the store, and to the snapshot where there is one, while the context lasts.
 
     Raises:
-        ConfigError: The endpoint or the credentials are unusable.
+        ConfigError: The endpoint, the credentials or the snapshot are unusable.
+        ObjectError: The store could not say what the snapshot is.
     """
     import trio
 
     from tigrismount.objects.credentials import find_credentials, read_text_file
+    from tigrismount.objects.frozen import with_snapshot
     from tigrismount.objects.s3 import S3Client
 
     credentials = find_credentials(config.s3, os.environ, Path.home(), read_text_file)
-    client = await trio.to_thread.run_sync(S3Client, config.s3, credentials)
+    s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
+    client = await trio.to_thread.run_sync(S3Client, s3, credentials)
     try:
         yield client
     finally:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--hidden", is_flag=True, help="List the keys below SOURCE that a mount cannot show, and why.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
-@flags(("all_buckets", *CONNECTION))
+@flags(("all_buckets", "snapshot", *CONNECTION))
 def ls(source: str | None, hidden: bool, as_json: bool, **given: object) -> int:
     """List SOURCE as a mount of it would show it, without a mount.
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "unmount": "Unmount a mountpoint.",
     "status": "Show what is mounted, and how it does.",
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
+    "snapshots": "List the snapshots of a Tigris bucket.",
     "cache": "Look into a disk cache.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }

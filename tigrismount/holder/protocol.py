@@ -7,9 +7,12 @@ one that the kernel had to cut is an error, and descriptors that came with a bad
 
 Conversation::
 
-    supervisor → worker   start {config}            worker → supervisor   ready | failed {exit_code, message}
-    supervisor → worker   attach {init, first, mountpoint} + [fuse fd]    attached {init_reply}
-    supervisor → worker   serve                                           serving, later: stopped {reason}
+    supervisor → worker   start {config}
+    worker → supervisor   ready {listable, warnings}, or failed {exit_code, message}
+    supervisor → worker   attach {init, first, mountpoint} + [fuse fd]
+    worker → supervisor   attached {init_reply}
+    supervisor → worker   serve
+    worker → supervisor   serving, later stopped {reason}
 """
 
 from __future__ import annotations

@@ -119,11 +119,12 @@ class Supervisor:
             self._events.watch(self._client.fileno(), self._notice_client)
         worker = self._worker = Worker(self._request.worker_command, self._events, self._log.line)
         worker.channel.send("start", config=self._request.config)
-        self._expect("ready", "did not become ready")
+        ready = self._expect("ready", "did not become ready")
         self._mount()
         self._attach(worker)
-        warnings = [*self._log.warnings, *self._raise_read_ahead()]
-        self._prove()
+        warnings = [*self._log.warnings, *map(str, ready.body.get("warnings", ())), *self._raise_read_ahead()]
+        # A public bucket may be read and not listed: then a listing fails, rightly, and proves nothing.
+        self._prove(listing=ready.body.get("listable", True) is not False)
         return warnings
 
     def _mount(self) -> None:
@@ -162,9 +163,9 @@ class Supervisor:
             self._log.warning(warning)
         return warnings
 
-    def _prove(self) -> None:
+    def _prove(self, *, listing: bool) -> None:
         """Look through the mountpoint as any process would."""
-        probe = Probe(self._spec.mountpoint, listing=True)
+        probe = Probe(self._spec.mountpoint, listing=listing)
         answered: list[bool] = []
         self._events.watch(probe.fileno(), lambda: answered.append(True))
         finding = Finding(Health.HUNG)
