@@ -7,7 +7,8 @@ name a version (none, or weak ones) are helped by the modification time in whole
 answers of a store agree. A link's ETag is that of an empty object and says nothing, so its target is part of its id.
 
 The kernel holds *lookup counts* on nodes. They are hints here: a worker that takes over a mount does not know them, so
-counting below zero is not an error and a ``forget`` of an unknown id is ignored. Nodes without a lookup or an open
+counting below zero is not an error and a ``forget`` of an unknown id is ignored; nodes it inherits stay until they are
+forgotten. Nodes without a lookup or an open
 handle stay for a while, least recently seen out first, so that a listing seen twice costs nothing; a node that is
 referenced is never dropped.
 
@@ -29,7 +30,7 @@ from tigrismount.core.types import ROOT_NODE_ID, NodeId, ObjectId
 from tigrismount.errors import UnknownNodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 NODE_ID_MASK = (1 << 63) - 1
 """Ids are positive in a signed 64-bit ``ino_t`` too: some programs keep them in one."""
@@ -95,6 +96,8 @@ class Node:
     """SHA-256 in hexadecimal where an answer named it."""
     lookups: int = 0
     """References the kernel holds, as far as this process knows."""
+    inherited: bool = False
+    """Whether an earlier process may have handed out references that the kernel still holds, nobody knows how many."""
     handles: int = 0
     """Open files or directories."""
 
@@ -113,7 +116,7 @@ class Node:
     @property
     def referenced(self) -> bool:
         """Whether somebody may still ask for it by its id."""
-        return self.lookups > 0 or self.handles > 0
+        return self.lookups > 0 or self.handles > 0 or self.inherited
 
 
 class InodeTable:
@@ -165,8 +168,11 @@ class InodeTable:
         between classes without becoming another version. What only some answers name stays known.
         """
         obj = info.id
-        target = info.symlink_target or b""
-        node = self._intern(Node(ROOT_NODE_ID, obj.bucket, obj.key, obj, info.mtime_s, target=target))
+        target, version_id = info.symlink_target or b"", info.version_id or ""
+        wanted = Node(
+            ROOT_NODE_ID, obj.bucket, obj.key, obj, info.mtime_s, info.storage_class, target, version_id, info.sha256
+        )
+        node = self._intern(wanted)
         node.storage_class = info.storage_class
         node.version_id = info.version_id or node.version_id
         node.sha256 = info.sha256 or node.sha256
@@ -199,6 +205,8 @@ class InodeTable:
         node = self._nodes.get(node_id)
         if node is not None:
             node.lookups = max(0, node.lookups - count)
+            # The kernel gives all its references back at once, those of an earlier process among them.
+            node.inherited = node.inherited and node.lookups > 0
             self._settle(node)
 
     def add_handle(self, node: Node) -> None:
@@ -212,6 +220,22 @@ class InodeTable:
         if node is not None:
             node.handles = max(0, node.handles - 1)
             self._settle(node)
+
+    def known(self) -> Iterator[Node]:
+        """Give all nodes but the root."""
+        return (node for node in self._nodes.values() if node is not self.root)
+
+    def restore(self, nodes: Iterable[Node]) -> None:
+        """Make nodes known under the ids that an earlier process gave them, before any other is.
+
+        The kernel may hold references on each; how many, nobody knows, so a node stays until it is forgotten.
+        """
+        for node in nodes:
+            node.inherited = True
+            identity = self._identity(node)
+            if self._hash_id(identity) != node.id:
+                self._displaced[identity] = node.id
+            self._nodes[node.id] = node
 
     def check_invariants(self) -> None:
         """Raise AssertionError unless exactly the nodes that nobody refers to may be dropped."""

@@ -34,7 +34,7 @@ from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsSta
 from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.cache.base import BlockCache
@@ -119,6 +119,14 @@ class FileSystem:
             on_new=on_new,
         )
         self._open: dict[int, _OpenFile] = {}
+
+    def nodes(self) -> Iterator[Node]:
+        """Give all nodes that the kernel may know, but the root."""
+        return self._inodes.known()
+
+    def restore(self, nodes: Iterable[Node]) -> None:
+        """Take over the nodes of an earlier process of this mount; before the first request."""
+        self._inodes.restore(nodes)
 
     # -- names and attributes ----------------------------------------------------------------------------------
 

@@ -1,0 +1,158 @@
+"""The journal in a memory file, as the supervisor makes it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+import pytest
+
+from tigrismount.core.inodes import InodeTable
+from tigrismount.core.journal import MAGIC, encode_record
+from tigrismount.core.names import DirectoryKey
+from tigrismount.errors import MountError
+from tigrismount.vfs.journal import NodeJournal
+
+ROOT = DirectoryKey("bucket", "")
+
+
+@pytest.fixture
+def fd():
+    """What the supervisor keeps."""
+    fd = os.memfd_create("test", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    yield fd
+    os.close(fd)
+
+
+class Process:
+    """A worker's table, with its journal in a duplicate of *fd*."""
+
+    def __init__(self, fd: int, *, refuses: bool = False, **options: object) -> None:
+        self.refuses = refuses
+        self.sent: list[int] = []
+        self.journal = NodeJournal(**options)
+        self.table = InodeTable("tigris", ROOT, on_new=self.journal.append, unreferenced_limit=1)
+        self.table.restore(self.journal.open(os.dup(fd), self.table.known, self.keep))
+
+    def keep(self, fd: int) -> None:
+        if self.refuses:
+            raise MountError("the supervisor went away")
+        self.sent.append(os.dup(fd))
+
+    def meet(self, *names: str) -> list[int]:
+        return [self.table.directory(DirectoryKey("bucket", f"{name}/")).id for name in names]
+
+    def close(self) -> None:
+        self.journal.close()
+        for fd in self.sent:
+            os.close(fd)
+
+
+@pytest.fixture
+def start():
+    started = []
+
+    def start(fd: int, **options: object) -> Process:
+        started.append(Process(fd, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.close()
+
+
+def contents(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+def test_a_successor_knows_every_node_under_its_id(fd, start):
+    first = start(fd)
+    ids = first.meet("a", "b")
+    second = start(fd)
+    assert [second.table.get(node_id).key for node_id in ids] == ["a/", "b/"]
+    assert second.meet("a", "b") == ids
+    second.table.check_invariants()
+
+
+def test_inherited_nodes_stay_until_the_kernel_forgets_them(fd, start):
+    first = start(fd)
+    (held,) = first.meet("held")
+    second = start(fd)
+    second.meet("x", "y", "z")
+    assert second.table.get(held).referenced
+    second.table.forget(held, 5)
+    assert not second.table.get(held).referenced
+    second.meet("x")
+    assert held not in {node.id for node in second.table.known()}
+    second.table.check_invariants()
+
+
+def test_the_record_is_there_before_the_id(fd):
+    seen = []
+    journal = NodeJournal()
+    journal.open(os.dup(fd), tuple)
+
+    def record(node):
+        journal.append(node)
+        seen.append(contents(fd).endswith(encode_record(node)))
+
+    table = InodeTable("tigris", ROOT, on_new=record)
+    table.directory(DirectoryKey("bucket", "a/"))
+    journal.close()
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("cut", [1, 9, 30])
+def test_a_record_cut_short_is_dropped_and_written_over(fd, start, cut):
+    first = start(fd)
+    kept, _ = first.meet("a", "a-much-longer-name-than-the-next")
+    os.ftruncate(fd, len(contents(fd)) - cut)
+    second = start(fd)
+    assert [node.id for node in second.table.known()] == [kept]
+    (added,) = second.meet("b")
+    assert [node.id for node in start(fd).table.known()] == [kept, added]
+
+
+def test_another_format_is_begun_anew(fd, start):
+    os.pwrite(fd, b"some other format of a later release", 0)
+    first = start(fd)
+    assert list(first.table.known()) == []
+    ids = first.meet("a")
+    assert [node.id for node in start(fd).table.known()] == ids
+
+
+def test_it_is_rewritten_with_what_is_known_before_it_grows_without_end(fd, start):
+    first = start(fd, rewrite_bytes=300)
+    for n in range(100):
+        (last,) = first.meet(f"n{n}")
+    assert first.sent
+    newest = contents(first.sent[-1])
+    assert newest.startswith(MAGIC)
+    assert len(newest) < 600
+    successor = start(first.sent[-1])
+    assert successor.table.get(last).key == "n99/"
+    assert {node.id for node in first.table.known()} <= {node.id for node in successor.table.known()}
+
+
+def test_what_is_known_is_never_rewritten_away(fd, start):
+    first = start(fd, rewrite_bytes=300)
+    ids = []
+    for n in range(100):
+        ids += first.meet(f"n{n}")
+        first.table.add_lookup(first.table.get(ids[-1]))
+    assert len(first.sent) < 10, "each rewriting doubles the limit"
+    assert {node.id for node in start(first.sent[-1]).table.known()} >= set(ids)
+
+
+def test_a_journal_nobody_takes_is_given_up_and_said(fd, start):
+    first = start(fd, refuses=True, rewrite_bytes=300)
+    for n in range(100):
+        first.meet(f"n{n}")
+    assert "the supervisor went away" in first.journal.degraded
+
+
+def test_a_journal_that_cannot_be_written_is_no_error_of_the_mount(fd, start):
+    first = start(fd)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    first.meet("a")
+    assert "will not know the files met since" in first.journal.degraded

@@ -1,0 +1,116 @@
+"""The journal of node ids: memory that outlives this process, because the supervisor holds it too.
+
+The supervisor makes a memory file and passes it to each worker of the mount. A worker writes one record for each node
+*before* the kernel can hear of its id (``InodeTable``'s ``on_new``), so that the worker after it, however this one
+died, knows every id. ``core.journal`` has the bytes.
+
+Nodes that were dropped stay in the journal, so it is bounded by rewriting: above a limit, all nodes that are known now
+go to a new file, which takes the old one's place once it has been sent to the supervisor. The limit is then twice what
+was needed, so that rewriting costs no more than writing did. Whenever this process dies, one whole journal is there.
+
+A journal that cannot be written is given up, with a line in the log and in ``status``: the mount goes on, and a worker
+that takes over will not know the nodes met since.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from tigrismount.core.journal import MAGIC, decode_records, encode_record
+from tigrismount.errors import MountError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tigrismount.core.inodes import Node
+
+log = logging.getLogger(__name__)
+
+REWRITE_BYTES = 16 << 20
+"""Size from which a journal is rewritten: about 80,000 nodes of some 200 bytes, more than the table keeps unused."""
+
+
+class NodeJournal:
+    """Remembers nodes for the next process; before :meth:`open`, nothing.
+
+    Args:
+        rewrite_bytes: Size from which the journal is rewritten.
+    """
+
+    def __init__(self, *, rewrite_bytes: int = REWRITE_BYTES) -> None:
+        self._rewrite_bytes = self._limit_bytes = rewrite_bytes
+        self._fd = -1
+        self._size_bytes = 0
+        self._known: Callable[[], Iterable[Node]] = tuple
+        self._replace: Callable[[int], None] | None = None
+        self.degraded = ""
+        """Why nothing is remembered any more; empty while all is well."""
+
+    def open(
+        self, fd: int, known: Callable[[], Iterable[Node]], replace: Callable[[int], None] | None = None
+    ) -> list[Node]:
+        """Return the nodes of the journal in *fd*, and remember new ones there from now on.
+
+        Args:
+            fd: The memory file; owned from now on.
+            known: Gives all nodes that are known, for rewriting.
+            replace: Passes the descriptor of a new journal to who keeps it, by duplicate; raises
+                :class:`MountError` where it cannot. None never rewrites.
+        """
+        self._fd, self._known, self._replace = fd, known, replace
+        data = os.pread(fd, os.fstat(fd).st_size, 0)
+        nodes, stop = {}, len(MAGIC)
+        for node, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
+            nodes[node.id] = node
+        if not data.startswith(MAGIC):
+            if data:
+                log.warning("the journal of the worker before this one has another format: what was open is lost")
+            os.pwrite(fd, MAGIC, 0)
+        os.ftruncate(fd, stop)  # a record that was cut short must not lie behind the next one
+        self._size_bytes = stop
+        self._limit_bytes = max(self._rewrite_bytes, 2 * stop)
+        return list(nodes.values())
+
+    def append(self, node: Node) -> None:
+        """Remember *node*; never raises. To be called before its id is handed out."""
+        if self._fd < 0:
+            return
+        try:
+            if self._size_bytes >= self._limit_bytes and self._replace is not None:
+                self._rewrite(self._replace)
+            self._write(self._fd, self._size_bytes, encode_record(node))
+        except (OSError, ValueError, MountError) as exc:
+            self._give_up(str(exc))
+
+    def close(self) -> None:
+        """Stop remembering; what is remembered stays with who else holds it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, fd: int, start: int, data: bytes) -> None:
+        written = os.pwrite(fd, data, start)
+        if written != len(data):
+            raise OSError(f"only {written} of {len(data)} bytes could be written")
+        self._size_bytes = start + written
+
+    def _rewrite(self, replace: Callable[[int], None]) -> None:
+        before_bytes = self._size_bytes
+        fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+        try:
+            self._write(fd, 0, MAGIC + b"".join(map(encode_record, self._known())))
+            replace(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(self._fd)
+        self._fd = fd
+        self._limit_bytes = max(self._rewrite_bytes, 2 * self._size_bytes)
+        log.info("rewrote the journal of nodes: %d bytes instead of %d", self._size_bytes, before_bytes)
+
+    def _give_up(self, reason: str) -> None:
+        self.degraded = f"a worker that takes over will not know the files met since: {reason}"
+        log.warning("the journal of nodes cannot be written: %s", self.degraded)
+        self.close()
