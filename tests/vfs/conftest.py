@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
+
 import pytest
 
-from tigrismount.core.types import ROOT_NODE_ID
+from tigrismount.core.types import ROOT_NODE_ID, ObjectId
+from tigrismount.objects.client import ListPage, ObjectInfo
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.vfs.entries import Entry
 from tigrismount.vfs.filesystem import FileSystem
@@ -122,7 +126,70 @@ class World:
         return bytes(await self.fs.read(node_id, 0, size_bytes))
 
 
+class Grid(Sequence):
+    """The keys ``NNNN/NNNNNN`` of some directories with as many files each, in order, none of them in memory."""
+
+    def __init__(self, directories, files):
+        self.directories = directories
+        self.files = files
+
+    def __len__(self):
+        return self.directories * self.files
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError
+        directory, file = divmod(index, self.files)
+        return f"{directory:04}/{file:06}"
+
+
+class SyntheticClient(MemoryObjectClient):
+    """Lists a sorted sequence of keys, each an object of 4 bytes, a thousand rows to a page."""
+
+    def __init__(self, keys):
+        super().__init__()
+        self.keys = keys
+
+    async def head(self, bucket, key):
+        self._record("HEAD", key)
+        index = bisect.bisect_left(self.keys, key)
+        if index == len(self.keys) or self.keys[index] != key:
+            return await super().head(bucket, key)
+        return self._info(key)
+
+    async def list_page(self, bucket, prefix, *, delimiter="/", token=None, start_after="", max_keys=1000):
+        self._record("LIST", prefix, token)
+        at = bisect.bisect_left(self.keys, prefix) if token is None else int(token)
+        objects, prefixes = [], []
+        while at < len(self.keys) and self.keys[at].startswith(prefix):
+            if len(objects) + len(prefixes) == max_keys:
+                return ListPage(tuple(objects), tuple(prefixes), str(at))
+            key = self.keys[at]
+            cut = key.find(delimiter, len(prefix)) if delimiter else -1
+            if cut < 0:
+                objects.append(self._info(key))
+                at += 1
+            else:
+                prefixes.append(key[: cut + 1])
+                at = bisect.bisect_left(self.keys, key[:cut] + "0", at)  # "0" follows "/"
+        return ListPage(tuple(objects), tuple(prefixes), None)
+
+    def _info(self, key):
+        # A new ETag object each time, as an answer from the network has.
+        return ObjectInfo(ObjectId(self.bucket, key, f"{hash(key) & (1 << 128) - 1:032x}", 4), 1_700_000_000.125)
+
+
 @pytest.fixture(scope="session")
 def new_world():
     """Makes worlds; a class, so that property tests can make one for each example."""
     return World
+
+
+@pytest.fixture(scope="session")
+def new_grid_world():
+    """Makes worlds of some directories with as many files each, none of which is in memory."""
+
+    def make(directories, files, **config):
+        return World(client=SyntheticClient(Grid(directories, files)), **config)
+
+    return make

@@ -34,4 +34,4 @@ class VfsConfig:
     dentry_limit: int = 65_536
     """Most looked-up names remembered, and as many missing ones."""
     listed_limit: int = 250_000
-    """Most names of listings kept, about 400 bytes each; open directories are kept whatever they hold."""
+    """Most names of listings kept, about 450 bytes each; open directories are kept whatever they hold."""
