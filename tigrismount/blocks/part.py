@@ -161,8 +161,13 @@ class Block:
 
     @property
     def evictable(self) -> bool:
-        """Whether its buffer may be taken away."""
-        return self.buffer is not None and not (self.pins or self.parts)
+        """Whether its buffer may be taken away; parts that only wait in the queue do not hold it."""
+        return self.buffer is not None and not self.pins and not any(part.started for part in self.parts)
+
+    def drop_queued(self) -> None:
+        """Take back its parts that have not started."""
+        for part in [part for part in self.parts if not part.started]:
+            part.drop()
 
     def check_invariants(self) -> None:
         """Raise AssertionError where fields contradict each other; for tests."""
@@ -214,6 +219,7 @@ class Part:
     __slots__ = (
         "blocks",
         "done",
+        "dropped",
         "from_disk",
         "notify",
         "priority",
@@ -240,6 +246,8 @@ class Part:
         self.from_disk = from_disk
         self.notify = notify
         self.started = False
+        self.dropped = False
+        """Taken back before it started; the queue skips it."""
         self.done = 0
         """Watermark: bytes that have arrived, from ``start``."""
         self.wake_at = NEVER
@@ -252,6 +260,17 @@ class Part:
     def state(self) -> ObjectState:
         """The version it belongs to."""
         return self.blocks[0].state
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether all its blocks have their buffers."""
+        return all(block.buffer is not None for block in self.blocks)
+
+    def drop(self) -> None:
+        """Take it back; it has not started."""
+        self.dropped = True
+        for block in self.blocks:
+            block.parts.remove(self)
 
     def next_view(self) -> memoryview:
         """Return memory for the next bytes; see ``objects.client.FetchSink``. Fetching thread."""

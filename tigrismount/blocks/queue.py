@@ -43,9 +43,18 @@ class FlightQueue:
     def peek(self, *, from_disk: bool) -> Part | None:
         """Return the part that is next for the network or the disk, None when nothing is queued."""
         heap = self._heaps[from_disk]
-        while heap and (heap[0][2].started or heap[0][0] != heap[0][2].priority):
-            heapq.heappop(heap)  # started, or moved up and queued again
+        while heap and not _waits(heap[0]):
+            heapq.heappop(heap)
         return heap[0][2] if heap else None
+
+    def peek_ready(self, *, from_disk: bool) -> Part | None:
+        """Return the first part whose memory is there, None when there is none.
+
+        Looks at all that is queued: for when memory is short and the first part must wait for it. What has its memory
+        must not stand behind that, since it may be what holds the memory.
+        """
+        ready = (entry for entry in self._heaps[from_disk] if _waits(entry) and entry[2].has_memory)
+        return min(ready, default=(0, 0, None))[2]
 
     def slot(self, priority: Priority, *, from_disk: bool) -> bool:
         """Tell whether one more flight of this priority may start."""
@@ -77,4 +86,10 @@ class FlightQueue:
 
     def queued(self) -> int:
         """Return how many parts wait for a flight."""
-        return sum(1 for heap in self._heaps.values() for p, _, part in heap if not part.started and p == part.priority)
+        return sum(1 for heap in self._heaps.values() for entry in heap if _waits(entry))
+
+
+def _waits(entry: tuple[int, int, Part]) -> bool:
+    """Tell whether an entry stands for a part that waits; one that was moved up has another entry."""
+    priority, _, part = entry
+    return not (part.started or part.dropped) and priority == part.priority

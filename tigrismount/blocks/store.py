@@ -139,29 +139,33 @@ class BlockStore:
             self._retire(state)
 
     async def _read_missing(self, state: ObjectState, start: int, stop: int, priority: Priority) -> Buffer:
-        pieces = [(state.block(i), a, b) for i, a, b in _pieces(state.block_bytes, start, stop)]
-        for block, _, _ in pieces:
-            block.pins += 1
-        joined = [block.claimed().covers(a, b) for block, a, b in pieces]
-        unread = list(pieces)
+        pieces = list(_pieces(state.block_bytes, start, stop))
+        joined = [self._want(state.block(index), a, b, priority) for index, a, b in pieces]
+        parts: list[Buffer] = []
         try:
-            for block, a, b in pieces:  # all of them are on their way before the first is waited for
-                self._want(block, a, b, priority)
-            self._pump()
-            parts: list[Buffer] = []
-            for (block, a, b), was_joined in zip(pieces, joined, strict=True):
-                view = await self._wait_for(block, a, b, priority, joined=was_joined)
+            for (index, a, b), was_joined in zip(pieces, joined, strict=True):
+                view = await self._read_piece(state.block(index), a, b, priority, joined=was_joined)
                 # A piece is copied before its block is let go, so that a read across blocks needs one buffer at a time.
                 parts.append(bytes(view) if len(pieces) > 1 else view)
-                unread.pop(0)
-                self._unpin(block)
         finally:
-            for block, _, _ in unread:
-                self._unpin(block)
+            for index, _, _ in pieces[len(parts) :]:
+                self._abandon(state.block(index))
             self._pump()
         self._counters.miss(stop - start, joined=all(joined))
         # No flight can start writing into a buffer freed just now before the caller awaits again.
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_piece(self, block: Block, start: int, stop: int, priority: Priority, *, joined: bool) -> memoryview:
+        """Wait for bytes of one block.
+
+        Only the block that a read waits for is pinned, never one that it will want next: reads that hold a block and
+        wait for another one could hold all the memory between them.
+        """
+        block.pins += 1
+        try:
+            return await self._wait_for(block, start, stop, priority, joined=joined)
+        finally:
+            self._unpin(block)
 
     def plan(self, obj: ObjectId, extents: Sequence[Extent], priority: Priority) -> None:
         """Replace what is wanted next of *obj*; see ``BlockSource.plan``."""
@@ -255,6 +259,10 @@ class BlockStore:
         finally:
             state.opening = False
             state.opened.set()
+        if state.cached is not None and state.cached.block_bytes > max(self._config.block_bytes, self._half_limit // 2):
+            log.info("%s: reading without the disk cache: its blocks there are too large for memory", state.obj.key)
+            state.cached.close()
+            state.cached = None
         if state.cached is not None and state.cached.block_bytes != state.block_bytes:
             # Blocks and plans count in the other size. Nothing is pinned: readers wait for this.
             state.planned, state.pending = {}, []
@@ -280,19 +288,25 @@ class BlockStore:
 
     # ------------------------------------------------------------------ wanting and waiting
 
-    def _want(self, block: Block, start: int, stop: int, priority: Priority) -> None:
-        """Queue parts for what is neither there nor on its way, and move up what is queued."""
+    def _want(self, block: Block, start: int, stop: int, priority: Priority) -> bool:
+        """Queue parts for what is neither there nor on its way, and move up what is queued.
+
+        Returns:
+            Whether everything was there or on its way.
+        """
+        if block.buffer is not None:
+            self._recent.move_to_end(block)
         missing = block.claimed().gaps(start, stop)
         for part in block.parts:
             if not part.started and part.priority > priority and part.start < stop and part.stop > start:
                 part.priority = priority
                 self._queue.push(part)
         if not missing:
-            return
+            return True
         cached = block.state.cached
         if cached is not None and not block.have.total and not block.parts and cached.has(block.index):
             self._enqueue([block], block.start, block.stop, priority, from_disk=True)
-            return
+            return False
         first = max(block.start, missing[0][0] // PAGE_BYTES * PAGE_BYTES)
         later = max(priority, Priority.READAHEAD)
         claimed = block.claimed()
@@ -300,6 +314,7 @@ class BlockStore:
             self._enqueue([block], part_start, part_stop, priority if part_start < stop else later)
         for part_start, part_stop in self._part_ranges(claimed.gaps(block.start, first)):
             self._enqueue([block], part_start, part_stop, later)
+        return False
 
     def _part_ranges(self, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return *gaps* cut to the size of a part."""
@@ -388,8 +403,12 @@ class BlockStore:
         part = self._queue.peek(from_disk=from_disk)
         if part is None or not self._queue.slot(part.priority, from_disk=from_disk):
             return False
-        if not self._allocate(part.blocks, demand=part.priority is Priority.DEMAND):
-            return False
+        # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
+        # have a buffer. So nothing that is queued has to wait for what a plan holds.
+        if not self._allocate(part.blocks, demand=True):
+            part = self._queue.peek_ready(from_disk=from_disk)
+            if part is None or not self._queue.slot(part.priority, from_disk=from_disk):
+                return False
         self._launch(part)
         return True
 
@@ -501,7 +520,7 @@ class BlockStore:
             for waiter in block.waiters:
                 if block.covers(waiter.start, waiter.stop):
                     waiter.event.set()
-                elif part.start < waiter.stop and part.stop > waiter.start:
+                elif part.start + part.done < waiter.stop and part.stop > waiter.start:
                     waiter.error = error
                     waiter.event.set()
             self._drop_if_empty(block)
@@ -518,9 +537,9 @@ class BlockStore:
         for block in list(state.blocks.values()):
             for part in list(block.parts):
                 if not part.started and part.priority is not Priority.DEMAND:
-                    part.started = True  # the queue skips it
-                    for filled in part.blocks:
-                        filled.parts.remove(part)
+                    part.drop()
+            for waiter in block.waiters:
+                waiter.event.set()  # who waits without hurry asks for itself
             self._drop_if_empty(block)
 
     def _complete(self, block: Block, *, from_disk: bool) -> None:
@@ -582,6 +601,7 @@ class BlockStore:
 
     def _evict(self, block: Block) -> None:
         self._counters.evicted_blocks += 1
+        block.drop_queued()
         self._forget(block)
         block.state.planned.pop(block.index, None)
         if not block.state.blocks:
@@ -612,6 +632,12 @@ class BlockStore:
 
     def _unpin(self, block: Block) -> None:
         block.pins -= 1
+        self._abandon(block)
+
+    def _abandon(self, block: Block) -> None:
+        """Take back what is queued for a block that nobody waits for any more and that has no memory yet."""
+        if not block.pins and block.buffer is None:
+            block.drop_queued()
         self._drop_if_empty(block)
 
 
