@@ -13,10 +13,13 @@ from urllib.parse import parse_qsl, unquote
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_BUCKET_OPERATIONS = {"GET": "ListObjectsV2", "HEAD": "HeadBucket", "PUT": "CreateBucket"}
+_KEY_OPERATIONS = {"GET": "GetObject", "HEAD": "HeadObject", "PUT": "PutObject"}
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request as it came in; bodies are not kept."""
+    """A request as it came in."""
 
     method: str
     """In capitals."""
@@ -28,15 +31,16 @@ class HttpRequest:
     """Parameters, unescaped."""
     headers: dict[str, str] = field(repr=False)
     """Names in lower case."""
+    body: bytes = field(default=b"", repr=False)
+    """What came with it."""
 
     @property
     def operation(self) -> str:
-        """What S3 calls it, as far as a reader asks for it."""
+        """What S3 calls it, as far as the fakes know it; else the method."""
         if not self.bucket:
             return "ListBuckets"
-        if not self.key:
-            return "HeadBucket" if self.method == "HEAD" else "ListObjectsV2"
-        return "HeadObject" if self.method == "HEAD" else "GetObject"
+        names = _KEY_OPERATIONS if self.key else _BUCKET_OPERATIONS
+        return names.get(self.method, self.method)
 
     @property
     def access_key(self) -> str:
@@ -106,7 +110,7 @@ def _handler(answer: Callable[[HttpRequest], HttpAnswer]) -> type[BaseHTTPReques
             if self.command != "HEAD":
                 self.wfile.write(reply.body)
 
-        do_HEAD = do_GET  # noqa: N815
+        do_HEAD = do_PUT = do_GET  # noqa: N815
 
         def _request(self) -> HttpRequest:
             path, _, query = self.path.partition("?")
@@ -117,6 +121,7 @@ def _handler(answer: Callable[[HttpRequest], HttpAnswer]) -> type[BaseHTTPReques
                 unquote(key, errors="surrogateescape"),
                 dict(parse_qsl(query, keep_blank_values=True)),
                 {name.lower(): value for name, value in self.headers.items()},
+                self.rfile.read(int(self.headers.get("Content-Length", "0"))),
             )
 
     return Handler

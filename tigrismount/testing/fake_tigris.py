@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tigrismount.testing.fake_http import HttpRequest
 
 _SECOND_NS = 10**9
+_EMPTY = {"Content-Length": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +117,33 @@ class FakeTigris:
             return error_answer(*refusal)
         if not request.bucket:
             return self._list_buckets(request)
+        if request.operation == "CreateBucket":
+            return self._create_bucket(request, bucket)
         if bucket is None:
             return error_answer(404, "NoSuchBucket")
         if request.operation == "HeadBucket":
             kept = "true" if bucket.snapshots_kept else "false"
-            return HttpAnswer(200, {"Content-Length": "0", "X-Tigris-Enable-Snapshot": kept})
+            return HttpAnswer(200, {"X-Tigris-Enable-Snapshot": kept, **_EMPTY})
         if request.operation == "ListObjectsV2":
             return self._list_objects(request, bucket)
+        if request.operation == "PutObject":
+            return HttpAnswer(200, {"ETag": f'"{self.put(request.bucket, request.key, request.body)}"', **_EMPTY})
         return self._object(request, bucket)
 
     def _refusal(self, request: HttpRequest, bucket: _Bucket | None) -> tuple[int, str] | None:
         if request.access_key:
             return None if request.access_key in self.keys else self.refusal
         return None if request.key and bucket is not None and bucket.public else (403, "AccessDenied")
+
+    def _create_bucket(self, request: HttpRequest, bucket: _Bucket | None) -> HttpAnswer:
+        """Make a bucket, or take a snapshot of one that there is: Tigris has one request for both."""
+        if bucket is None:
+            self.create_bucket(request.bucket, snapshots=request.headers.get("x-tigris-enable-snapshot") == "true")
+            return HttpAnswer(200, dict(_EMPTY))
+        asked, _, name = request.headers.get("x-tigris-snapshot", "").partition("; name=")
+        if asked != "true" or not bucket.snapshots_kept:
+            return HttpAnswer(200, dict(_EMPTY))
+        return HttpAnswer(200, {"X-Tigris-Snapshot-Version": self.take_snapshot(request.bucket, name), **_EMPTY})
 
     def _list_buckets(self, request: HttpRequest) -> HttpAnswer:
         subject = self._buckets.get(request.headers.get("x-tigris-snapshot", ""))

@@ -1,0 +1,30 @@
+#!/bin/sh
+# Show VERSION of SOURCE as $MODELS_ROOT/current (default /srv/models), and let go of older ones that nobody reads.
+#
+#   roll.sh SOURCE VERSION [flags of 'tigrismount mount']
+set -eu
+
+[ $# -ge 2 ] || { echo "usage: roll.sh SOURCE VERSION [flags of tigrismount mount]" >&2; exit 2; }
+source=$1 version=$2
+shift 2
+case $version in
+    *[!0-9]* | '') echo "roll.sh: '$version' is no version: 'tigrismount snapshots' lists them" >&2; exit 2 ;;
+esac
+root=${MODELS_ROOT:-/srv/models}
+
+mkdir -p "$root/$version"
+mountpoint -q "$root/$version" || tigrismount mount "$source" "$root/$version" --snapshot "$version" "$@" >/dev/null
+
+# A rename is one step: there is always a 'current', and it is always a whole mount.
+ln -sfn "$version" "$root/.next"
+mv -T "$root/.next" "$root/current"
+echo "$root/current is $version"
+
+for old in "$root"/[0-9]*; do
+    [ "$old" != "$root/$version" ] || continue
+    if mountpoint -q "$old" && ! tigrismount unmount "$old" --timeout 5 2>/dev/null; then
+        echo "$old is still in use, and stays until the next time"
+        continue
+    fi
+    rmdir "$old"
+done
