@@ -208,9 +208,9 @@ class Part:
     """One range GET or disk read over consecutive blocks; the sink of its own fetch.
 
     Args:
-        blocks: The blocks it runs through, in order.
-        start: First byte in the object, inside the first block.
-        stop: One past the last byte, inside the last block or at its end.
+        block: The block it fills some of.
+        start: First byte in the object, inside the block.
+        stop: One past the last byte, inside the block or at its end.
         priority: Place in the queue.
         from_disk: Whether the disk cache has it; then it is exactly one whole block.
         notify: Called from the fetching thread when the watermark reaches ``wake_at``.
@@ -231,7 +231,7 @@ class Part:
 
     def __init__(
         self,
-        blocks: list[Block],
+        block: Block,
         start: int,
         stop: int,
         *,
@@ -239,7 +239,8 @@ class Part:
         from_disk: bool,
         notify: Callable[[Part], None],
     ) -> None:
-        self.blocks = blocks
+        self.blocks = [block]
+        """The blocks it runs through, in order."""
         self.start = start
         self.stop = stop
         self.priority = priority
@@ -252,6 +253,7 @@ class Part:
         """Watermark: bytes that have arrived, from ``start``."""
         self.wake_at = NEVER
         """Watermark that somebody waits for."""
+        block.parts.append(self)
 
     def __lt__(self, other: Part) -> bool:
         return self.priority < other.priority
@@ -265,6 +267,12 @@ class Part:
     def has_memory(self) -> bool:
         """Whether all its blocks have their buffers."""
         return all(block.buffer is not None for block in self.blocks)
+
+    def add_block(self, block: Block) -> None:
+        """Let it run on through *block*, which follows the last one; before its fetch begins."""
+        self.blocks.append(block)
+        self.stop = block.stop
+        block.parts.append(self)
 
     def drop(self) -> None:
         """Take it back; it has not started."""

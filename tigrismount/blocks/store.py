@@ -24,16 +24,16 @@ from tigrismount.blocks.buffers import PAGE_BYTES, BufferPool, page_ceil
 from tigrismount.blocks.part import NEVER, Block, ObjectState, Part, Waiter
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
-from tigrismount.core.types import Priority
+from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import CacheCorruptError, CacheError, ObjectError, ObjectUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.blocks.options import BlocksConfig
     from tigrismount.cache.base import BlockCache
-    from tigrismount.core.types import Extent, ObjectId
+    from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
 
 log = logging.getLogger(__name__)
@@ -174,21 +174,25 @@ class BlockStore:
             if not extents:
                 return
             state = self._state(obj)
-        planned: dict[int, None] = {}
-        for extent in extents:
-            stop = min(extent.stop, obj.size_bytes)
-            for index in range(extent.start // state.block_bytes, -(-stop // state.block_bytes)):
-                planned[index] = None
-        blocks = state.blocks
-        state.planned = planned
         state.priority = priority
-        state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
-        state.pending.reverse()
+        self._set_plan(state, extents)
         if state.pending:
             self._open(state)
         self._queue.plan(state)
         self._pump()
         self._retire(state)
+
+    def _set_plan(self, state: ObjectState, extents: Iterable[Extent]) -> None:
+        planned: dict[int, None] = {}
+        for extent in extents:
+            stop = min(extent.stop, state.obj.size_bytes)
+            if extent.start < stop:
+                indexes = range(extent.start // state.block_bytes, -(-stop // state.block_bytes))
+                planned.update(dict.fromkeys(indexes))
+        blocks = state.blocks
+        state.planned = planned
+        state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
+        state.pending.reverse()
 
     def statistics(self) -> BlocksStatistics:
         """Return counters and gauges."""
@@ -265,10 +269,12 @@ class BlockStore:
             state.cached = None
         if state.cached is not None and state.cached.block_bytes != state.block_bytes:
             # Blocks and plans count in the other size. Nothing is pinned: readers wait for this.
-            state.planned, state.pending = {}, []
+            size_bytes = state.block_bytes
+            planned = [Extent(index * size_bytes, (index + 1) * size_bytes) for index in state.planned]
             for block in list(state.blocks.values()):
                 self._forget(block)
             state.block_bytes = state.cached.block_bytes
+            self._set_plan(state, planned)
         self._queue.plan(state)
         self._pump()
         self._retire(state)
@@ -305,15 +311,15 @@ class BlockStore:
             return True
         cached = block.state.cached
         if cached is not None and not block.have.total and not block.parts and cached.has(block.index):
-            self._enqueue([block], block.start, block.stop, priority, from_disk=True)
+            self._enqueue(block, block.start, block.stop, priority, from_disk=True)
             return False
         first = max(block.start, missing[0][0] // PAGE_BYTES * PAGE_BYTES)
         later = max(priority, Priority.READAHEAD)
         claimed = block.claimed()
         for part_start, part_stop in self._part_ranges(claimed.gaps(first, block.stop)):
-            self._enqueue([block], part_start, part_stop, priority if part_start < stop else later)
+            self._enqueue(block, part_start, part_stop, priority if part_start < stop else later)
         for part_start, part_stop in self._part_ranges(claimed.gaps(block.start, first)):
-            self._enqueue([block], part_start, part_stop, later)
+            self._enqueue(block, part_start, part_stop, later)
         return False
 
     def _part_ranges(self, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -321,16 +327,11 @@ class BlockStore:
         size = self._config.part_bytes
         return [(a, min(a + size, stop)) for start, stop in gaps for a in range(start, stop, size)]
 
-    def _enqueue(
-        self, blocks: list[Block], start: int, stop: int, priority: Priority, *, from_disk: bool = False
-    ) -> None:
-        self._queue.push(self._part(blocks, start, stop, priority, from_disk=from_disk))
+    def _enqueue(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> None:
+        self._queue.push(self._part(block, start, stop, priority, from_disk=from_disk))
 
-    def _part(self, blocks: list[Block], start: int, stop: int, priority: Priority, *, from_disk: bool) -> Part:
-        part = Part(blocks, start, stop, priority=priority, from_disk=from_disk, notify=self._notify)
-        for block in blocks:
-            block.parts.append(part)
-        return part
+    def _part(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> Part:
+        return Part(block, start, stop, priority=priority, from_disk=from_disk, notify=self._notify)
 
     async def _wait_for(self, block: Block, start: int, stop: int, priority: Priority, *, joined: bool) -> memoryview:
         """Return the bytes once they are there; the block is pinned by the caller.
@@ -405,7 +406,7 @@ class BlockStore:
             return False
         # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
         # have a buffer. So nothing that is queued has to wait for what a plan holds.
-        if not self._allocate(part.blocks, demand=True):
+        if not self._allocate(part.blocks[0], demand=True):
             part = self._queue.peek_ready(from_disk=from_disk)
             if part is None or not self._queue.slot(part.priority, from_disk=from_disk):
                 return False
@@ -414,18 +415,17 @@ class BlockStore:
 
     def _start_planned(self) -> bool:
         for state in list(self._queue.planners.values()):
-            part = self._next_planned(state)
+            launched = self._launch_planned(state)
             self._queue.turn_over(state)
-            if part is not None:
-                self._launch(part)
+            if launched:
                 return True
             self._retire(state)  # all that was planned may have come by other ways
         return False
 
-    def _next_planned(self, state: ObjectState) -> Part | None:
-        """Take the next part off *state*'s plan, None when slots or memory are missing."""
+    def _launch_planned(self, state: ObjectState) -> bool:
+        """Start the next part of *state*'s plan; return whether there was one, with a slot and memory for it."""
         if not state.opened.is_set():
-            return None
+            return False
         priority = state.priority or Priority.PREFETCH
         while state.pending:
             block = state.block(state.pending[-1])
@@ -433,34 +433,41 @@ class BlockStore:
                 state.pending.pop()
                 continue
             from_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
-            if not self._queue.slot(priority, from_disk=from_disk) or not self._allocate([block], demand=False):
+            if not self._queue.slot(priority, from_disk=from_disk) or not self._allocate(block, demand=False):
                 self._drop_if_empty(block)
-                return None
+                return False
             state.pending.pop()
             if from_disk:
-                return self._part([block], block.start, block.stop, priority, from_disk=True)
-            (start, stop), *rest = self._part_ranges(block.claimed().gaps(block.start, block.stop))
-            if rest:  # a block of several parts; they are queued together, so that it completes
-                for piece_start, piece_stop in rest:
-                    self._enqueue([block], piece_start, piece_stop, priority)
-                return self._part([block], start, stop, priority, from_disk=False)
-            blocks = [block, *self._following(state, block, start + self._config.part_bytes)]
-            return self._part(blocks, start, blocks[-1].stop, priority, from_disk=False)
-        return None
+                self._launch(self._part(block, block.start, block.stop, priority, from_disk=True))
+            else:
+                self._launch_gaps(block, priority)
+            return True
+        return False
 
-    def _following(self, state: ObjectState, block: Block, limit: int) -> Iterator[Block]:
-        """Yield the planned blocks behind *block* that fit the same part, with memory."""
-        index = block.index
-        while state.pending and state.pending[-1] == index + 1:
-            index += 1
-            following = state.block(index)
+    def _launch_gaps(self, block: Block, priority: Priority) -> None:
+        """Start fetching what a planned block lacks, in one part with blocks behind it or in as many as it needs."""
+        (start, stop), *rest = self._part_ranges(block.have.gaps(block.start, block.stop))
+        part = self._part(block, start, stop, priority)
+        self._launch(part)
+        for piece_start, piece_stop in rest:  # queued together, so that it completes
+            self._enqueue(block, piece_start, piece_stop, priority)
+        if stop == block.stop:
+            self._extend(part)
+
+    def _extend(self, part: Part) -> None:
+        """Let *part* run on through the planned blocks behind it, as far as they fit it and have memory."""
+        state, index = part.state, part.blocks[-1].index + 1
+        while state.pending and state.pending[-1] == index:
+            block = state.block(index)
             on_disk = state.cached is not None and state.cached.has(index)
-            wanted = not (following.complete or following.parts or following.have.total or on_disk)
-            if not wanted or following.stop > limit or not self._allocate([following], demand=False):
-                self._drop_if_empty(following)
+            wanted = not (block.complete or block.parts or block.have.total or on_disk)
+            fits = block.stop - part.start <= self._config.part_bytes
+            if not wanted or not fits or not self._allocate(block, demand=False):
+                self._drop_if_empty(block)
                 return
+            part.add_block(block)
             state.pending.pop()
-            yield following
+            index += 1
 
     def _launch(self, part: Part) -> None:
         self._queue.start(part)
@@ -564,21 +571,20 @@ class BlockStore:
 
     # ------------------------------------------------------------------ memory
 
-    def _allocate(self, blocks: list[Block], *, demand: bool) -> bool:
-        """Give each of *blocks* a buffer; on False those that got one keep it."""
+    def _allocate(self, block: Block, *, demand: bool) -> bool:
+        """Give *block* a buffer, unless it has one; return whether there was memory for it."""
         reserve = 0 if demand else self._demand_reserve_bytes
-        for block in blocks:
-            if block.buffer is not None:
-                continue
-            while not self._pool.can_take(block.length_bytes, reserve):
-                victim = self._victim(demand=demand)
-                if victim is None:
-                    return False
-                self._evict(victim)
-            if self._spent_bytes > self._config.spent_bytes and not self._pool.has_free(block.length_bytes):
-                self._recycle()
-            block.buffer = self._pool.take(block.length_bytes)
-            self._recent[block] = None
+        while block.buffer is None:
+            if self._pool.can_take(block.length_bytes, reserve):
+                if self._spent_bytes > self._config.spent_bytes and not self._pool.has_free(block.length_bytes):
+                    self._recycle()
+                block.buffer = self._pool.take(block.length_bytes)
+                self._recent[block] = None
+                break
+            victim = self._victim(demand=demand)
+            if victim is None:
+                return False
+            self._evict(victim)
         return True
 
     def _recycle(self) -> None:

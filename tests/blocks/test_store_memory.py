@@ -1,0 +1,126 @@
+"""The block store with hardly any memory: who waits for memory gets it, whoever else waits."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.types import Extent, ObjectId, Priority
+
+from .conftest import KIB, pattern
+
+BLOCK = 64 * KIB
+
+
+async def _check(store: BlockStore, obj: ObjectId, data: bytes, start: int, stop: int) -> None:
+    assert bytes(await store.read(obj, start, stop)) == data[start:stop]
+
+
+async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def test_more_random_readers_than_blocks_are_all_served(client, open_store, autojump_clock) -> None:
+    """The heads that follow demand parts queue behind parts without memory, in the very blocks that have it all."""
+    data = pattern(20 * BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET")
+    async with open_store(memory_limit_bytes=4 * BLOCK, concurrency=1) as store:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for i in range(20):
+                    start = i * BLOCK + BLOCK // 2
+                    nursery.start_soon(_check, store, obj, data, start, start + 100)
+                await wait_all_tasks_blocked()
+                gate.set()
+        await trio.sleep(1)
+        store.check_idle()
+
+
+async def test_reads_across_blocks_do_not_hold_what_each_other_waits_for(client, open_store, autojump_clock) -> None:
+    data = pattern(4 * BLOCK)
+    objs = [client.put(f"o{i}", data) for i in range(4)]
+    gate = client.hold("GET")
+    async with open_store(memory_limit_bytes=2 * BLOCK) as store:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for obj in objs:  # the second block of each is on its way before the first one is asked for
+                    nursery.start_soon(_check, store, obj, data, BLOCK, BLOCK + 10)
+                await wait_all_tasks_blocked()
+                for obj in objs:
+                    nursery.start_soon(_check, store, obj, data, BLOCK - 10, BLOCK + 10)
+                await wait_all_tasks_blocked()
+                gate.set()
+        await trio.sleep(1)
+        store.check_idle()
+
+
+async def test_a_read_without_hurry_may_use_all_memory(client, open_store, autojump_clock) -> None:
+    data = pattern(2 * BLOCK)
+    obj = client.put("a", data)
+    async with open_store(memory_limit_bytes=BLOCK) as store:
+        with trio.fail_after(60):
+            assert bytes(await store.read(obj, 0, 2 * BLOCK, Priority.PREFETCH)) == data
+
+
+async def test_a_version_cached_in_blocks_larger_than_memory_is_fetched(client, open_store, autojump_clock) -> None:
+    data, disk = pattern(20 * BLOCK), MemoryBlockCache(block_bytes=16 * BLOCK)
+    obj = client.put("a", data)
+    disk.put(obj, 0, data[: 16 * BLOCK])
+    async with open_store(cache=disk, memory_limit_bytes=8 * BLOCK) as store:
+        with trio.fail_after(60):
+            await _check(store, obj, data, 3 * BLOCK, 5 * BLOCK)
+
+
+async def test_an_abandoned_read_takes_back_what_it_had_queued(client, open_store) -> None:
+    data = pattern(8 * BLOCK)
+    obj, other = client.put("a", data), client.put("b", data)
+    gate = client.hold("GET", "b")
+    async with open_store(concurrency=1) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(_check, store, other, data, 0, BLOCK)
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_when_blocked, scope)
+            await store.read(obj, 0, 8 * BLOCK)
+        assert scope.cancelled_caught
+        assert store.statistics().queued == 0
+        gate.set()
+    assert [key for _, key, _, _ in client.requests] == ["b"]
+
+
+async def test_a_plan_fetches_only_what_a_block_lacks(client, open_store) -> None:
+    """The tail of a block is there, its head is not: the head alone is fetched, and the next block by itself."""
+    data = pattern(2 * BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET", after_bytes=1)
+    async with open_store(concurrency=1) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(_check, store, obj, data, BLOCK // 2, BLOCK)
+        await wait_all_tasks_blocked()
+        store._stop_speculation(store._states[obj])  # as a failure elsewhere in the object does
+        gate.set()
+        await wait_all_tasks_blocked()
+        store.plan(obj, [Extent(0, 2 * BLOCK)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+    ranges = [(start, stop) for _, _, start, stop in client.requests]
+    assert ranges == [(BLOCK // 2, BLOCK), (0, BLOCK // 2), (BLOCK, 2 * BLOCK)]
+
+
+async def test_what_lies_outside_the_object_or_is_empty_plans_nothing(client, open_store) -> None:
+    obj = client.put("a", pattern(100))
+    async with open_store() as store:
+        store.plan(obj, [Extent(200, 300), Extent(5, 5)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        store.check_idle()
+    assert client.requests == []
+
+
+async def test_a_plan_outlives_the_news_that_the_disk_counts_in_other_blocks(client, open_store) -> None:
+    data, disk = pattern(8 * BLOCK), MemoryBlockCache(block_bytes=2 * BLOCK)
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        store.plan(obj, [Extent(3 * BLOCK, 5 * BLOCK)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+    assert client.requests == [("GET", "a", 2 * BLOCK, 6 * BLOCK)]
