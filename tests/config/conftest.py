@@ -9,7 +9,7 @@ from tigrismount.config.host import DiskSpace, HostFacts
 def user_host() -> HostFacts:
     """A plain user on a machine with 16 GiB."""
     return HostFacts(
-        memory_bytes=16 << 30, uid=1000, gid=100, cwd="/work", home="/home/ann", cache_home="/home/ann/.cache"
+        memory_bytes=16 << 30, uid=1000, gid=100, cwd="/cwd", home="/home/ann", cache_home="/home/ann/.cache"
     )
 
 

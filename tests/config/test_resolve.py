@@ -92,7 +92,7 @@ def test_cache_size_is_a_share_of_its_filesystem_under_the_free_floor(resolved, 
 def test_the_disk_is_asked_about_the_cache_directory_only(resolved, disk_space):
     resolved(cache_dir="nvme/cache")
     resolved(cache_dir="off")
-    assert disk_space.asked == ["/work/nvme/cache"]
+    assert disk_space.asked == ["/cwd/nvme/cache"]
 
 
 def test_root_has_the_systems_cache_and_lets_others_in(resolved):
@@ -109,7 +109,7 @@ def test_the_disk_cache_can_be_off(resolved):
 
 @pytest.mark.parametrize(
     ("path", "absolute"),
-    [("/nvme/../x", "/x"), ("nvme", "/work/nvme"), ("~/c", "/home/ann/c"), ("~", "/home/ann"), ("~x", "/work/~x")],
+    [("/nvme/../x", "/x"), ("nvme", "/cwd/nvme"), ("~/c", "/home/ann/c"), ("~", "/home/ann"), ("~x", "/cwd/~x")],
 )
 def test_paths_are_absolute(resolved, path, absolute):
     """The daemon leaves the working directory."""

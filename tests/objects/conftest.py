@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,7 +64,7 @@ class ScriptedServer:
         self.stopped = threading.Event()
         self.arrived = threading.Condition(self._lock)
         scheme = "https" if tls else "http"
-        self.url = f"{scheme}://localhost:{self._listener.getsockname()[1]}"
+        self.url = f"{scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def answer(self, *steps: bytes | Then | Callable[[Request], bytes]) -> None:
@@ -192,13 +193,15 @@ def server():
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory) -> tuple[ssl.SSLContext, str]:
-    """A server context for ``localhost`` and the file of the authority that signed it (itself)."""
+    """A server context for 127.0.0.1 and the file of the authority that signed it (itself)."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = dt.datetime.now(dt.UTC)
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(1))
-    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    builder = builder.add_extension(
+        x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+    )
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     chain = tmp_path_factory.mktemp("tls") / "server.pem"
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

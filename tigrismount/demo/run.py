@@ -268,7 +268,8 @@ def _notes(work: str) -> list[str]:
     notes = ["server, daemon and loader share this machine's cores; rates bound each other"]
     inside = [m for m in read_mounts() if os.path.commonpath([work, m.mountpoint]) == m.mountpoint]
     # The last of the longest: what is mounted later covers what was there.
-    filesystem = max(enumerate(inside), key=lambda item: (len(item[1].mountpoint), item[0]))[1].type
+    longest = max(enumerate(inside), key=lambda item: (len(item[1].mountpoint), item[0]), default=None)
+    filesystem = longest[1].type if longest else ""  # in a chroot the root need not be a mountpoint
     if filesystem in ("tmpfs", "ramfs"):
         notes.append(f"{work} lies in memory ({filesystem}): 'NVMe' here is none")
     return notes
