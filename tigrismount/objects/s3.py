@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import trio
 
 from tigrismount.core.aimd import AdaptiveLimit
-from tigrismount.core.types import ObjectId
 from tigrismount.errors import (
     ObjectAccessError,
     ObjectError,
@@ -35,15 +34,15 @@ from tigrismount.errors import (
     StaleObjectError,
 )
 from tigrismount.objects.body import BodyReader
-from tigrismount.objects.client import ListPage, ObjectInfo
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.failures import translated
 from tigrismount.objects.headers import PLAIN, SURE, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.metadata import sha256_of, symlink_target
-from tigrismount.objects.responses import Target, bare_etag, check_range_answer, object_size_bytes
+from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
+from tigrismount.objects.rows import info_of, page_of
 from tigrismount.objects.snapshots import Snapshot, parse_rows
 from tigrismount.objects.traits import StoreTraits
 from tigrismount.objects.transfer import Transfer
@@ -51,7 +50,8 @@ from tigrismount.objects.transfer import Transfer
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from tigrismount.objects.client import FetchSink, ObjectStatistics
+    from tigrismount.core.types import ObjectId
+    from tigrismount.objects.client import FetchSink, ListPage, ObjectInfo, ObjectStatistics
     from tigrismount.objects.credentials import Credentials
     from tigrismount.objects.options import S3Config
 
@@ -160,7 +160,7 @@ class S3Client:
             with translated(target), self._headers.manner(UNCACHED):
                 answer = self._boto.head_object(Bucket=bucket, Key=key, **self._extra)
                 self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
-                info = _info(bucket, key, answer, size_bytes=object_size_bytes(answer, target))
+                info = info_of(bucket, key, answer, size_bytes=object_size_bytes(answer, target))
                 return replace(info, symlink_target=symlink_target(answer), sha256=sha256_of(answer))
 
         return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
@@ -308,7 +308,7 @@ class S3Client:
         def request() -> ListPage:
             self._counters.add("list_requests")
             with translated(target), self._headers.manner(manner):
-                return _page(self._boto.list_objects_v2(**query, **self._extra), query, target)
+                return page_of(self._boto.list_objects_v2(**query, **self._extra), query, target)
 
         return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
 
@@ -392,33 +392,3 @@ class S3Client:
         if self._config.snapshot_version and "x-cache" in headers:
             detail = f"{target.endpoint_url} is a cache, and caches do not know snapshots"
             raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key)
-
-
-def _page(answer: dict[str, Any], query: dict[str, Any], target: Target) -> ListPage:
-    """Return a parsed listing; anything that is not one must not pass for an empty bucket."""
-    if "IsTruncated" not in answer:
-        detail = f"{target.endpoint_url} answered a listing with something else: is it an S3 endpoint?"
-        raise ObjectProtocolError(detail, bucket=target.bucket)
-    token = answer.get("NextContinuationToken") if answer["IsTruncated"] else None
-    if answer["IsTruncated"] and (not token or token == query.get("ContinuationToken")):
-        raise ObjectProtocolError("the listing says there is more but not where to go on", bucket=target.bucket)
-    bucket = query["Bucket"]
-    rows = answer.get("Contents", ())
-    return ListPage(
-        tuple(_info(bucket, row["Key"], row, size_bytes=row["Size"]) for row in rows),
-        tuple(row["Prefix"] for row in answer.get("CommonPrefixes", ())),
-        token,
-    )
-
-
-def _info(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> ObjectInfo:
-    """Return the answer of a HEAD, or a row of a listing, as ours."""
-    modified = row.get("LastModified")
-    mtime_s = modified.timestamp() if modified is not None else 0.0
-    obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)
-    return ObjectInfo(
-        obj if obj.cacheable else replace(obj, modified_s=int(mtime_s)),
-        mtime_s=mtime_s,
-        storage_class=row.get("StorageClass") or "STANDARD",
-        version_id=row.get("VersionId"),
-    )
