@@ -36,6 +36,7 @@ async def test_a_link_is_a_link_however_it_is_found(new_world):
     assert (name, entry.attributes) == (b"link", attributes)
 
 
+@pytest.mark.claim("names-links-cost")
 async def test_listing_asks_for_each_empty_key_and_for_no_other(new_world):
     world = new_world("data", "d/marker-follows", "d/")
     world.put("empty", b"")

@@ -27,6 +27,7 @@ async def list_all(world, node_id, *, forget=False, room=1000):
     return count
 
 
+@pytest.mark.claim("large-first")
 async def test_the_first_names_of_a_huge_directory_appear_after_one_page(new_grid_world):
     world = new_grid_world(1, HUGE)
     directory = await world.walk("0000")
@@ -36,6 +37,7 @@ async def test_the_first_names_of_a_huge_directory_appear_after_one_page(new_gri
     assert world.requests == [("LIST", "0000/", None)]
 
 
+@pytest.mark.claim("large-pages")
 async def test_a_huge_directory_costs_a_request_a_page_and_seen_again_within_the_ttl_none(new_grid_world):
     world = new_grid_world(1, HUGE)
     directory = await world.walk("0000")
@@ -51,6 +53,7 @@ async def test_a_huge_directory_costs_a_request_a_page_and_seen_again_within_the
     assert world.requests == [], "ls -l again: names, attributes and what is missing are all known"
 
 
+@pytest.mark.claim("large-look-up")
 async def test_looking_up_one_name_in_a_huge_directory_does_not_list_it(new_grid_world):
     world = new_grid_world(1, HUGE)
     directory = await world.walk("0000")
@@ -60,6 +63,7 @@ async def test_looking_up_one_name_in_a_huge_directory_does_not_list_it(new_grid
     assert world.fs.statistics().listed_names == 0
 
 
+@pytest.mark.claim("large-memory")
 async def test_memory_per_name_is_what_the_documentation_says(new_grid_world):
     count = 10_000
     world = new_grid_world(1, count)
