@@ -146,3 +146,19 @@ async def test_versions_whose_blocks_have_left_memory_are_forgotten(client, open
             await store.read(obj, 0, BLOCK)
             await wait_all_tasks_blocked()
         assert store.statistics().objects <= 4
+
+
+async def test_draining_waits_for_the_disk(client, open_store) -> None:
+    data, disk = pattern(4 * BLOCK), _disk()
+    disk.write_gate = trio.Event()
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        await store.drain()
+        await store.read(obj, 0, len(data))
+        with trio.move_on_after(0) as scope:
+            await store.drain()
+        assert scope.cancelled_caught
+        disk.write_gate.set()
+        with trio.fail_after(5):
+            await store.drain()
+        assert [disk.block(obj, i) is not None for i in range(4)] == [True] * 4

@@ -174,7 +174,7 @@ class Block:
         assert self.pins >= 0
         assert self.pins or not self.waiters, "who waits for a block holds it"
         assert self.buffer is not None or not (self.complete or self.have.total)
-        assert not self.complete or (self.have.covers(self.start, self.stop) and not self.parts)
+        assert not self.complete or self.have.covers(self.start, self.stop)
         assert self.complete or self.pins or self.parts or self.have.total, "an empty block is forgotten"
         claimed = Intervals(self.have)
         for part in self.parts:

@@ -63,6 +63,9 @@ class BlockStore:
         self._demand_reserve_bytes = min(max(2 * config.block_bytes, config.memory_limit_bytes // 16), self._half_limit)
         self._counters = BlocksCounters()
         self._closing = False
+        self._writes = 0
+        """Blocks on their way to the disk cache."""
+        self._written = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -193,6 +196,11 @@ class BlockStore:
         state.planned = planned
         state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.pending.reverse()
+
+    async def drain(self) -> None:
+        """Wait until every complete block is on the disk, or the cache has refused it."""
+        while self._writes:
+            await self._written.wait()
 
     def statistics(self) -> BlocksStatistics:
         """Return counters and gauges."""
@@ -555,6 +563,7 @@ class BlockStore:
         cached = block.state.cached
         if not from_disk and cached is not None and not cached.has(block.index):
             block.pins += 1
+            self._writes += 1
             self._running.start_soon(self._persist, block)
 
     async def _persist(self, block: Block) -> None:
@@ -565,6 +574,10 @@ class BlockStore:
         except CacheError as exc:
             log.warning("not cached: %s", exc)
         finally:
+            self._writes -= 1
+            if not self._writes:
+                self._written.set()
+                self._written = trio.Event()
             self._unpin(block)
             self._pump()
             self._retire(block.state)
