@@ -76,19 +76,18 @@ async def test_a_version_cached_in_blocks_larger_than_memory_is_fetched(client, 
 
 
 async def test_an_abandoned_read_takes_back_what_it_had_queued(client, open_store) -> None:
-    data = pattern(8 * BLOCK)
-    obj, other = client.put("a", data), client.put("b", data)
-    gate = client.hold("GET", "b")
+    obj = client.put("a", pattern(8 * BLOCK))
+    gate = client.hold("GET")
     async with open_store(concurrency=1) as store, trio.open_nursery() as nursery:
-        nursery.start_soon(_check, store, other, data, 0, BLOCK)
-        await wait_all_tasks_blocked()
         with trio.CancelScope() as scope:
             nursery.start_soon(_cancel_when_blocked, scope)
             await store.read(obj, 0, 8 * BLOCK)
-        assert scope.cancelled_caught
+        started = len(client.requests)
+        assert started < 8
         assert store.statistics().queued == 0
         gate.set()
-    assert [key for _, key, _, _ in client.requests] == ["b"]
+        await wait_all_tasks_blocked()
+    assert len(client.requests) == started
 
 
 async def test_a_plan_fetches_only_what_a_block_lacks(client, open_store) -> None:
