@@ -245,7 +245,7 @@ OPTIONS: tuple[Option, ...] = (
         name="tigris-prefetch",
         parse=parse_switch,
         default="off",
-        help="Let Tigris move the data of listed directories to this region.",
+        help="Let Tigris move the data of listed directories to this region, and send small files with the listing.",
         is_switch=True,
     ),
     Option(

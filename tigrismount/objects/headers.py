@@ -16,11 +16,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tigrismount.objects.inlined import parse_contents
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tigrismount.objects.options import S3Config
     from tigrismount.objects.traits import StoreTraits
+
+INLINED = "TigrisData"
+"""Where an answer to a listing holds what came with its rows; one entry per row, or none at all."""
 
 _METADATA = frozenset({"HeadObject", "ListObjectsV2"})
 _FROZEN = frozenset({"GetObject", "HeadObject", "ListObjectsV2"})
@@ -36,7 +41,7 @@ class Manner:
     consistent: bool = False
     """Ask Tigris for the answer of the one place that always knows."""
     prefetch: bool = False
-    """Let Tigris move what is listed near us, where that was asked for."""
+    """Let Tigris move what is listed near us, and send small files along, where that was asked for."""
     snapshots_of: str = ""
     """List the snapshots of this bucket instead of buckets."""
 
@@ -100,11 +105,14 @@ class RequestHeaders:
             headers["X-Tigris-Consistent"] = "true"
         if manner.prefetch and self._config.tigris_prefetch:
             headers["X-Tigris-Prefetch"] = "true"
+            headers["X-Tigris-List-Content"] = "true"
         return headers
 
     def _before_send(self, request: Any, **_: Any) -> None:
         if self._manner().no_store:
             request.headers["Cache-Control"] = "no-store"
 
-    def _after_call(self, http_response: Any, **_: Any) -> None:
+    def _after_call(self, http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
         self._traits.observe(http_response.headers)
+        if model.name == "ListObjectsV2" and "Contents" in parsed:
+            parsed[INLINED] = parse_contents(http_response.content)

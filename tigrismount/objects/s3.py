@@ -37,7 +37,8 @@ from tigrismount.objects.body import BodyReader
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.failures import translated
-from tigrismount.objects.headers import PLAIN, SURE, UNCACHED, Manner, RequestHeaders
+from tigrismount.objects.headers import INLINED, PLAIN, SURE, UNCACHED, Manner, RequestHeaders
+from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.metadata import sha256_of, symlink_target
 from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
@@ -104,6 +105,7 @@ class S3Client:
         self._boto = make_boto_client(config, self._keys, config.concurrency + METADATA_THREADS)
         self._headers = RequestHeaders(config, self.traits)
         self._headers.register(self._boto.meta.events)
+        self._inlined = InlinedFiles()
         self._unlistable = False
         self._draw = draw
         self._counters = Counters()
@@ -192,6 +194,10 @@ class S3Client:
             raise ValueError(f"[{start}, {stop}) is not a range of {obj.size_bytes} bytes")
         if start == stop:
             await trio.lowlevel.checkpoint()
+            return
+        data = self._inlined.find(obj)
+        if data is not None:
+            await trio.to_thread.run_sync(_pour, data[start:stop], sink, limiter=self._data_lane)
             return
         transfer = Transfer(obj, start, stop, sink)
         target = self._target(obj.bucket, obj.key)
@@ -308,7 +314,10 @@ class S3Client:
         def request() -> ListPage:
             self._counters.add("list_requests")
             with translated(target), self._headers.manner(manner):
-                return page_of(self._boto.list_objects_v2(**query, **self._extra), query, target)
+                answer = self._boto.list_objects_v2(**query, **self._extra)
+                page = page_of(answer, query, target)
+            self._inlined.keep((info.id for info in page.objects), answer.get(INLINED, ()))
+            return page
 
         return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
 
@@ -392,3 +401,13 @@ class S3Client:
         if self._config.snapshot_version and "x-cache" in headers:
             detail = f"{target.endpoint_url} is a cache, and caches do not know snapshots"
             raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key)
+
+
+def _pour(data: bytes, sink: FetchSink) -> None:
+    """Put all of *data* into the sink, as far as it is wanted."""
+    position = 0
+    while position < len(data) and (view := sink.next_view()):
+        count = min(len(view), len(data) - position)
+        view[:count] = data[position : position + count]
+        sink.wrote(count)
+        position += count

@@ -7,6 +7,7 @@ What it does beyond plain S3, and what tests use it for:
 - ``ListBuckets`` with ``X-Tigris-Snapshot`` lists snapshots, ``HeadBucket`` tells whether there can be any;
 - a *lagging* key shows its version before the last to everybody who does not send ``X-Tigris-Consistent: true``: a
   GET with ``If-Match`` then ends in 412, as from a region that has not heard of the write;
+- asked with ``X-Tigris-List-Content: true``, a listing carries the bytes of tiny objects;
 - a 304 has no ETag;
 - keys are accepted or refused by their id, with the code of the test's choice; signatures are not computed.
 
@@ -15,6 +16,7 @@ Source: Tigris documentation, "Snapshots and forks", "Consistency"; quirks as ob
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import threading
 import time
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from tigrismount.testing.fake_http import HttpRequest
 
 _SECOND_NS = 10**9
+_INLINED_BYTES = 16 << 10
 _EMPTY = {"Content-Length": "0"}
 
 
@@ -166,7 +169,8 @@ class FakeTigris:
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key[: cut + 1] if cut >= 0 else key
             if name > after:
-                rows.setdefault(name, _prefix_row(name) if cut >= 0 else _object_row(name, version))
+                inlined = request.headers.get("x-tigris-list-content") == "true"
+                rows.setdefault(name, _prefix_row(name) if cut >= 0 else _object_row(name, version, inlined=inlined))
         shown = list(rows)[:limit]
         more = len(rows) > limit
         token = f"<NextContinuationToken>{escape(shown[-1])}</NextContinuationToken>" if more else ""
@@ -233,11 +237,13 @@ def _prefix_row(name: str) -> str:
     return f"<CommonPrefixes><Prefix>{_url(name)}</Prefix></CommonPrefixes>"
 
 
-def _object_row(name: str, version: _Version) -> str:
+def _object_row(name: str, version: _Version, *, inlined: bool) -> str:
+    body = version.body or b""
+    data = f"<Data>{base64.b64encode(body).decode()}</Data>" if inlined and len(body) <= _INLINED_BYTES else ""
     modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(version.from_ns // _SECOND_NS))
     return (
         f"<Contents><Key>{_url(name)}</Key><LastModified>{modified}</LastModified><ETag>&quot;{version.etag}&quot;</ETag>"
-        f"<Size>{len(version.body or b'')}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        f"<Size>{len(body)}</Size><StorageClass>STANDARD</StorageClass>{data}</Contents>"
     )
 
 
