@@ -22,18 +22,13 @@ from tigrismount.core.names import key_bytes
 from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.errors import InvalidNameError, NameTooLongError
 from tigrismount.objects.memory import MemoryObjectClient
+from tigrismount.testing.reference import Link, is_possible, tree_of
 from tigrismount.vfs.entries import Entry
 
 TTL_S = 60.0
 
 components = st.sampled_from(["a", "b", "a!", "a.b", "a0", "..", ".", "", "é", "\udcff", "x" * 256, "a\0"])
 keys = st.lists(components, min_size=1, max_size=3).map("/".join).filter(bool)
-
-
-class Link(NamedTuple):
-    """What an empty object with a target holds."""
-
-    target: bytes
 
 
 bodies = st.binary(max_size=9) | st.sampled_from([b"a", b"../b", b"\xff/.."]).map(Link)
@@ -57,29 +52,6 @@ class SmallPages(MemoryObjectClient):
 
     async def list_page(self, *args, max_keys=1000, **rest):
         return await super().list_page(*args, max_keys=min(max_keys, 2), **rest)
-
-
-def possible(component):
-    name = component.encode("utf-8", "surrogateescape")
-    return name not in (b"", b".", b"..") and b"\0" not in name and len(name) <= 255
-
-
-def tree_of(bucket):
-    """Return the tree of a bucket by brute force: {components: None for a directory, or the bytes}."""
-    tree = {(): None}
-    for is_dir in (False, True):  # directories overwrite the files of their names
-        for key, data in bucket.items():
-            *parents, leaf = key.split("/")
-            for count in range(1, len(parents) + 1):
-                if is_dir and all(map(possible, parents[:count])):
-                    tree[path_bytes(parents[:count])] = None
-            if not is_dir and all(map(possible, [*parents, leaf])):
-                tree[path_bytes([*parents, leaf])] = data
-    return tree
-
-
-def path_bytes(components):
-    return tuple(component.encode("utf-8", "surrogateescape") for component in components)
 
 
 class Model:
@@ -139,7 +111,7 @@ class Comparison:
             try:
                 entry = await self.world.fs.lookup(node_id, name)
             except (InvalidNameError, NameTooLongError):
-                assert not possible(part)
+                assert not is_possible(part)
                 return None, path
             path = (*path, name)
             if not isinstance(entry, Entry):
