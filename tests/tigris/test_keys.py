@@ -11,6 +11,7 @@ from tigrismount.errors import ConfigError, ObjectAccessError
 from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
 from tigrismount.objects.keys import LOOKUP_INTERVAL_S
 from tigrismount.objects.options import S3Config
+from tigrismount.objects.s3 import S3Client
 
 OLD = Credentials(source="a file", access_key_id="tid_one", secret_access_key="one")
 NEW = Credentials(source="the file, later", access_key_id="tid_two", secret_access_key="two")
@@ -105,6 +106,22 @@ async def test_a_new_key_in_tigris_own_file_is_found(stocked, connect, tmp_path)
     write("tid_two")
     stocked.tigris.keys = {"tid_two"}
     assert (await client.head("models", "weights")).id.size_bytes == 100
+
+
+@pytest.mark.parametrize(("endpoint_url", "asked"), [("https://t3.storage.dev", False), (None, True)])
+def test_tigris_own_hosts_are_not_a_reason_to_ask_a_metadata_service(
+    tigris, monkeypatch, tmp_path, endpoint_url, asked
+):
+    """A profile that names no key ends boto3's chain in one, which elsewhere may have a key."""
+    (tmp_path / "config").write_text("[profile empty]\nregion = auto\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", tigris.url)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+
+    S3Client(S3Config(endpoint_url=endpoint_url or tigris.url), Credentials(source="p", profile="empty"))
+
+    assert bool(tigris.tigris.requests) is asked
 
 
 async def test_a_wrong_clock_is_said_so(stocked, connect):

@@ -40,20 +40,25 @@ _ISOLATED = {
 }
 """Session variables of botocore: (configuration key, environment variable, default, conversion)."""
 
+_METADATA_SERVICES = ("container-role", "iam-role")
+"""The end of boto3's chain: it takes seconds where nobody answers, and what it finds is a key for Amazon."""
+
 
 class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
     """botocore's idea of credentials, with a key that can be replaced.
 
     Args:
         credentials: What was found; None leaves the choice to boto3's own chain.
+        metadata_service: Whether that chain may ask the cloud that this machine is in.
 
     Raises:
         ConfigError: The profile is unusable.
     """
 
-    def __init__(self, credentials: Credentials | None) -> None:
+    def __init__(self, credentials: Credentials | None, *, metadata_service: bool = True) -> None:
         super().__init__("", "", method="tigrismount")
-        self.session, self._inner = _load(credentials)
+        self._metadata_service = metadata_service
+        self.session, self._inner = _load(credentials, metadata_service)
         """The botocore session that belongs to the first key."""
         self.source = _source(credentials)
         """Where the key came from, for people."""
@@ -74,7 +79,7 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
 
     def replace(self, credentials: Credentials | None) -> bool:
         """Take the key that *credentials* name, if it is another one; return whether it is. May read files."""
-        _, inner = _load(credentials)
+        _, inner = _load(credentials, self._metadata_service)
         if inner is None or self.anonymous:
             return False
         if inner.get_frozen_credentials() == self.get_frozen_credentials():
@@ -136,7 +141,7 @@ def _source(credentials: Credentials | None) -> str:
     return credentials.source if credentials is not None else "boto3's own chain"
 
 
-def _load(credentials: Credentials | None) -> tuple[Any, Any]:
+def _load(credentials: Credentials | None, metadata_service: bool) -> tuple[Any, Any]:
     """Return a botocore session and the credentials that it, or we ourselves, know; None for none.
 
     With a key of our own the session is cut off from the AWS configuration files: a profile for another store must
@@ -145,7 +150,10 @@ def _load(credentials: Credentials | None) -> tuple[Any, Any]:
     if credentials is None or credentials.profile is not None:
         try:
             session = botocore.session.Session(profile=credentials.profile if credentials else None)
-            return session, session.get_component("credential_provider").load_credentials()
+            chain = session.get_component("credential_provider")
+            for method in () if metadata_service else _METADATA_SERVICES:
+                chain.remove(method)
+            return session, chain.load_credentials()
         except (ValueError, botocore.exceptions.BotoCoreError) as exc:
             raise ConfigError(f"no usable credentials from {_source(credentials)}: {exc}") from exc
     session = botocore.session.Session(session_vars=_ISOLATED)

@@ -36,6 +36,7 @@ from tigrismount.errors import (
 from tigrismount.objects.body import BodyReader
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
+from tigrismount.objects.endpoints import is_tigris
 from tigrismount.objects.failures import translated
 from tigrismount.objects.headers import INLINED, PLAIN, SURE, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
@@ -100,7 +101,7 @@ class S3Client:
     ) -> None:
         self._config = config
         self.traits = StoreTraits(config.endpoint_url)
-        self._keys = SigningKeys(credentials)
+        self._keys = SigningKeys(credentials, metadata_service=not is_tigris(config.endpoint_url))
         self._renewal = KeyRenewal(self._keys, find_credentials)
         self._boto = make_boto_client(config, self._keys, config.concurrency + METADATA_THREADS)
         self._headers = RequestHeaders(config, self.traits)
