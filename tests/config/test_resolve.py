@@ -264,3 +264,35 @@ def test_toml_writes_modes_and_sizes_as_numbers(resolved):
     config = resolved(file_mode=0o440, block_size=4 << 20, metadata_ttl=1.5)
     assert (config.vfs.file_mode, config.blocks.block_bytes, config.vfs.metadata_ttl_s) == (0o440, 4 << 20, 1.5)
     assert resolved(metadata_ttl=math.inf).vfs.metadata_ttl_s == math.inf
+
+
+def test_a_snapshot_trusts_every_name_for_ever_whatever_else_is_written(resolved):
+    config = resolved(snapshot="release-7", metadata_ttl="5s")
+    assert (config.vfs.metadata_ttl_s, config.vfs.negative_ttl_s) == (math.inf, math.inf)
+    assert (config.s3.snapshot, config.s3.snapshot_version) == ("release-7", None)
+    report = config.report()
+    assert report["metadata_ttl"] == {"value": "inf", "from": "--snapshot"}
+    assert report["negative_ttl"] == {"value": "inf", "from": "--snapshot"}
+    assert MountConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_tigris_headers_are_off_unless_asked_for(resolved):
+    assert (resolved().s3.consistent, resolved().s3.tigris_prefetch, resolved().s3.snapshot) == (False, False, None)
+    s3 = resolved(consistent="on", tigris_prefetch=True).s3
+    assert (s3.consistent, s3.tigris_prefetch) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "selector", ["latest", "now", "my release", "2026-07-01", "1751631910196672425", 1751631910196672425]
+)
+def test_snapshots_by_keyword_name_version_or_time(resolved, selector):
+    assert resolved(snapshot=selector).s3.snapshot == str(selector)
+
+
+@pytest.mark.parametrize(
+    "selector", ["", "a\nb", "x" * 256, True, 1.5, "2026-07-01T12:00:00", "2026-02-30T12:00:00Z", "2026-07-01T12Z"]
+)
+def test_malformed_snapshots_are_faults(selector):
+    _, faults = validate({"snapshot": Setting(selector, "--snapshot")})
+    assert len(faults) == 1
+    assert faults[0].startswith("--snapshot")
