@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tigrismount.core.hidden import HiddenKeys
+from tigrismount.core.listing import STALLED_PAGES_MAX
 from tigrismount.core.names import key_bytes, path_of
 from tigrismount.core.types import ObjectId
+from tigrismount.errors import ObjectProtocolError
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ def info(key: str, size_bytes: int = 1) -> Info:
 
 
 def hidden(*keys: str, prefix: str = "") -> dict[str, str]:
-    return dict(HiddenKeys(prefix).feed(info(key) for key in sorted(keys, key=key_bytes)))
+    return dict(HiddenKeys(prefix).feed([info(key) for key in sorted(keys, key=key_bytes)]))
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,20 @@ def test_a_size_that_no_file_has_hides_a_key():
     ]
 
 
+def test_a_listing_in_circles_is_an_error_and_not_a_loop():
+    finder = HiddenKeys("")
+    finder.feed([info("a"), info("b")])
+    with pytest.raises(ObjectProtocolError):
+        finder.feed([info("a")])
+    with pytest.raises(ObjectProtocolError):
+        HiddenKeys("").feed([info("a"), info("a")])
+    finder = HiddenKeys("")
+    for _ in range(STALLED_PAGES_MAX):
+        finder.feed([])
+    with pytest.raises(ObjectProtocolError):
+        finder.feed([])
+
+
 keys = st.text(st.sampled_from("ab/.!0\0é"), min_size=1, max_size=7) | st.text(min_size=1, max_size=5)
 
 
@@ -73,7 +89,7 @@ def test_what_is_not_hidden_is_a_path_that_no_directory_has(all_keys, prefix, pa
     rows = sorted((key for key in all_keys if key.startswith(prefix)), key=key_bytes)
     finder, found = HiddenKeys(prefix), []
     for start in range(0, len(rows), page_size):
-        found += finder.feed(info(key) for key in rows[start : start + page_size])
+        found += finder.feed([info(key) for key in rows[start : start + page_size]])
     expected = set()
     for key in rows:
         path = path_of(key, prefix)

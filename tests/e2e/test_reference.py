@@ -123,7 +123,7 @@ def test_a_mount_shows_what_the_bucket_holds(all_buckets, python, s3_client, buc
 
 
 @pytest.mark.slow
-@settings(max_examples=150, **quick)
+@settings(max_examples=60, **quick)
 @given(bucket=buckets, steps=changes)
 def test_the_same_for_many_buckets(all_buckets, python, s3_client, bucket, steps):
     check(all_buckets, python, s3_client, bucket, steps)

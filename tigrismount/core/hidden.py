@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from tigrismount.core.listing import STALLED_PAGES_MAX
 from tigrismount.core.names import SIZE_MAX_BYTES, hidden_reason, key_bytes
+from tigrismount.errors import ObjectProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tigrismount.core.inodes import VersionInfo
 
@@ -37,18 +39,29 @@ class HiddenKeys:
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._held: list[tuple[bytes, str]] = []
+        self._last = b""
+        self._stalled = 0
 
-    def feed(self, rows: Iterable[VersionInfo]) -> list[HiddenKey]:
+    def feed(self, rows: Sequence[VersionInfo]) -> list[HiddenKey]:
         """Return the keys that are known not to be shown by now.
 
         Args:
-            rows: The next keys of a flat listing, in the order of their bytes.
+            rows: The next page of a flat listing, in the order of the keys' bytes.
+
+        Raises:
+            ObjectProtocolError: The listing goes backwards, in circles, or nowhere.
         """
+        self._stalled = 0 if rows else self._stalled + 1
+        if self._stalled > STALLED_PAGES_MAX:
+            raise ObjectProtocolError("the listing does not come forward", key=self._prefix)
         return [found for row in rows for found in self._take(row)]
 
     def _take(self, row: VersionInfo) -> Iterable[HiddenKey]:
         key = row.id.key
         raw = key_bytes(key)
+        if raw <= self._last:
+            raise ObjectProtocolError("the listing goes backwards or repeats a key", key=key)
+        self._last = raw
         while self._held and not raw.startswith(self._held[-1][0]):
             if self._held[-1][0] > raw:
                 break  # "foo/" may come yet, behind this key
