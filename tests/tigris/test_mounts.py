@@ -67,6 +67,7 @@ def mount(tmp_path: Path) -> Mounter:
     return Mounter(tmp_path / "mnt", env | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
 
 
+@pytest.mark.claim("fresh-snapshot")
 def test_a_mounted_snapshot_never_changes_and_is_asked_about_once(tigris, mount):
     tigris.tigris.put("models", "weights", b"first")
     version = tigris.tigris.take_snapshot("models", "v1")
