@@ -122,6 +122,13 @@ def test_details_show_every_value_in_force_and_its_origin(capsys):
     assert shown["of-a-newer-worker"] == ["[1]", "default"]
 
 
+def test_details_show_what_is_frozen_and_what_stands_on_the_way(capsys):
+    _print_details({**REPLY, "mountpoint": "/a", "state": "ok", "snapshot": "17", "notes": ["behind TAG"]})
+    shown = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line]
+    assert ["snapshot", "17"] in shown
+    assert ["note", "behind TAG"] in shown
+
+
 def test_a_mount_that_tells_nothing_can_be_shown(capsys, runtime, tmp_path):
     mounts = collect_mounts(runtime, [entry(str(tmp_path))])
     _print_overview(mounts)

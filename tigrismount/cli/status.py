@@ -138,9 +138,12 @@ def _overview_row(mount: dict[str, Any]) -> list[str]:
 
 def _print_details(mount: dict[str, Any]) -> None:
     headers = ("WHAT", "VALUE")
-    rows = [[name, str(mount[name])] for name in ("mountpoint", "source", "state", "version") if mount.get(name)]
+    facts = ("mountpoint", "source", "snapshot", "state", "version")
+    rows = [[name, str(mount[name])] for name in facts if mount.get(name)]
     rows += [["daemon", f"pid {mount.get('pid') or '-'}, supervisor {mount.get('supervisor_pid') or '-'}"]]
+    rows += _takeover_rows(mount.get("takeovers", {}))
     rows += [["degraded", reason] for reason in mount.get("degraded", ())]
+    rows += [["note", note] for note in mount.get("notes", ())]
     rows += (
         [["cache", f"{_cache_fill(mount.get('cache', {}))} in {mount['cache_dir']}"]] if mount.get("cache_dir") else []
     )
@@ -185,3 +188,8 @@ def _value(key: str, item: dict[str, Any]) -> str:
     if kind == "TIME" and isinstance(value, int | float):
         return f"{value:g}s"
     return f"{value:.0%}" if kind == "PERCENT" and isinstance(value, float) else str(value)
+
+
+def _takeover_rows(takeovers: dict[str, Any]) -> list[list[str]]:
+    count = takeovers.get("count", 0)
+    return [["takeovers", f"{count}, the last after a worker {takeovers.get('last_reason')}"]] if count else []
