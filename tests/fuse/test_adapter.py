@@ -120,9 +120,10 @@ async def test_links_and_extended_attributes_pass_and_a_missing_attribute_is_eno
     assert await adapter(b"../target").readlink(7, None) == b"../target"
     assert await adapter(b"etag").getxattr(7, b"user.tigris.etag", None) == b"etag"
     assert await adapter([b"user.tigris.etag"]).listxattr(7, None) == [b"user.tigris.etag"]
-    with pytest.raises(pyfuse3.FUSEError) as caught:
-        await adapter(None).getxattr(7, b"security.capability", None)
-    assert caught.value.errno == errno.ENODATA
+    for name, expected in ((b"user.mime_type", errno.ENODATA), (b"security.capability", errno.ENOTSUP)):
+        with pytest.raises(pyfuse3.FUSEError) as caught:
+            await adapter(None).getxattr(7, name, None)
+        assert caught.value.errno == expected
 
 
 async def test_a_missing_name_is_remembered_for_its_ttl() -> None:

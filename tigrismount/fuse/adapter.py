@@ -89,7 +89,13 @@ class Adapter(pyfuse3.Operations):
             self._refuse(exc, "readlink")
 
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        """Answer with an extended attribute; most that are asked for (capabilities, ACLs) are not there."""
+        """Answer with an extended attribute.
+
+        Namespaces but ``user.`` are refused as not supported: ``ls -l`` then asks for no more ACLs and labels, which
+        would cost as much again as the listing.
+        """
+        if not name.startswith(b"user."):
+            raise pyfuse3.FUSEError(errno.ENOTSUP)
         try:
             with trio.fail_after(self._deadline_s):
                 return _value(await self._filesystem.getxattr(inode, name))

@@ -31,7 +31,7 @@ from tigrismount.errors import (
 )
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
-from tigrismount.vfs.xattrs import CACHED_BYTES, PREFIX, count_cached_bytes, stored_attributes
+from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -187,8 +187,6 @@ class FileSystem:
             UnknownNodeError: The node is not known.
         """
         node = self._inodes.get(node_id)
-        if not name.startswith(PREFIX):
-            return None  # capabilities and ACLs, which "ls -l" asks for with every file
         stored = stored_attributes(node)
         if name != CACHED_BYTES or node.obj is None or not stored:
             return stored.get(name)
