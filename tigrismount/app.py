@@ -37,12 +37,14 @@ from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
+from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.readers import Readers
-from tigrismount.telemetry import configure_logging, mount_status
+from tigrismount.telemetry import Takeovers, configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
+from tigrismount.vfs.journal import NodeJournal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_DRAIN_S = 5.0
+"""How long blocks that were fetched may still go to the disk once the mount is gone; half of what the supervisor
+grants in all."""
 _SETTLE_S = 3.0
 """How long flights may take to settle once the mount is gone; a body in transit is cut at once."""
 _EXIT_FAILED = 1
@@ -64,21 +69,31 @@ class Engine:
         config: The mount.
         client: The store.
         cache: The disk cache, or none.
+        takeovers: What happened to the workers before this one.
     """
 
-    def __init__(self, config: MountConfig, client: S3Client, cache: DiskBlockCache | NoCache) -> None:
+    def __init__(
+        self, config: MountConfig, client: S3Client, cache: DiskBlockCache | NoCache, takeovers: Takeovers
+    ) -> None:
         self.config = config
+        self.takeovers = takeovers
         self.client = client
         self.cache = cache
         self.store = BlockStore(client, cache, config.blocks)
         self.readers = Readers(self.store, config.reader)
-        self.filesystem = FileSystem(client, self.readers, config.vfs, clock=time.monotonic, cache=cache)
+        self.journal = NodeJournal()
+        self.filesystem = FileSystem(
+            client, self.readers, config.vfs, clock=time.monotonic, cache=cache, on_new=self.journal.append
+        )
+        self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix)
         self._started_s = time.monotonic()
 
     def status(self) -> dict[str, Any]:
         """Return what ``status`` shows of this mount."""
         return mount_status(
             self.config,
+            takeovers=self.takeovers,
+            degraded={"store": self.access.degraded, "journal": self.journal.degraded},
             supervisor_pid=os.getppid(),
             uptime_s=time.monotonic() - self._started_s,
             credentials=self.client.key_source,
@@ -91,8 +106,10 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
+async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIterator[Engine]:
     """Open the store and the cache, prove access, and run the layers while the context lasts.
+
+    Where this worker takes over, access was proved long ago: the store is looked at while it serves.
 
     Raises:
         TigrisMountError: Something is wrong that a person can mend; one line says what.
@@ -103,12 +120,17 @@ async def running_engine(config: MountConfig) -> AsyncIterator[Engine]:
     connect = partial(S3Client, config.s3, credentials, find_credentials=find)
     client = await trio.to_thread.run_sync(connect)
     try:
-        cache = await _open_beside_check(config, client)
-        engine = Engine(config, client, cache)
+        if takeovers.count:
+            cache = await _open_cache(config, or_none=(CacheError, ConfigError))
+        else:
+            cache = await _open_beside_check(config, client)
+        engine = Engine(config, client, cache, takeovers)
         try:
             async with trio.open_nursery() as nursery:
                 for service in (cache, engine.store, engine.readers):
                     await nursery.start(_run_service, service)
+                if takeovers.count:
+                    nursery.start_soon(engine.access.run)
                 yield engine
                 nursery.cancel_scope.cancel()
         finally:
@@ -123,19 +145,25 @@ async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> N
     await service.run(task_status=task_status)
 
 
+async def _open_cache(
+    config: MountConfig, or_none: tuple[type[TigrisMountError], ...] = (CacheError,)
+) -> DiskBlockCache | NoCache:
+    """Open the cache; what of *or_none* goes wrong with it costs speed and not the mount."""
+    if config.disk_cache is None:
+        return NoCache(config.blocks.block_bytes)
+    try:
+        return await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id)
+    except or_none as exc:
+        log.warning("mounting without the disk cache: %s", exc)
+        return NoCache(config.blocks.block_bytes, degraded=str(exc))
+
+
 async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlockCache | NoCache:
     """Open the cache while the store proves access: both take a round trip, and somebody waits."""
     opened: list[DiskBlockCache | NoCache] = []
 
     async def open_cache() -> None:
-        if config.disk_cache is None:
-            opened.append(NoCache(config.blocks.block_bytes))
-        else:
-            try:
-                opened.append(await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id))
-            except CacheError as exc:
-                log.warning("mounting without the disk cache: %s", exc)
-                opened.append(NoCache(config.blocks.block_bytes, degraded=str(exc)))
+        opened.append(await _open_cache(config))
 
     try:
         async with trio.open_nursery() as nursery:
@@ -165,7 +193,8 @@ class Worker:
         try:
             config = MountConfig.from_json(start.body["config"])
             configure_logging(config)
-            async with running_engine(config) as engine:
+            takeovers = Takeovers(start.body.get("takeovers", 0), start.body.get("takeover_reason", ""))
+            async with running_engine(config, takeovers) as engine:
                 await self._serve(engine)
         except (TigrisMountError, BaseExceptionGroup) as exc:
             error = _ours(exc)
@@ -180,9 +209,14 @@ class Worker:
     async def _serve(self, engine: Engine) -> None:
         session = Session(Adapter(engine.filesystem, engine.config.fuse))
         client = engine.client
-        self._channel.send("ready", listable=client.listable, warnings=[] if client.listable else client.notes())
+        self._channel.send(
+            "ready",
+            listable=client.listable,
+            warnings=[] if client.listable else client.notes(),
+            snapshot_version=engine.config.s3.snapshot_version,
+        )
         try:
-            await self._attach(session, engine.config)
+            await self._attach(session, engine)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
 
             async def status(_: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -195,6 +229,8 @@ class Worker:
                 self._channel.send("serving")
                 gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
                 await session.serve(engine.config.fuse)
+                with trio.move_on_after(_DRAIN_S):
+                    await engine.store.drain()
                 self._leave_soon()
                 nursery.cancel_scope.cancel()
         finally:
@@ -215,15 +251,21 @@ class Worker:
         timer.daemon = True
         timer.start()
 
-    async def _attach(self, session: Session, config: MountConfig) -> None:
-        """Get the kernel's descriptor and put it behind the library."""
+    async def _attach(self, session: Session, engine: Engine) -> None:
+        """Get the kernel's descriptor and put it behind the library; know every id that the kernel may ask for."""
         attach = await self._expect("attach")
+        filesystem, config = engine.filesystem, engine.config
+        fuse_fd, journal_fd = attach.fds
+        filesystem.restore(engine.journal.open(journal_fd, filesystem.nodes, self._send_journal))
         reply = await session.replay_init(bytes.fromhex(attach.body["init"]))
         background = config.fuse.max_background
         reply = patch_init_reply(reply, max_background=background, congestion_threshold=background * 3 // 4)
         self._channel.send("attached", init_reply=reply.hex())
         await self._expect("serve")
-        session.attach(attach.fds[0], resend=not attach.body["first"])
+        session.attach(fuse_fd, resend=not attach.body["first"])
+
+    def _send_journal(self, fd: int) -> None:
+        self._channel.send("journal", [fd])
 
     async def _expect(self, type_: str) -> Message:
         await trio.lowlevel.wait_readable(self._channel)

@@ -10,13 +10,13 @@ import logging
 import os
 import resource
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tigrismount import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tigrismount.blocks.statistics import BlocksStatistics
     from tigrismount.cache.base import CacheStatistics
@@ -25,9 +25,21 @@ if TYPE_CHECKING:
     from tigrismount.vfs.entries import VfsStatistics
 
 
+@dataclass(frozen=True, slots=True)
+class Takeovers:
+    """How often a worker of this mount took over from one that ended."""
+
+    count: int = 0
+    """Workers so far, less one."""
+    reason: str = ""
+    """How the worker before this one ended; empty for the first."""
+
+
 def mount_status(
     config: MountConfig,
     *,
+    takeovers: Takeovers,
+    degraded: Mapping[str, str],
     supervisor_pid: int,
     uptime_s: float,
     credentials: str,
@@ -41,6 +53,8 @@ def mount_status(
 
     Args:
         config: The mount's configuration in force.
+        takeovers: What happened to the workers before this one.
+        degraded: By what part: why it works less well than it could; empty where it does not.
         supervisor_pid: Process that holds the mount.
         uptime_s: Seconds since the worker began to serve.
         credentials: Which source of credentials won; never a secret.
@@ -64,7 +78,8 @@ def mount_status(
         "snapshot": config.s3.snapshot_version,
         "credentials": credentials,
         "notes": list(notes),
-        "degraded": [f"cache: {cache.degraded}"] if cache.degraded else [],
+        "takeovers": {"count": takeovers.count, "last_reason": takeovers.reason or None},
+        "degraded": [f"{part}: {why}" for part, why in {"cache": cache.degraded, **degraded}.items() if why],
         "bytes": {
             "ram": blocks.bytes_hit,
             "flight": blocks.bytes_waited,

@@ -31,6 +31,7 @@ def config_for(mountpoint: Path | str, **members: object) -> dict:
         "log_file": None,
         "log_format": "text",
         "log_level": "debug",
+        "s3": {"snapshot": None, "snapshot_version": None},
         **members,
     }
 

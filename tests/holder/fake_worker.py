@@ -1,6 +1,7 @@
 """A worker without an engine: speaks the supervisor's protocol and answers the kernel with an empty directory.
 
-What it does wrong is told in the configuration's ``fake`` member. It answers raw FUSE messages (linux/fuse.h), so that
+What it does wrong is told in the configuration's ``fake`` member; its ``successor`` member holds what is different for
+workers that take over. It answers raw FUSE messages (linux/fuse.h), so that
 it starts in milliseconds and needs no library.
 """
 
@@ -19,6 +20,7 @@ from tigrismount.holder.init import describe_init
 from tigrismount.holder.protocol import Channel
 
 LOOKUP, GETATTR, STATFS, OPENDIR, READDIR, RELEASEDIR, ACCESS = 1, 3, 17, 27, 28, 29, 34
+RESEND = struct.pack("=IiQ", 16, 7, 0)
 NO_REPLY = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 
 
@@ -53,15 +55,17 @@ def serve(fuse_fd: int, channel: Channel, fake: dict) -> None:
             channel.send("stopped", reason=errno.errorcode[exc.errno])
             return
         _, opcode, unique = struct.unpack_from("=IIQ", request)
-        if opcode in NO_REPLY or fake.get("hangs") == "serving":
+        if opcode in NO_REPLY or fake.get("hangs") == "serving" or os.path.exists(fake.get("swallows_while", "")):
             continue
+        if os.path.exists(fake.get("dies_of_requests_while", "")):
+            os.kill(os.getpid(), signal.SIGKILL)
         reply = answer(opcode, fake)
         body, error = (b"", reply) if isinstance(reply, int) else (reply, 0)
         os.write(fuse_fd, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
 
 
 def misbehave(fake: dict, stage: str) -> None:
-    if fake.get("dies") == stage:
+    if fake.get("dies") == stage and os.path.exists(fake.get("dies_while", "/")):
         print("something terrible", file=sys.stderr)
         os._exit(7)
     if fake.get("killed") == stage:
@@ -70,18 +74,32 @@ def misbehave(fake: dict, stage: str) -> None:
         time.sleep(600)
 
 
+def keep_journal(channel: Channel, fd: int, fake: dict) -> None:
+    """Write one letter behind those of the workers before; where told so, into a new journal."""
+    letters = os.pread(fd, 100, 0) + b"x"
+    print(f"journal: {letters.decode()}", file=sys.stderr)
+    if fake.get("rewrites_journal"):
+        fd = os.memfd_create("journal")
+        channel.send("journal", [fd])
+    os.pwrite(fd, letters, 0)
+
+
 def main() -> None:
     channel = Channel.from_fd(int(sys.argv[sys.argv.index("--holder-fd") + 1]))
-    config = channel.receive().body["config"]
+    start = channel.receive().body
+    config = start["config"]
     fake = config.get("fake", {})
+    if start.get("takeovers"):
+        fake = {**fake, **fake.get("successor", {})}
+        print(f"takeover {start['takeovers']}: {start['takeover_reason']}", file=sys.stderr)
     if fake.get("ignores_sigterm"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("fake worker started", file=sys.stderr)
+    print(f"fake worker started, s3: {config.get('s3')}", file=sys.stderr)
     if "fails" in fake:
         channel.send("failed", **fake["fails"])
         sys.exit(1)
     misbehave(fake, "ready")
-    channel.send("ready")
+    channel.send("ready", **fake.get("ready", {}))
     attach = channel.receive()
     if attach is None:
         return
@@ -90,9 +108,13 @@ def main() -> None:
     channel.send("attached", init_reply=fake.get("init_reply", reply))
     if channel.receive() is None:
         return
+    fuse_fd, journal_fd = attach.fds
+    keep_journal(channel, journal_fd, fake)
+    if not attach.body["first"]:
+        os.write(fuse_fd, RESEND)
     channel.send("serving")
     misbehave(fake, "serve")
-    serve(attach.fds[0], channel, fake)
+    serve(fuse_fd, channel, fake)
 
 
 if __name__ == "__main__":

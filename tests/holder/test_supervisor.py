@@ -16,7 +16,7 @@ from tigrismount.holder.request import Deadlines
 
 pytestmark = pytest.mark.fuse
 
-SHORT = Deadlines(start_s=1.5, unmount_grace_s=0, stop_s=1)
+SHORT = Deadlines(start_s=1.5, unmount_grace_s=0, stop_s=1, takeover_s=1.5)
 
 
 def health(mountpoint) -> Health:
@@ -82,18 +82,10 @@ def test_unmounting_by_hand_ends_supervisor_and_worker(supervise, mountpoint):
     assert "was unmounted" in supervised.log.read_text()
 
 
-def test_a_dead_worker_leaves_an_error_not_an_empty_directory(supervise, mountpoint):
-    supervised = supervise()
-    os.kill(supervised.outcome.worker_pid, signal.SIGKILL)
-    assert supervised.wait() == 1
-    assert health(mountpoint) is Health.DEAD
-    assert "was killed by SIGKILL" in supervised.log.read_text()
-
-
 def test_a_dead_mount_is_replaced(supervise, mountpoint):
-    first = supervise()
+    first = supervise(successor={"dies": "ready"}, deadlines=SHORT)
     os.kill(first.outcome.worker_pid, signal.SIGKILL)
-    first.wait()
+    assert first.wait() == 1
     second = supervise()
     assert second.outcome.ok, second.outcome
     assert health(mountpoint) is Health.OK

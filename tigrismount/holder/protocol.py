@@ -7,12 +7,12 @@ one that the kernel had to cut is an error, and descriptors that came with a bad
 
 Conversation::
 
-    supervisor → worker   start {config}
-    worker → supervisor   ready {listable, warnings}, or failed {exit_code, message}
-    supervisor → worker   attach {init, first, mountpoint} + [fuse fd]
+    supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}
+    worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, message}
+    supervisor → worker   attach {init, first, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}
     supervisor → worker   serve
-    worker → supervisor   serving, later stopped {reason}
+    worker → supervisor   serving, later journal + [journal fd], and at last stopped {reason}
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_MESSAGE_BYTES = 64 << 10
 """Largest message: far above any configuration, far below the default socket buffer (208 KiB)."""
 
 MAX_FDS = 8
-"""Most descriptors in one message; one is needed today."""
+"""Most descriptors in one message; two are needed today."""
 
 
 @dataclass(frozen=True, slots=True)

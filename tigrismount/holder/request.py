@@ -28,6 +28,8 @@ class Deadlines:
     """From the worker's start to the proven mount; the store's own metadata timeout is half of it."""
     unmount_grace_s: float = 10.0
     """How long a busy mount is given before it is taken away lazily, when the supervisor is told to stop."""
+    takeover_s: float = 60.0
+    """Longest time without a worker: beyond it, whoever waits for a read is better off with an error."""
     stop_s: float = 10.0
     """How long a worker may take to end, before it is killed; it has the cache's last records to write."""
 

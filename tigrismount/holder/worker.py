@@ -28,14 +28,22 @@ class Worker:
         command: Program and arguments; ``--holder-fd N`` is added.
         events: The loop that its descriptors are watched in.
         log: Told each line that it writes.
+        keep_journal: Given the descriptor of a journal that it has written anew.
 
     Raises:
         MountError: It cannot be started.
     """
 
-    def __init__(self, command: tuple[str, ...], events: Events, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        events: Events,
+        log: Callable[[str], None],
+        keep_journal: Callable[[int], None] = os.close,
+    ) -> None:
         self._events = events
         self._log = log
+        self._keep_journal = keep_journal
         self.channel, theirs = Channel.pair()
         self.messages: collections.deque[Message] = collections.deque()
         self.is_connected = True
@@ -114,9 +122,11 @@ class Worker:
         if message is None:
             self._disconnect()
             return
-        for fd in message.fds:  # a worker has none to give
-            os.close(fd)
-        self.messages.append(message)
+        keep = self._keep_journal if message.type == "journal" and len(message.fds) == 1 else os.close
+        for fd in message.fds:
+            keep(fd)
+        if message.type != "journal":
+            self.messages.append(message)
 
     def _disconnect(self) -> None:
         self._events.unwatch(self.channel.fileno())

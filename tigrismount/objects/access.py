@@ -1,0 +1,56 @@
+"""Whether the store can be reached, found out beside the service of a worker that has taken over a mount.
+
+The first worker of a mount proves access before anything is mounted. A successor must not: a mount is not lost because
+the store is away when a worker dies, and readers wait while it starts. It serves what is cached at once, looks beside
+that, and says what it found.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.errors import TigrisMountError
+
+if TYPE_CHECKING:
+    from tigrismount.objects.client import ObjectClient
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 10.0
+"""Time between two looks while access fails: soon enough for a person who watches ``status``, rare for the store."""
+
+
+class AccessWatch:
+    """Looks until access is proved once.
+
+    Args:
+        client: The store.
+        bucket: As for :meth:`ObjectClient.check_access`.
+        prefix: Likewise.
+    """
+
+    def __init__(self, client: ObjectClient, bucket: str, prefix: str) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = prefix
+        self.degraded = ""
+        """Why access failed when it was last tried; empty while nothing is known against it."""
+
+    async def run(self) -> None:
+        """Return once access is proved."""
+        while True:
+            try:
+                await self._client.check_access(self._bucket, self._prefix)
+            except TigrisMountError as exc:
+                if not self.degraded:
+                    log.warning("serving what is cached, as the store cannot be used: %s", exc)
+                self.degraded = str(exc)
+            else:
+                break
+            await trio.sleep(_AGAIN_S)
+        if self.degraded:
+            log.info("the store can be used again")
+        self.degraded = ""
