@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tigrismount.demo.command import run_child
+from tigrismount.demo.faults import FaultRule
 
 WALK = "print(json.dumps(sorted(os.listdir(path))))"
 
@@ -119,3 +123,53 @@ def test_hidden_keys_are_counted_in_the_status(bucket, mount, mountpoint, python
     assert (names["hidden_keys"], names["shadowed_keys"]) == (1, 1)
     assert "hidden keys" in shown
     assert "shadowed keys" in shown
+
+
+@pytest.fixture
+def huge(bucket):
+    """A directory of two pages."""
+    names = [f"{number:05}" for number in range(1100)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: bucket.put(f"d/{name}", b"1"), names))
+    return names
+
+
+_FIRST = """
+with os.scandir(path) as entries:
+    print(next(entries).name, flush=True)
+    sys.stdin.readline()
+    print(json.dumps([entry.name for entry in entries]), flush=True)
+"""
+
+
+def test_the_first_names_appear_before_the_second_page_is_there_and_no_name_twice(bucket, mount, mountpoint, huge):
+    """The second page waits until the test has seen the first name, and keys come and go meanwhile."""
+    later = FaultRule(match="continuation-token", action="delay", delay_s=3.0, count=-1)
+    with mount(f"s3://{bucket.name}", "--metadata-ttl=0"):
+        bucket.s3.inject(later)
+        bucket.s3.reset_requests()
+        code = "import json, os, sys\npath = sys.argv[1]\n" + _FIRST
+        command = [sys.executable, "-c", code, str(mountpoint / "d")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            try:
+                first = reader.stdout.readline().strip()
+                asked = bucket.s3.requests("ListObjectsV2")
+                bucket.s3.inject()
+                bucket.client.delete_object(Bucket=bucket.name, Key="d/00001")
+                bucket.put("d/00000a", b"1")
+                rest = json.loads(reader.communicate("go\n", timeout=60)[0])
+            finally:
+                reader.kill()
+    assert not any("continuation-token" in request.query for request in asked)
+    found = [first, *rest]
+    assert len(set(found)) == len(found), "a name was shown twice"
+    assert set(found) >= set(huge) - {"00001"}
+    assert set(found) <= {*huge, "00000a"}
+
+
+def test_tools_that_look_at_the_filesystem_are_content(bucket, mount, mountpoint):
+    bucket.put("d/file", b"1")
+    with mount(f"s3://{bucket.name}"):
+        for command in ("df", "df -i", "stat -f", "du -s", "find", "ls -lR", "test -r"):
+            finished = run_child(*command.split(), str(mountpoint))
+            assert (finished.status, finished.errors) == (0, ""), command
