@@ -312,3 +312,27 @@ async def test_a_read_over_two_parts_waits_for_the_slower_one() -> None:
         assert len(got) == 1
         client.head.set()
     assert got[1:] == [data[8192:24_576]]
+
+
+async def test_a_read_over_two_parts_is_spared_the_failure_of_bytes_it_does_not_need() -> None:
+    client = _HeadLast()
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    client.fail(StaleObjectError("changed"), after_bytes=16 * KIB)
+    tail = client.hold("GET", after_bytes=4096)
+    config = BlocksConfig(block_bytes=BLOCK, memory_limit_bytes=MIB, concurrency=4)
+    got: list[bytes] = []
+
+    async def reader(start: int, stop: int) -> None:
+        got.append(bytes(await store.read(obj, start, stop)))
+
+    async with running(BlockStore(client, NoCache(BLOCK), config)) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(reader, 20_000, 20_100)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(reader, 8192, 24_576)
+        await wait_all_tasks_blocked()
+        tail.set()
+        await wait_all_tasks_blocked()
+        assert store.statistics().failed_parts == 1
+        client.head.set()
+    assert got == [data[20_000:20_100], data[8192:24_576]]

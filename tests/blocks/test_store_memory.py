@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, ObjectId, Priority
+from tigrismount.errors import ObjectUnavailableError
 
 from .conftest import KIB, pattern
 
@@ -123,3 +126,42 @@ async def test_a_plan_outlives_the_news_that_the_disk_counts_in_other_blocks(cli
         store.plan(obj, [Extent(3 * BLOCK, 5 * BLOCK)], Priority.READAHEAD)
         await wait_all_tasks_blocked()
     assert client.requests == [("GET", "a", 2 * BLOCK, 6 * BLOCK)]
+
+
+async def test_evicting_a_block_with_queued_parts_lets_its_version_go(client, open_store) -> None:
+    data = pattern(2 * BLOCK)
+    obj, other, slow = (client.put(key, data) for key in "abc")
+    gate = client.hold("GET", "c")
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    async with open_store(cache=disk, memory_limit_bytes=3 * BLOCK, concurrency=1) as store:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.read, slow, 0, 10, Priority.PREFETCH)  # takes the only flight but demand's
+            await wait_all_tasks_blocked()
+            await _check(store, obj, data, BLOCK // 2, BLOCK)
+            assert store.statistics().queued == 1, "the head"
+            await _check(store, obj, data, BLOCK, 2 * BLOCK)
+            await wait_all_tasks_blocked()
+            await _check(store, other, data, 0, BLOCK)
+            assert store.statistics().queued == 0
+            gate.set()
+        await wait_all_tasks_blocked()
+        store.check_idle()
+
+
+async def test_a_read_without_hurry_survives_the_failure_of_another_one(client, open_store, autojump_clock) -> None:
+    data = pattern(2 * BLOCK)
+    obj = client.put("a", data)
+    client.fail(ObjectUnavailableError("broken"))
+    got: list[bytes] = []
+
+    async def reader(start: int) -> None:
+        with contextlib.suppress(ObjectUnavailableError):
+            got.append(bytes(await store.read(obj, start, start + BLOCK, Priority.PREFETCH)))
+
+    async with open_store(concurrency=1) as store:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(reader, 0)
+                nursery.start_soon(reader, BLOCK)
+    assert len(got) == 1
+    assert len(client.requests) == 2

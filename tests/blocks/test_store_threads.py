@@ -98,5 +98,6 @@ async def test_small_concurrent_reads_are_right_and_none_is_forgotten(failing: i
         with trio.fail_after(10):
             while store.statistics().flights:  # noqa: ASYNC110 - threads are out: there is no event to wait for
                 await trio.sleep(0.01)
+            await store.drain()
         store.check_idle()
     assert served == 2000

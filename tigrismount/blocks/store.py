@@ -620,10 +620,11 @@ class BlockStore:
 
     def _evict(self, block: Block) -> None:
         self._counters.evicted_blocks += 1
+        was_wanted = bool(block.parts)
         block.drop_queued()
         self._forget(block)
         block.state.planned.pop(block.index, None)
-        if not block.state.blocks:
+        if was_wanted or not block.state.blocks:
             self._retire(block.state)
 
     def _forget(self, block: Block) -> None:
