@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,19 @@ async def test_a_command_that_fails_is_an_answer_and_the_server_goes_on(path: st
     assert await _ask(path, "status")
 
 
-@pytest.mark.parametrize("line", [b"", b"\n", b"[]\n", b"nonsense\n", b"\xff\xfe\n", b"x" * (MAX_REQUEST_BYTES + 10)])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"\n",
+        b"[]\n",
+        b"nonsense\n",
+        b"\xff\xfe\n",
+        b"[" * 60_000 + b"\n",
+        b'{"command": []}\n',
+        b"x" * (MAX_REQUEST_BYTES + 10),
+    ],
+)
 async def test_nonsense_harms_nobody(path: str, nursery: trio.Nursery, line: bytes) -> None:
     await nursery.start(_server(path).run)
     with trio.fail_after(10):
@@ -94,3 +107,27 @@ async def test_a_successors_socket_is_left_alone(path: str) -> None:
             first.cancel_scope.cancel()
         assert await _ask(path, "status"), "the successor still answers"
         outer.cancel_scope.cancel()
+
+
+async def test_a_shortage_of_descriptors_delays_answers_and_ends_nothing(
+    path: str, nursery: trio.Nursery, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    await nursery.start(_server(path).run)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+        try:
+            await trio.sleep(5)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert "cannot take a control connection" in caplog.text
+    async with await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b'{"command": "status"}\n')
+        assert json.loads(await stream.receive_some(1 << 16)) == {"mountpoint": "/models"}
+
+
+async def test_a_socket_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Path) -> None:
+    path = str(tmp_path / ("d" * 120) / "a.sock")
+    with pytest.raises(MountError, match="control socket cannot be made"):
+        await _server(path).run()

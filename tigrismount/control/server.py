@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tigrismount.control.paths import ensure_runtime_directory
+from tigrismount.errors import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +29,8 @@ MAX_REQUEST_BYTES = 64 << 10
 """Longest request line; ours are below 1 KiB."""
 _IDLE_S = 10.0
 """A client that says nothing for so long is hung up on."""
+_ACCEPT_PAUSE_S = 1.0
+"""How long to wait when a connection cannot be taken; the next attempt would fail as fast."""
 _UCRED = struct.Struct("=iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -49,22 +52,24 @@ class ControlServer:
         """Listen and answer until cancelled; removes the socket on the way out.
 
         Raises:
-            MountError: The directory is not this user's alone.
+            MountError: The directory is not this user's alone, or the socket cannot be made.
         """
         ensure_runtime_directory(os.path.dirname(self._path))
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
         with trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            await listener.bind(self._path)
-            os.chmod(self._path, 0o600)
-            listener.listen(16)
-            ours = os.stat(self._path).st_ino
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
+                await listener.bind(self._path)
+                os.chmod(self._path, 0o600)
+                listener.listen(16)
+                ours = os.stat(self._path).st_ino
+            except OSError as exc:
+                raise MountError(f"{self._path}: the control socket cannot be made: {exc.strerror or exc}") from exc
             try:
                 async with trio.open_nursery() as nursery:
                     task_status.started()
                     while True:
-                        connection, _ = await listener.accept()
-                        nursery.start_soon(self._serve, connection)
+                        nursery.start_soon(self._serve, await _accept(listener))
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     if os.stat(self._path).st_ino == ours:  # else a successor listens there already
@@ -93,6 +98,18 @@ class ControlServer:
         except (ValueError, TypeError, KeyError):
             return {"error": f"not a command; known are: {', '.join(sorted(self._handlers))}"}
         return await handler(request)
+
+
+async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:
+    """Return the next connection, however long descriptors are short: a mount does not end for that."""
+    while True:
+        try:
+            connection, _ = await listener.accept()
+        except OSError as exc:
+            log.warning("cannot take a control connection: %s", exc.strerror)
+            await trio.sleep(_ACCEPT_PAUSE_S)
+        else:
+            return connection
 
 
 async def _line(stream: trio.SocketStream) -> bytes:
