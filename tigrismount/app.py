@@ -34,6 +34,7 @@ from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
 from tigrismount.errors import CacheError, ConfigError, MountError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
+from tigrismount.fuse.invalidation import forget_names
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
@@ -223,8 +224,15 @@ class Worker:
                 await trio.lowlevel.checkpoint()
                 return engine.status()
 
+            handlers = {"status": status, "refresh": partial(_refresh, engine)}
             async with trio.open_nursery() as nursery:
-                await nursery.start(ControlServer(path, {"status": status}).run)
+                try:
+                    await nursery.start(ControlServer(path, handlers).run)
+                except MountError as exc:
+                    if not engine.takeovers.count:
+                        raise
+                    # A user's runtime directory goes when they log out; those who read the mount are still there.
+                    log.warning("serving without status: %s", exc)
                 nursery.start_soon(_stop_on_signal, session)
                 self._channel.send("serving")
                 gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
@@ -289,6 +297,14 @@ def _ours(error: BaseException) -> TigrisMountError | None:
     return None if None in found else found[0]
 
 
+async def _refresh(engine: Engine, request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Forget what is known at and below a path of the mount, here and in the kernel."""
+    names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
+    entries = engine.filesystem.refresh(names)
+    await forget_names(entries)
+    return {"names": len(entries)}
+
+
 async def _stop_on_signal(session: Session) -> None:
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async for _ in signals:
@@ -312,6 +328,7 @@ def main() -> int:
 if __name__ == "__main__":
     status = main()
     # Abandoned fetching threads may still wait for the store; the process has nothing left to lose.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # the supervisor and its end of the pipe may be gone
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)
