@@ -224,7 +224,10 @@ class Worker:
                 await trio.lowlevel.checkpoint()
                 return engine.status()
 
-            handlers = {"status": status, "refresh": partial(_refresh, engine)}
+            async def refresh(request: Mapping[str, Any]) -> Mapping[str, Any]:
+                return await _refresh(engine, request)
+
+            handlers = {"status": status, "refresh": refresh}
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(ControlServer(path, handlers).run)

@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "Show what is mounted, and how it does.",
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
     "snapshots": "List the snapshots of a Tigris bucket.",
+    "refresh": "Forget what is known of a path, so that a change is seen at once.",
     "cache": "Look into a disk cache.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tigrismount.core.listing import Dentry, Listing
     from tigrismount.core.names import DirectoryKey
 
@@ -80,6 +82,15 @@ class Dentries:
         self._there.drop((where, name))
         self._missing.put((where, name), observed_s)
         return self._negative(observed_s, observed_s + self._negative_ttl_s, now_s)
+
+    def expire(self, places: Callable[[DirectoryKey, bytes], bool]) -> None:
+        """Forget the names, there or missing, that *places* holds true of."""
+        self._there.drop_all(places)
+        self._missing.drop_all(places)
+
+    def missing_in(self, where: DirectoryKey) -> list[bytes]:
+        """Return the names that are remembered as missing in a directory."""
+        return [name for place, name in self._missing.places() if place == where]
 
     def positive(self, dentry: Dentry, now_s: float) -> Known:
         """Return the answer that *dentry* gives now."""
@@ -152,3 +163,10 @@ class _Bounded(Generic[V]):
 
     def drop(self, place: tuple[DirectoryKey, bytes]) -> None:
         self._table.pop(place, None)
+
+    def drop_all(self, places: Callable[[DirectoryKey, bytes], bool]) -> None:
+        for place in [place for place in self._table if places(*place)]:
+            del self._table[place]
+
+    def places(self) -> list[tuple[DirectoryKey, bytes]]:
+        return list(self._table)

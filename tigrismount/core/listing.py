@@ -25,7 +25,7 @@ from tigrismount.core.names import SIZE_MAX_BYTES, DirectoryKey, key_bytes, to_n
 from tigrismount.errors import ObjectProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tigrismount.core.inodes import VersionInfo
 
@@ -77,6 +77,7 @@ class Listing:
         "hidden",
         "next_token",
         "shadowed",
+        "stale",
         "started_s",
         "where",
     )
@@ -95,6 +96,8 @@ class Listing:
         """Rows that no path can express, or no file as its size is none."""
         self.shadowed = 0
         """Files that a directory of the same name hides."""
+        self.stale = False
+        """Whether somebody said that it may be wrong: then only readers that are in it go on with it."""
         self._by_name: dict[bytes, Dentry] = {}
         self._held: list[tuple[bytes, Dentry]] = []
         self._last = b""
@@ -244,9 +247,16 @@ class ListingShelf:
         self._trim()
 
     def newest(self, where: DirectoryKey) -> Listing | None:
-        """Return the newest listing of a directory, fresh or not."""
+        """Return the newest listing of a directory, fresh or not; None where there is none to be trusted at all."""
         listings = self._shelf.get(where)
-        return listings[-1] if listings else None
+        return listings[-1] if listings and not listings[-1].stale else None
+
+    def expire(self, places: Callable[[DirectoryKey], bool]) -> None:
+        """Trust no listing any more of a directory that *places* holds true of."""
+        for where, listings in self._shelf.items():
+            if places(where):
+                for listing in listings:
+                    listing.stale = True
 
     def newest_of_each(self) -> list[Listing]:
         """Return the newest listing of every directory that has one."""
@@ -262,7 +272,7 @@ class ListingShelf:
         self._shelf.move_to_end(where)
         generation, ordinal = divmod(cursor, 1 << ORDINAL_BITS)
         newest = listings[-1] if listings else None
-        if newest is None or (cursor == 0 and now_s >= newest.started_s + self._ttl_s):
+        if newest is None or (cursor == 0 and (newest.stale or now_s >= newest.started_s + self._ttl_s)):
             newest = self._begin(where, listings, now_s)
         elif cursor != 0:
             newest = next((listing for listing in listings if listing.generation == generation), newest)

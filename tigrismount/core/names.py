@@ -42,6 +42,10 @@ class DirectoryKey(NamedTuple):
         """Whether the names in it are buckets."""
         return not self.bucket
 
+    def holds(self, other: DirectoryKey) -> bool:
+        """Tell whether *other* is this directory or lies below it."""
+        return self.holds_buckets or (self.bucket == other.bucket and other.prefix.startswith(self.prefix))
+
     def key_of(self, name: bytes) -> str:
         """Return the key of the file *name* in this directory; the directory of that name lies under it and ``/``."""
         return self.prefix + name.decode("utf-8", "surrogateescape")

@@ -56,6 +56,7 @@ class Directories:
         self.listings = 0
         """Listings begun."""
         self._links = LinkFinder(client)
+        self._expirations = 0
         self._asking: SingleFlight[Known] = SingleFlight()
         self._listing: SingleFlight[None] = SingleFlight()
 
@@ -92,6 +93,17 @@ class Directories:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return listing, ordinal
 
+    def expire(self, where: DirectoryKey, name: bytes | None) -> None:
+        """Forget what is known of *name* in a directory and of all below it; of the directory itself where it is None.
+
+        Requests on their way may have asked before: their answers are given, and not remembered.
+        """
+        below = where if name is None else where.child(name)
+        self.shelf.expire(lambda place: below.holds(place) or (name is not None and place == where))
+        self.dentries.expire(lambda place, found: below.holds(place) or (place, found) == (where, name))
+        self._asking = SingleFlight()
+        self._expirations += 1
+
     async def _find_bucket(self, where: DirectoryKey, name: bytes) -> Known:
         """Return what *name* stands for among the buckets, which can only be listed."""
         self.lookups_asked += 1
@@ -106,8 +118,10 @@ class Directories:
 
     async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
         self.lookups_asked += 1
-        asked_s = self._clock()
+        asked_s, expirations = self._clock(), self._expirations
         dentry = await resolve(self._client, where, name, asked_s)
+        if self._expirations != expirations:
+            return Known(dentry, asked_s, 0.0)
         if dentry is None:
             return self.dentries.add_missing(where, name, asked_s, self._clock())
         return self.dentries.add(where, dentry, self._clock())

@@ -34,7 +34,7 @@ from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsSta
 from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.cache.base import BlockCache
@@ -197,6 +197,28 @@ class FileSystem:
         for node_id, count in forgotten:
             self._inodes.forget(node_id, count)
 
+    def refresh(self, path: Sequence[bytes]) -> list[tuple[int, bytes]]:
+        """Forget what is known of the names at and below *path*, so that the store is asked again.
+
+        Open files keep their versions, and readers of a directory finish the listing they are in.
+
+        Args:
+            path: Names from the root down; empty for everything.
+
+        Returns:
+            The names that the kernel must forget too, as (directory's node id, name); what lies below goes with them.
+        """
+        where = self._inodes.root.where
+        for name in path[:-1]:
+            where = where.child(name)
+        if path:
+            self._directories.expire(where, path[-1])
+            return [(self._inodes.directory(where).id, path[-1])]
+        names = {name for node in self._inodes.known() if (name := _name_in(where, node))}
+        names.update(self._directories.dentries.missing_in(where))
+        self._directories.expire(where, None)
+        return [(self._inodes.root.id, name) for name in sorted(names)]
+
     def statfs(self) -> FilesystemInfo:
         """Return what is known about the filesystem as a whole, which is little."""
         return FilesystemInfo()
@@ -357,6 +379,14 @@ class FileSystem:
         file.opens += 1
         self._inodes.add_handle(node)
         return file
+
+
+def _name_in(where: DirectoryKey, node: Node) -> bytes:
+    """Return the name of *node* where it lies in that very directory, else nothing."""
+    if where.holds_buckets:
+        return b"" if node.key else node.bucket.encode()
+    rest = node.key[len(where.prefix) :].removesuffix("/")
+    return b"" if "/" in rest else rest.encode("utf-8", "surrogateescape")
 
 
 def _whole(data: Buffer, file: _OpenFile, start: int, stop: int) -> Buffer:

@@ -1,0 +1,47 @@
+"""``tigrismount refresh``: forget what is known of a path, so that a change in the bucket is seen at once."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.control.client import StaleSocketError, request
+from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.holder.mountinfo import MountEntry, read_mounts
+
+_ANSWER_TIMEOUT_S = 30.0  # the kernel waits for look-ups in progress, and those for the store
+
+
+@click.command(epilog="Example: tigrismount refresh /models/llama")
+@click.argument("path")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
+def refresh(path: str) -> int:
+    """Forget what is known of PATH and all below it, so that the next look asks the store.
+
+    Files that are open keep their version.
+    """
+    mountpoint, below = _locate(path, read_mounts())
+    socket = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
+    try:
+        request(socket, "refresh", timeout_s=_ANSWER_TIMEOUT_S, below=below)
+    except StaleSocketError as exc:
+        raise CommandFailure(f"{mountpoint}: its daemon is gone, or another user's", NOT_FOUND) from exc
+    return 0
+
+
+def _locate(path: str, mounts: list[MountEntry]) -> tuple[str, str]:
+    """Return the mountpoint that *path* lies under, and the rest of it; nothing in the mount is touched.
+
+    Raises:
+        CommandFailure: It lies under none of ours.
+    """
+    absolute = os.path.abspath(path)
+    ours = [entry.mountpoint for entry in mounts if entry.is_ours]
+    for candidate in (absolute, os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))):
+        under = [point for point in ours if candidate == point or candidate.startswith(point.rstrip("/") + "/")]
+        if under:
+            mountpoint = max(under, key=len)
+            return mountpoint, candidate[len(mountpoint) :].strip("/")
+    raise CommandFailure(f"{path}: is not under a mount; 'tigrismount status' lists the mounts", NOT_FOUND)

@@ -1,0 +1,42 @@
+"""Makes the kernel forget names before their time is over.
+
+The kernel locks the directory for that, and a look-up that holds the lock waits for our answer. So it is told from a
+thread of its own, which may block, while the event loop goes on answering. The call is over when the name is gone.
+
+Source: libfuse, ``fuse_lowlevel_notify_inval_entry``: never call it in the path that answers requests.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pyfuse3
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+log = logging.getLogger(__name__)
+
+
+async def forget_names(entries: Iterable[tuple[int, bytes]]) -> None:
+    """Make the kernel forget *entries*; one that it does not know is no error.
+
+    Args:
+        entries: Names, as (directory's node id, name).
+    """
+    limiter = trio.CapacityLimiter(1)
+    for node_id, name in entries:
+        tell = partial(_forget, node_id, name)
+        await trio.to_thread.run_sync(tell, abandon_on_cancel=True, limiter=limiter)
+
+
+def _forget(node_id: int, name: bytes) -> None:
+    try:
+        pyfuse3.invalidate_entry(node_id, name)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        log.warning("the kernel keeps the name %r: %s", name, exc)
