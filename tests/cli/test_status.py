@@ -146,3 +146,12 @@ def test_json_has_a_list_of_mounts(tigrismount):
     ended = tigrismount("status", "--json")
     assert ended.exit_code == 0
     assert isinstance(json.loads(ended.out)["mounts"], list)
+
+
+def test_the_socket_of_a_worker_that_is_being_replaced_is_left_to_its_successor(runtime):
+    """Between two workers nobody listens; removed then, the successor's socket could be the one that goes."""
+    for mountpoint in ("/there", "/gone"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(socket_path(runtime, mountpoint))
+    collect_mounts(runtime, [entry("/there")])
+    assert os.listdir(runtime) == [os.path.basename(socket_path(runtime, "/there"))]

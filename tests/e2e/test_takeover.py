@@ -271,13 +271,13 @@ def test_a_worker_that_is_told_to_end_hands_over(mount, source, readers, record_
 
 
 @pytest.mark.slow
-def test_without_a_successor_readers_get_an_error(mount, source, child, tmp_path):
+def test_without_a_successor_readers_get_an_error(mount, source, child):
     """Killing every worker as soon as it is there: the crash loop ends, and nobody hangs."""
     with mount(source) as mounted:
         holder = child(HOLD, f"{mounted.path}/file")
         assert holder.stdout.readline() == "opened\n"
         supervisor = mounted.status()["supervisor_pid"]
-        stop = threading.Event()
+        killing, stop = threading.Event(), threading.Event()
 
         def kill_all() -> None:
             while not stop.is_set():
@@ -285,15 +285,17 @@ def test_without_a_successor_readers_get_an_error(mount, source, child, tmp_path
                     if pid != supervisor:
                         with contextlib.suppress(ProcessLookupError):
                             os.kill(pid, signal.SIGKILL)
+                killing.set()
 
         killer = threading.Thread(target=kill_all)
         killer.start()
         try:
+            assert killing.wait(30)
             assert holder.communicate("go\n", timeout=100)[0].strip() in ("ENOTCONN", "ECONNABORTED")
             assert wait_until(lambda: marked_processes(mounted.mark) == [])
         finally:
             stop.set()
             killer.join()
         assert is_mounted(mounted.path), "an empty directory must not take its place"
-        mount.run("status")  # clears the control sockets of dead workers
         mount.run("unmount", mounted.path).check()
+        mount.run("status")  # clears the control sockets of dead workers

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import click
@@ -18,7 +18,7 @@ from tigrismount.cli.table import print_table
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import format_size
 from tigrismount.control.client import StaleSocketError, drop_stale, request, sockets
-from tigrismount.control.paths import runtime_directory
+from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import MountEntry, canonical_mountpoint, read_mounts
 from tigrismount.holder.probe import Health, probe
@@ -70,14 +70,17 @@ def collect_mounts(directory: str, mounted: Iterable[MountEntry]) -> list[dict[s
     return [mounts[mountpoint] for mountpoint in sorted(mounts)]
 
 
-def _ask_all(directory: str, mountpoints: Container[str]) -> list[dict[str, Any]]:
-    """Ask every control socket of this user; sockets that nobody listens on are removed."""
+def _ask_all(directory: str, mountpoints: Collection[str]) -> list[dict[str, Any]]:
+    """Ask every control socket of this user; sockets that nobody listens on are removed, but not of live mounts."""
     mounts = []
+    # A worker that takes over may be about to listen where the one before it did.
+    in_use = {socket_path(directory, mountpoint) for mountpoint in mountpoints}
     for path in sockets(directory):
         try:
             mount = request(path, "status", timeout_s=_ANSWER_TIMEOUT_S)
         except StaleSocketError:
-            drop_stale(path)
+            if path not in in_use:
+                drop_stale(path)
         except MountError:
             continue  # the kernel's list has it, if it is mounted
         else:
