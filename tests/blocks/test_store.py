@@ -261,8 +261,7 @@ async def test_nothing_stays_behind(client: MemoryObjectClient, open_store) -> N
         await wait_all_tasks_blocked()
         figures = store.statistics()
         assert (figures.flights, figures.disk_flights, figures.queued) == (0, 0, 0)
-        for block in list(store._recent):
-            assert (block.pins, block.parts, block.waiters) == (0, [], [])
+        store.check_idle()
 
 
 class _Sliced:

@@ -78,6 +78,8 @@ class BufferPool:
         self._shrink(0)
 
     def _shrink(self, keep_bytes: int) -> None:
+        if self._free_bytes <= keep_bytes:
+            return
         # Odd sizes (small files) go first: they are the least likely to fit again.
         for size in sorted(self._free):
             buffers = self._free[size]

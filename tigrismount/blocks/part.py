@@ -164,6 +164,15 @@ class Block:
         """Whether its buffer may be taken away; parts that only wait in the queue do not hold it."""
         return self.buffer is not None and not self.pins and not any(part.started for part in self.parts)
 
+    def clear(self) -> None:
+        """Become absent; the caller has taken the buffer back."""
+        self.delivered_bytes = 0
+        self.buffer = None
+        self.complete = self.on_disk = False
+        self.have = Intervals()
+        if self.state.blocks.get(self.index) is self and not (self.pins or self.parts or self.waiters):
+            del self.state.blocks[self.index]
+
     def drop_queued(self) -> None:
         """Take back its parts that have not started."""
         for part in [part for part in self.parts if not part.started]:

@@ -55,7 +55,6 @@ class BlocksCounters:
         self.bytes_from_disk = 0
         self.parts = 0
         self.failed_parts = 0
-        self.evicted_blocks = 0
 
     def hit(self, size_bytes: int) -> None:
         """Count a read answered at once."""

@@ -8,19 +8,20 @@ Everything between two ``await``s is atomic, and all state changes happen in the
 only their part (see ``blocks.part``). Fetches run in the store's own nursery: a reader that gives up leaves its
 flight to the others.
 
-Memory: a block's buffer stays until it is needed for another block. Demand takes the least recently used buffer;
-plans only take buffers that no current plan wants, and leave a share of the budget to demand.
+Nothing waits for memory while it holds memory that others wait for: a read pins only the block whose bytes it waits
+for, parts in the queue hold nothing, and what has its memory starts before what has not (see ``blocks.memory`` for
+who gives way to whom).
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.blocks.buffers import PAGE_BYTES, BufferPool, page_ceil
+from tigrismount.blocks.buffers import PAGE_BYTES
+from tigrismount.blocks.memory import BlockMemory
 from tigrismount.blocks.part import NEVER, Block, ObjectState, Part, Waiter
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
@@ -52,26 +53,18 @@ class BlockStore:
         self._client = client
         self._cache = cache
         self._config = config
-        self._pool = BufferPool(config.memory_limit_bytes)
+        self._memory = BlockMemory(config, on_evicted=self._retire)
         self._queue = FlightQueue(config.concurrency, config.disk_concurrency)
         self._states: dict[ObjectId, ObjectState] = {}
-        self._recent: OrderedDict[Block, None] = OrderedDict()
-        """Blocks with a buffer, least recently used first."""
-        self._spent: OrderedDict[Block, None] = OrderedDict()
-        """Blocks that were read whole, oldest first."""
-        self._spent_bytes = 0
-        self._demand_reserve_bytes = min(max(2 * config.block_bytes, config.memory_limit_bytes // 16), self._half_limit)
         self._counters = BlocksCounters()
+        self._largest_block_bytes = max(config.block_bytes, config.memory_limit_bytes // 4)
+        """Largest blocks that the disk cache may count in; of larger ones too few would fit into memory."""
         self._closing = False
         self._writes = 0
         """Blocks on their way to the disk cache."""
         self._written = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-
-    @property
-    def _half_limit(self) -> int:
-        return self._config.memory_limit_bytes // 2
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the flights until cancelled; reads work only while this runs."""
@@ -109,8 +102,7 @@ class BlockStore:
             return self._try_read_across(state, start, stop)
         if not block.covers(start, stop):
             return None
-        self._recent.move_to_end(block)
-        self._delivered(block, stop - start)
+        self._memory.delivered(block, stop - start)
         self._counters.hit(stop - start)
         return block.view(start, stop)
 
@@ -122,8 +114,7 @@ class BlockStore:
                 return None
             pieces.append((block, piece_start, piece_stop))
         for block, piece_start, piece_stop in pieces:
-            self._recent.move_to_end(block)
-            self._delivered(block, piece_stop - piece_start)
+            self._memory.delivered(block, piece_stop - piece_start)
         self._counters.hit(stop - start)
         return b"".join(block.view(a, b) for block, a, b in pieces)
 
@@ -205,9 +196,10 @@ class BlockStore:
     def statistics(self) -> BlocksStatistics:
         """Return counters and gauges."""
         return self._counters.snapshot(
-            memory_limit_bytes=self._pool.limit_bytes,
-            memory_used_bytes=self._pool.used_bytes,
-            memory_held_bytes=self._pool.held_bytes,
+            evicted_blocks=self._memory.evicted_blocks,
+            memory_limit_bytes=self._memory.pool.limit_bytes,
+            memory_used_bytes=self._memory.pool.used_bytes,
+            memory_held_bytes=self._memory.pool.held_bytes,
             flights=self._queue.in_flight[False],
             disk_flights=self._queue.in_flight[True],
             queued=self._queue.queued(),
@@ -217,12 +209,7 @@ class BlockStore:
     def check_invariants(self) -> None:
         """Raise AssertionError where the books do not agree; for tests."""
         blocks = [block for state in self._states.values() for block in state.blocks.values()]
-        with_buffer = {block for block in blocks if block.buffer is not None}
-        assert with_buffer == set(self._recent), "a buffer belongs to one block of a known version"
-        assert self._pool.used_bytes == sum(page_ceil(block.length_bytes) for block in with_buffer)
-        assert self._pool.held_bytes <= self._pool.limit_bytes
-        assert set(self._spent) <= with_buffer
-        assert self._spent_bytes == sum(block.length_bytes for block in self._spent)
+        self._memory.check_invariants(blocks)
         for block in blocks:
             block.check_invariants()
         flying = {part for block in blocks for part in block.parts if part.started}
@@ -271,7 +258,7 @@ class BlockStore:
         finally:
             state.opening = False
             state.opened.set()
-        if state.cached is not None and state.cached.block_bytes > max(self._config.block_bytes, self._half_limit // 2):
+        if state.cached is not None and state.cached.block_bytes > self._largest_block_bytes:
             log.info("%s: reading without the disk cache: its blocks there are too large for memory", state.obj.key)
             state.cached.close()
             state.cached = None
@@ -280,7 +267,7 @@ class BlockStore:
             size_bytes = state.block_bytes
             planned = [Extent(index * size_bytes, (index + 1) * size_bytes) for index in state.planned]
             for block in list(state.blocks.values()):
-                self._forget(block)
+                self._memory.forget(block)
             state.block_bytes = state.cached.block_bytes
             self._set_plan(state, planned)
         self._queue.plan(state)
@@ -309,7 +296,7 @@ class BlockStore:
             Whether everything was there or on its way.
         """
         if block.buffer is not None:
-            self._recent.move_to_end(block)
+            self._memory.touch(block)
         missing = block.claimed().gaps(start, stop)
         for part in block.parts:
             if not part.started and part.priority > priority and part.start < stop and part.stop > start:
@@ -365,16 +352,8 @@ class BlockStore:
                 if not (joined and waiter.error.transient):
                     raise _again(waiter.error) from waiter.error
                 joined = False
-        self._recent.move_to_end(block)
-        self._delivered(block, stop - start)
+        self._memory.delivered(block, stop - start)
         return block.view(start, stop)
-
-    def _delivered(self, block: Block, size_bytes: int) -> None:
-        """Note that bytes went to a reader; a block that was read whole is *spent*."""
-        block.delivered_bytes += size_bytes
-        if block.delivered_bytes >= block.length_bytes and block not in self._spent:
-            self._spent[block] = None
-            self._spent_bytes += block.length_bytes
 
     def _notify(self, part: Part) -> None:
         """Called from a fetching thread."""
@@ -414,7 +393,7 @@ class BlockStore:
             return False
         # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
         # have a buffer. So nothing that is queued has to wait for what a plan holds.
-        if not self._allocate(part.blocks[0], demand=True):
+        if not self._memory.allocate(part.blocks[0], demand=True):
             part = self._queue.peek_ready(from_disk=from_disk)
             if part is None or not self._queue.slot(part.priority, from_disk=from_disk):
                 return False
@@ -441,8 +420,8 @@ class BlockStore:
                 state.pending.pop()
                 continue
             from_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
-            if not self._queue.slot(priority, from_disk=from_disk) or not self._allocate(block, demand=False):
-                self._drop_if_empty(block)
+            if not self._queue.slot(priority, from_disk=from_disk) or not self._memory.allocate(block, demand=False):
+                self._memory.forget_if_empty(block)
                 return False
             state.pending.pop()
             if from_disk:
@@ -470,8 +449,8 @@ class BlockStore:
             on_disk = state.cached is not None and state.cached.has(index)
             wanted = not (block.complete or block.parts or block.have.total or on_disk)
             fits = block.stop - part.start <= self._config.part_bytes
-            if not wanted or not fits or not self._allocate(block, demand=False):
-                self._drop_if_empty(block)
+            if not wanted or not fits or not self._memory.allocate(block, demand=False):
+                self._memory.forget_if_empty(block)
                 return
             part.add_block(block)
             state.pending.pop()
@@ -538,7 +517,7 @@ class BlockStore:
                 elif part.start + part.done < waiter.stop and part.stop > waiter.start:
                     waiter.error = error
                     waiter.event.set()
-            self._drop_if_empty(block)
+            self._memory.forget_if_empty(block)
         if error is not None:
             self._counters.failed_parts += 1
             self._stop_speculation(part.state)
@@ -555,7 +534,7 @@ class BlockStore:
                     part.drop()
             for waiter in block.waiters:
                 waiter.event.set()  # who waits without hurry asks for itself
-            self._drop_if_empty(block)
+            self._memory.forget_if_empty(block)
 
     def _complete(self, block: Block, *, from_disk: bool) -> None:
         block.complete = True
@@ -582,74 +561,6 @@ class BlockStore:
             self._pump()
             self._retire(block.state)
 
-    # ------------------------------------------------------------------ memory
-
-    def _allocate(self, block: Block, *, demand: bool) -> bool:
-        """Give *block* a buffer, unless it has one; return whether there was memory for it."""
-        reserve = 0 if demand else self._demand_reserve_bytes
-        while block.buffer is None:
-            if self._pool.can_take(block.length_bytes, reserve):
-                if self._spent_bytes > self._config.spent_bytes and not self._pool.has_free(block.length_bytes):
-                    self._recycle()
-                block.buffer = self._pool.take(block.length_bytes)
-                self._recent[block] = None
-                break
-            victim = self._victim(demand=demand)
-            if victim is None:
-                return False
-            self._evict(victim)
-        return True
-
-    def _recycle(self) -> None:
-        """Give up the oldest spent block that the disk has, so that its warm buffer is used instead of fresh memory."""
-        for block in self._spent:
-            if block.evictable and block.on_disk:
-                self._evict(block)
-                return
-
-    def _victim(self, *, demand: bool) -> Block | None:
-        """Return the block to evict: the least recently used one that no plan wants; for demand any, if need be."""
-        planned: Block | None = None
-        for block in self._recent:
-            if not block.evictable:
-                continue
-            if block.index not in block.state.planned:
-                return block
-            planned = block  # the last one of them is the furthest ahead, or nearly
-        return planned if demand else None
-
-    def _evict(self, block: Block) -> None:
-        self._counters.evicted_blocks += 1
-        was_wanted = bool(block.parts)
-        block.drop_queued()
-        self._forget(block)
-        block.state.planned.pop(block.index, None)
-        if was_wanted or not block.state.blocks:
-            self._retire(block.state)
-
-    def _forget(self, block: Block) -> None:
-        """Make *block* absent and reuse its buffer."""
-        if block.buffer is not None:
-            del self._recent[block]
-            self._pool.give(block.buffer)
-        self._detach(block)
-
-    def _detach(self, block: Block) -> None:
-        if block in self._spent:
-            del self._spent[block]
-            self._spent_bytes -= block.length_bytes
-        block.delivered_bytes = 0
-        block.buffer = None
-        block.complete = block.on_disk = False
-        block.have = type(block.have)()
-        if block.state.blocks.get(block.index) is block and not (block.pins or block.parts or block.waiters):
-            del block.state.blocks[block.index]
-
-    def _drop_if_empty(self, block: Block) -> None:
-        """Forget a block that was touched but holds nothing."""
-        if not (block.pins or block.parts or block.waiters or block.have.total or block.complete):
-            self._forget(block)
-
     def _unpin(self, block: Block) -> None:
         block.pins -= 1
         self._abandon(block)
@@ -658,7 +569,7 @@ class BlockStore:
         """Take back what is queued for a block that nobody waits for any more and that has no memory yet."""
         if not block.pins and block.buffer is None:
             block.drop_queued()
-        self._drop_if_empty(block)
+        self._memory.forget_if_empty(block)
 
 
 def _pieces(block_bytes: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,131 @@
+"""Which blocks have memory, and which give it up for others.
+
+A block keeps its buffer until another block needs it. Demand takes the least recently used buffer, and one that a
+plan wants when there is no other; plans only take buffers that no current plan wants, and leave a share of the budget
+to demand. Beyond ``spent_bytes``, blocks that were read whole and are on the disk give theirs up before fresh memory
+is touched.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from tigrismount.blocks.buffers import BufferPool, page_ceil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from tigrismount.blocks.options import BlocksConfig
+    from tigrismount.blocks.part import Block, ObjectState
+
+_RECYCLE_LOOKS = 64
+"""Spent blocks looked at for a warm buffer. Without a disk cache none will do, and small files can be many."""
+
+
+class BlockMemory:
+    """Gives blocks their buffers, under one hard budget.
+
+    Args:
+        config: Limits.
+        on_evicted: Told the version of a block that was thrown out, when that was its last one or had parts queued.
+    """
+
+    def __init__(self, config: BlocksConfig, on_evicted: Callable[[ObjectState], None]) -> None:
+        half_bytes = config.memory_limit_bytes // 2
+        self.pool = BufferPool(config.memory_limit_bytes)
+        self.evicted_blocks = 0
+        """Blocks whose memory was taken for others."""
+        self._on_evicted = on_evicted
+        self._demand_reserve_bytes = min(max(2 * config.block_bytes, config.memory_limit_bytes // 16), half_bytes)
+        self._spent_limit_bytes = config.spent_bytes
+        self._recent: OrderedDict[Block, None] = OrderedDict()
+        """Blocks with a buffer, least recently used first."""
+        self._spent: OrderedDict[Block, None] = OrderedDict()
+        """Blocks that were read whole, oldest first."""
+        self._spent_bytes = 0
+
+    def touch(self, block: Block) -> None:
+        """Note that *block*, which has a buffer, is used now."""
+        self._recent.move_to_end(block)
+
+    def delivered(self, block: Block, size_bytes: int) -> None:
+        """Note that bytes of *block* went to a reader; a block that was read whole is *spent*."""
+        self._recent.move_to_end(block)
+        block.delivered_bytes += size_bytes
+        if block.delivered_bytes >= block.length_bytes and block not in self._spent:
+            self._spent[block] = None
+            self._spent_bytes += block.length_bytes
+
+    def allocate(self, block: Block, *, demand: bool) -> bool:
+        """Give *block* a buffer, unless it has one; return whether there was memory for it.
+
+        Args:
+            block: Block of a known version.
+            demand: Whether somebody waits for it.
+        """
+        reserve_bytes = 0 if demand else self._demand_reserve_bytes
+        while block.buffer is None:
+            if self.pool.can_take(block.length_bytes, reserve_bytes):
+                if self._spent_bytes > self._spent_limit_bytes and not self.pool.has_free(block.length_bytes):
+                    self._recycle()
+                block.buffer = self.pool.take(block.length_bytes)
+                self._recent[block] = None
+                break
+            victim = self._victim(demand=demand)
+            if victim is None:
+                return False
+            self._evict(victim)
+        return True
+
+    def forget(self, block: Block) -> None:
+        """Make *block* absent and keep its buffer for reuse."""
+        if block.buffer is not None:
+            del self._recent[block]
+            self.pool.give(block.buffer)
+        if block in self._spent:
+            del self._spent[block]
+            self._spent_bytes -= block.length_bytes
+        block.clear()
+
+    def forget_if_empty(self, block: Block) -> None:
+        """Forget a block that was touched but holds nothing and that nobody waits for."""
+        if not (block.pins or block.parts or block.waiters or block.have.total or block.complete):
+            self.forget(block)
+
+    def check_invariants(self, blocks: Collection[Block]) -> None:
+        """Raise AssertionError where the books do not agree with *blocks*, which are all there are; for tests."""
+        with_buffer = {block for block in blocks if block.buffer is not None}
+        assert with_buffer == set(self._recent), "a buffer belongs to one block of a known version"
+        assert self.pool.used_bytes == sum(page_ceil(block.length_bytes) for block in with_buffer)
+        assert self.pool.held_bytes <= self.pool.limit_bytes
+        assert set(self._spent) <= with_buffer
+        assert self._spent_bytes == sum(block.length_bytes for block in self._spent)
+
+    def _recycle(self) -> None:
+        """Give up the oldest spent block that the disk has, so that its warm buffer is used instead of fresh memory."""
+        for block in islice(self._spent, _RECYCLE_LOOKS):
+            if block.evictable and block.on_disk:
+                self._evict(block)
+                return
+
+    def _victim(self, *, demand: bool) -> Block | None:
+        """Return the block to evict: the least recently used one that no plan wants; for demand any, if need be."""
+        planned: Block | None = None
+        for block in self._recent:
+            if not block.evictable:
+                continue
+            if block.index not in block.state.planned:
+                return block
+            planned = block  # the last one of them is the furthest ahead, or nearly
+        return planned if demand else None
+
+    def _evict(self, block: Block) -> None:
+        self.evicted_blocks += 1
+        had_parts = bool(block.parts)
+        block.drop_queued()
+        self.forget(block)
+        block.state.planned.pop(block.index, None)
+        if had_parts or not block.state.blocks:
+            self._on_evicted(block.state)
