@@ -43,6 +43,7 @@ operations = st.one_of(
     st.tuples(st.just("overwrite"), st.integers(0, 20), bodies),
     st.tuples(st.just("see it change"), st.integers(0, 20), bodies),
     st.tuples(st.just("delete"), st.integers(0, 20)),
+    st.tuples(st.just("refresh")),
     st.tuples(st.just("wait"), st.sampled_from([1.0, 5.0, 30.0, 60.0])),
 )
 
@@ -60,6 +61,8 @@ class Model:
     def __init__(self, bucket):
         self.bucket = dict(bucket)
         self.past = []
+        self.forgotten = 0
+        """Trees of the past that only those believe in who are in the middle of a listing."""
 
     def change(self, now_s, key, data):
         self.past.append((now_s, tree_of(self.bucket)))
@@ -70,7 +73,14 @@ class Model:
 
     def trees(self, now_s):
         """Return every tree that somebody who asked at *now_s* or later may believe in."""
-        return [tree for until_s, tree in self.past if until_s > now_s - TTL_S] + [tree_of(self.bucket)]
+        return self.since(now_s, self.past[self.forgotten :])
+
+    def trees_of_a_listing(self, began_s):
+        """Return every tree of which a listing that began then may show something."""
+        return self.since(began_s, self.past)
+
+    def since(self, now_s, past):
+        return [tree for until_s, tree in past if until_s > now_s - TTL_S] + [tree_of(self.bucket)]
 
 
 class Slow:
@@ -155,7 +165,7 @@ class Comparison:
         if self.slow is None:
             await self.world.fs.opendir(ROOT_NODE_ID)
             self.slow = Slow(self.world)
-        slow, trees = self.slow, self.model.trees(self.slow.began_s)
+        slow, trees = self.slow, self.model.trees_of_a_listing(self.slow.began_s)
         taken = await self.world.readdir(cursor=slow.cursor, limit=limit)
         for name, entry, cursor in taken:
             slow.cursor = cursor
@@ -196,6 +206,10 @@ class Comparison:
             key = sorted(self.model.bucket)[pick % len(self.model.bucket)]
             self.model.change(self.world.now_s, key, None)
             self.world.client.delete(key)
+
+    def refresh(self):
+        self.world.fs.refresh([])
+        self.model.forgotten = len(self.model.past)
 
     async def finish(self):
         """When all that was known has grown old, the whole tree is exactly the bucket's."""
@@ -244,6 +258,8 @@ async def compare(world, bucket, steps):
             comparison.put(*arguments)
         elif what == "overwrite":
             comparison.overwrite(*arguments)
+        elif what == "refresh":
+            comparison.refresh()
         elif what == "see it change":
             await comparison.see_it_change(*arguments)
         elif what == "delete":
