@@ -182,30 +182,30 @@ async def test_small_blocks_share_a_part(client, open_store) -> None:
 
 
 async def test_a_large_block_is_fetched_by_several_parts(client, open_store) -> None:
-    data = pattern(20 * MIB)
+    data = pattern(5 * BLOCK // 2)
     obj = client.put("a", data)
-    async with open_store(block_bytes=32 * MIB, memory_limit_bytes=128 * MIB) as store:
+    async with open_store(block_bytes=4 * BLOCK, part_bytes=BLOCK) as store:
         store.plan(obj, [Extent(0, len(data))], Priority.READAHEAD)
         await wait_all_tasks_blocked()
         assert sorted(client.requests) == [
-            ("GET", "a", 0, 8 * MIB),
-            ("GET", "a", 8 * MIB, 16 * MIB),
-            ("GET", "a", 16 * MIB, 20 * MIB),
+            ("GET", "a", 0, BLOCK),
+            ("GET", "a", BLOCK, 2 * BLOCK),
+            ("GET", "a", 2 * BLOCK, 5 * BLOCK // 2),
         ]
         assert bytes(store.try_read(obj, 0, len(data)) or b"") == data
 
 
 async def test_a_new_plan_replaces_the_old_one(client, open_store) -> None:
-    data = pattern(40 * MIB)
+    data = pattern(5 * BLOCK)
     obj = client.put("a", data)
     gate = client.hold("GET")
-    async with open_store(block_bytes=8 * MIB, memory_limit_bytes=128 * MIB, concurrency=1) as store:
-        store.plan(obj, [Extent(0, 40 * MIB)], Priority.READAHEAD)
+    async with open_store(part_bytes=BLOCK, concurrency=1) as store:
+        store.plan(obj, [Extent(0, 5 * BLOCK)], Priority.READAHEAD)
         await wait_all_tasks_blocked()
-        store.plan(obj, [Extent(32 * MIB, 40 * MIB)], Priority.READAHEAD)
+        store.plan(obj, [Extent(4 * BLOCK, 5 * BLOCK)], Priority.READAHEAD)
         gate.set()
         await wait_all_tasks_blocked()
-    assert client.requests == [("GET", "a", 0, 8 * MIB), ("GET", "a", 32 * MIB, 40 * MIB)]
+    assert client.requests == [("GET", "a", 0, BLOCK), ("GET", "a", 4 * BLOCK, 5 * BLOCK)]
 
 
 async def test_the_memory_limit_holds_while_much_more_is_read_and_planned(client, open_store) -> None:
@@ -235,12 +235,12 @@ async def test_reads_larger_than_the_memory_limit_still_come_back_whole(client, 
 
 async def test_a_waiting_plan_goes_on_as_the_reader_moves(client, open_store) -> None:
     """With room for few blocks, the plan is fetched as what lies behind the reader makes room, and nothing twice."""
-    data = pattern(40 * MIB)
+    data = pattern(40 * BLOCK)
     obj = client.put("a", data)
-    async with open_store(block_bytes=MIB, memory_limit_bytes=16 * MIB) as store:
-        for start in range(0, len(data), 256 * KIB):
+    async with open_store(memory_limit_bytes=16 * BLOCK, part_bytes=8 * BLOCK) as store:
+        for start in range(0, len(data), BLOCK // 4):
             store.plan(obj, [Extent(start, len(data))], Priority.READAHEAD)
-            stop = start + 256 * KIB
+            stop = start + BLOCK // 4
             assert bytes(await store.read(obj, start, stop)) == data[start:stop]
     assert client.statistics().bytes_fetched == len(data)
 
