@@ -19,8 +19,8 @@ async def test_a_file_that_was_overwritten_is_seen_at_once(world):
     before = await world.walk("a/b/c")
     world.put("a/b/c", b"newer")
     assert await world.walk("a/b/c") == before
-    directory = await world.walk("a/b")
-    assert world.fs.refresh([b"a", b"b", b"c"]) == [(directory, b"c")]
+    above, directory = await world.walk("a"), await world.walk("a/b")
+    assert world.fs.refresh([b"a", b"b", b"c"]) == [(ROOT_NODE_ID, b"a"), (above, b"b"), (directory, b"c")]
     assert await world.walk("a/b/c") != before
 
 
@@ -50,7 +50,9 @@ async def test_the_root_forgets_everything_and_names_what_the_kernel_has_of_it(w
     await world.walk("a/b/c")
     await world.walk("x")
     await world.walk("gone")
-    assert world.fs.refresh([]) == [(ROOT_NODE_ID, b"a"), (ROOT_NODE_ID, b"gone"), (ROOT_NODE_ID, b"x")]
+    above, directory = await world.walk("a"), await world.walk("a/b")
+    top = [(ROOT_NODE_ID, b"a"), (ROOT_NODE_ID, b"gone"), (ROOT_NODE_ID, b"x")]
+    assert sorted(world.fs.refresh([])) == sorted([*top, (above, b"b"), (directory, b"c")])
     world.client.requests.clear()
     await world.walk("a/b/c")
     assert len(world.requests) == 6
@@ -66,6 +68,7 @@ async def test_a_reader_of_a_directory_finishes_the_listing_it_is_in(new_world):
     while taken := await world.readdir(cursor=cursor, limit=700):
         names += [name for name, _, _ in taken]
         cursor = taken[-1][2]
+        assert {entry.entry_ttl_s for _, entry, _ in taken} == {0.0}, "the kernel must not trust what is old"
     assert names == [b"%04d" % number for number in range(1500)]
     assert (await world.names())[:2] == [b"0000a", b"0001"]
 
@@ -86,6 +89,50 @@ async def test_an_answer_that_was_on_its_way_is_given_and_not_remembered(world):
     world.client.requests.clear()
     assert (await world.fs.lookup(ROOT_NODE_ID, b"x")).entry_ttl_s > 0
     assert world.requests != []
+
+
+async def test_a_missing_directory_on_the_way_is_asked_for_again(world):
+    await world.ls()
+    for name in (b"new", b"other"):
+        assert isinstance(await world.fs.lookup(ROOT_NODE_ID, name), NegativeEntry)
+    world.put("new/er/file")
+    world.fs.refresh([b"new", b"er", b"file"])
+    assert await world.walk("new/er/file") is not None
+
+
+async def test_a_listing_on_the_way_that_has_the_directory_stays_known(world):
+    await world.ls()
+    world.fs.refresh([b"a", b"b", b"c"])
+    world.client.requests.clear()
+    await world.walk("x")
+    assert world.requests == []
+
+
+async def test_names_that_only_a_listing_knew_to_be_missing_are_among_those_the_kernel_must_forget(world):
+    await world.ls()
+    await world.fs.lookup(ROOT_NODE_ID, b"new")
+    assert (ROOT_NODE_ID, b"new") in world.fs.refresh([])
+
+
+async def test_buckets_are_asked_for_again(new_world):
+    world = new_world(bucket="", metadata_ttl_s=float("inf"), negative_ttl_s=float("inf"))
+    world.put("a/b")
+    directory, file = await world.walk("bucket/a"), await world.walk("bucket/a/b")
+    bucket = await world.walk("bucket")
+    await world.walk("gone")
+    assert file is not None
+    places = [(ROOT_NODE_ID, b"bucket"), (ROOT_NODE_ID, b"gone"), (bucket, b"a"), (directory, b"b")]
+    assert sorted(world.fs.refresh([])) == sorted(places)
+    world.client.requests.clear()
+    await world.walk("bucket")
+    await world.walk("gone")
+    assert len(world.requests) == 1
+
+
+async def test_a_name_that_the_kernel_does_not_know_any_more_needs_not_be_forgotten(world):
+    node_id = await world.walk("x")
+    world.fs.forget([(node_id, 1)])
+    assert world.fs.refresh([]) == []
 
 
 async def test_an_open_file_keeps_its_version(world):

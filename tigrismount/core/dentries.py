@@ -83,14 +83,10 @@ class Dentries:
         self._missing.put((where, name), observed_s)
         return self._negative(observed_s, observed_s + self._negative_ttl_s, now_s)
 
-    def expire(self, places: Callable[[DirectoryKey, bytes], bool]) -> None:
-        """Forget the names, there or missing, that *places* holds true of."""
+    def expire(self, places: Callable[[DirectoryKey, bytes], bool]) -> list[tuple[DirectoryKey, bytes]]:
+        """Forget the names, there or missing, that *places* holds true of; return the missing ones."""
         self._there.drop_all(places)
-        self._missing.drop_all(places)
-
-    def missing_in(self, where: DirectoryKey) -> list[bytes]:
-        """Return the names that are remembered as missing in a directory."""
-        return [name for place, name in self._missing.places() if place == where]
+        return self._missing.drop_all(places)
 
     def positive(self, dentry: Dentry, now_s: float) -> Known:
         """Return the answer that *dentry* gives now."""
@@ -164,9 +160,8 @@ class _Bounded(Generic[V]):
     def drop(self, place: tuple[DirectoryKey, bytes]) -> None:
         self._table.pop(place, None)
 
-    def drop_all(self, places: Callable[[DirectoryKey, bytes], bool]) -> None:
-        for place in [place for place in self._table if places(*place)]:
+    def drop_all(self, places: Callable[[DirectoryKey, bytes], bool]) -> list[tuple[DirectoryKey, bytes]]:
+        dropped = [place for place in self._table if places(*place)]
+        for place in dropped:
             del self._table[place]
-
-    def places(self) -> list[tuple[DirectoryKey, bytes]]:
-        return list(self._table)
+        return dropped

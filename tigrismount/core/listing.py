@@ -111,6 +111,11 @@ class Listing:
         """Return the directory offset of the name with this ordinal."""
         return self.generation << ORDINAL_BITS | ordinal
 
+    def has_directory(self, name: bytes) -> bool:
+        """Tell whether *name* is known to be a directory."""
+        dentry = self.find(name)
+        return dentry is not None and dentry.info is None
+
     def feed(
         self, objects: Sequence[VersionInfo], prefixes: Sequence[str], next_token: str | None, now_s: float
     ) -> None:

@@ -50,11 +50,24 @@ class DirectoryKey(NamedTuple):
         """Return the key of the file *name* in this directory; the directory of that name lies under it and ``/``."""
         return self.prefix + name.decode("utf-8", "surrogateescape")
 
+    @property
+    def place(self) -> tuple[DirectoryKey, bytes]:
+        """The directory this one lies in, and its name there; of a bucket's whole content, the directory of buckets."""
+        if not self.prefix:
+            return DirectoryKey("", ""), self.bucket.encode()
+        return place_of(self.bucket, self.prefix.removesuffix("/"))
+
     def child(self, name: bytes) -> DirectoryKey:
         """Return the directory *name* in this directory."""
         if self.holds_buckets:
             return DirectoryKey(self.key_of(name), "")
         return DirectoryKey(self.bucket, self.key_of(name) + "/")
+
+
+def place_of(bucket: str, key: str) -> tuple[DirectoryKey, bytes]:
+    """Return the directory that *key* lies in, and its name there."""
+    above, slash, component = key.rpartition("/")
+    return DirectoryKey(bucket, above + slash), key_bytes(component)
 
 
 class KeyPath(NamedTuple):

@@ -9,7 +9,6 @@ Source: libfuse, ``fuse_lowlevel_notify_inval_entry``: never call it in the path
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pyfuse3
@@ -27,16 +26,14 @@ async def forget_names(entries: Iterable[tuple[int, bytes]]) -> None:
     Args:
         entries: Names, as (directory's node id, name).
     """
-    limiter = trio.CapacityLimiter(1)
+    await trio.to_thread.run_sync(_forget, list(entries), abandon_on_cancel=True)
+
+
+def _forget(entries: Iterable[tuple[int, bytes]]) -> None:
     for node_id, name in entries:
-        tell = partial(_forget, node_id, name)
-        await trio.to_thread.run_sync(tell, abandon_on_cancel=True, limiter=limiter)
-
-
-def _forget(node_id: int, name: bytes) -> None:
-    try:
-        pyfuse3.invalidate_entry(node_id, name)
-    except FileNotFoundError:
-        pass
-    except OSError as exc:
-        log.warning("the kernel keeps the name %r: %s", name, exc)
+        try:
+            pyfuse3.invalidate_entry(node_id, name)
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            log.warning("the kernel keeps the name %r: %s", name, exc)

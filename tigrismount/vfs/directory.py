@@ -9,6 +9,7 @@ All state changes in the trio thread, between two awaits.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tigrismount.vfs.resolve import resolve
 from tigrismount.vfs.singleflight import SingleFlight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tigrismount.core.listing import Listing
     from tigrismount.core.names import DirectoryKey
@@ -71,12 +72,12 @@ class Directories:
         self.lookups += 1
         check_name(name)
         known = self.dentries.find(where, name, self.shelf.newest(where), self._clock())
-        if known is not None:
-            return known
-        if where.holds_buckets:
-            return await self._find_bucket(where, name)
-        check_key(where.key_of(name))
-        return await self._asking.run((where, name), partial(self._ask, where, name))
+        if known is None:
+            return await self._find_out(where, name)
+        if known.dentry is None:
+            # Also what only a listing knew: the kernel will be told, and the table says what it must forget.
+            self.dentries.add_missing(where, name, known.observed_s, self._clock())
+        return known
 
     async def read(self, where: DirectoryKey, cursor: int) -> tuple[Listing, int]:
         """Return the listing that *cursor* lies in and the ordinal there, once that name is known or there is none.
@@ -93,16 +94,39 @@ class Directories:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return listing, ordinal
 
-    def expire(self, where: DirectoryKey, name: bytes | None) -> None:
-        """Forget what is known of *name* in a directory and of all below it; of the directory itself where it is None.
+    def expire(
+        self, steps: Sequence[tuple[DirectoryKey, bytes]], below: DirectoryKey
+    ) -> list[tuple[DirectoryKey, bytes]]:
+        """Forget what is known of the names on the way to a directory, and of all in it and below.
 
-        Requests on their way may have asked before: their answers are given, and not remembered.
+        Requests on their way may have asked before: their answers are given, and neither we nor the kernel trust them.
+
+        Args:
+            steps: Each directory on the way, and the name in it that leads on.
+            below: Where they lead, be it there or not.
+
+        Returns:
+            The names that were remembered as missing.
         """
-        below = where if name is None else where.child(name)
-        self.shelf.expire(lambda place: below.holds(place) or (name is not None and place == where))
-        self.dentries.expire(lambda place, found: below.holds(place) or (place, found) == (where, name))
+        on_the_way, doubtful = set(steps), {steps[-1][0]} if steps else set()
+        for where, name in steps[:-1]:
+            listing = self.shelf.newest(where)
+            if listing is not None and not listing.has_directory(name):
+                doubtful.add(where)
+        self.shelf.expire(lambda where: where in doubtful or below.holds(where))
         self._asking = SingleFlight()
         self._expirations += 1
+        return self.dentries.expire(lambda where, name: below.holds(where) or (where, name) in on_the_way)
+
+    async def _find_out(self, where: DirectoryKey, name: bytes) -> Known:
+        """Ask the store; an answer that was overtaken by :meth:`expire` is not to be trusted any longer."""
+        expirations = self._expirations
+        if where.holds_buckets:
+            known = await self._find_bucket(where, name)
+        else:
+            check_key(where.key_of(name))
+            known = await self._asking.run((where, name), partial(self._ask, where, name))
+        return known if expirations == self._expirations else replace(known, ttl_s=0.0)
 
     async def _find_bucket(self, where: DirectoryKey, name: bytes) -> Known:
         """Return what *name* stands for among the buckets, which can only be listed."""
@@ -112,6 +136,8 @@ class Directories:
         while not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         dentry = listing.find(name)
+        if listing.stale:
+            return Known(dentry, listing.started_s, 0.0)
         if dentry is None:
             return self.dentries.add_missing(where, name, listing.started_s, self._clock())
         return self.dentries.positive(dentry, self._clock())

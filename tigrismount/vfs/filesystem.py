@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tigrismount.core.inodes import InodeTable
-from tigrismount.core.names import DirectoryKey
+from tigrismount.core.names import DirectoryKey, place_of
 from tigrismount.errors import (
     CacheError,
     InvalidNameError,
@@ -206,18 +206,16 @@ class FileSystem:
             path: Names from the root down; empty for everything.
 
         Returns:
-            The names that the kernel must forget too, as (directory's node id, name); what lies below goes with them.
+            Every name that the kernel may know and must forget too, as (directory's node id, name). That of a
+            directory does not do for those in it: names of open files outlive it, and come back with it.
         """
-        where = self._inodes.root.where
-        for name in path[:-1]:
-            where = where.child(name)
-        if path:
-            self._directories.expire(where, path[-1])
-            return [(self._inodes.directory(where).id, path[-1])]
-        names = {name for node in self._inodes.known() if (name := _name_in(where, node))}
-        names.update(self._directories.dentries.missing_in(where))
-        self._directories.expire(where, None)
-        return [(self._inodes.root.id, name) for name in sorted(names)]
+        below, steps = self._inodes.root.where, []
+        for name in path:
+            steps.append((below, name))
+            below = below.child(name)
+        missing = self._directories.expire(steps, below)
+        known = [_place_of(node) for node in self._inodes.known() if node.referenced and below.holds(node.where)]
+        return [(self._inodes.directory(where).id, name) for where, name in dict.fromkeys(steps + missing + known)]
 
     def statfs(self) -> FilesystemInfo:
         """Return what is known about the filesystem as a whole, which is little."""
@@ -259,7 +257,7 @@ class FileSystem:
             dentry = listing.dentries[ordinal]
             ordinal += 1
             node = self._intern(where, dentry)
-            entry = Entry(attributes_of(node, self._config), ttl_s(dentry, now_s))
+            entry = Entry(attributes_of(node, self._config), 0.0 if listing.stale else ttl_s(dentry, now_s))
             if not emit(dentry.name, entry, listing.cursor(ordinal)):
                 return
             self._inodes.add_lookup(node)
@@ -381,12 +379,8 @@ class FileSystem:
         return file
 
 
-def _name_in(where: DirectoryKey, node: Node) -> bytes:
-    """Return the name of *node* where it lies in that very directory, else nothing."""
-    if where.holds_buckets:
-        return b"" if node.key else node.bucket.encode()
-    rest = node.key[len(where.prefix) :].removesuffix("/")
-    return b"" if "/" in rest else rest.encode("utf-8", "surrogateescape")
+def _place_of(node: Node) -> tuple[DirectoryKey, bytes]:
+    return node.where.place if node.obj is None else place_of(node.bucket, node.key)
 
 
 def _whole(data: Buffer, file: _OpenFile, start: int, stop: int) -> Buffer:
