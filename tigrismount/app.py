@@ -304,8 +304,7 @@ async def _refresh(engine: Engine, request: Mapping[str, Any]) -> Mapping[str, A
     """Forget what is known at and below a path of the mount, here and in the kernel."""
     names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
     entries = engine.filesystem.refresh(names)
-    await forget_names(entries)
-    return {"names": len(entries)}
+    return {"names": len(entries), "complete": await forget_names(entries)}
 
 
 async def _stop_on_signal(session: Session) -> None:

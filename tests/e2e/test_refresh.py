@@ -32,13 +32,17 @@ def test_every_kind_of_change_is_seen_at_once(bucket, mount, mountpoint, python)
         bucket.client.delete_object(Bucket=bucket.name, Key="d/gone")
         assert json.loads(python(NAMES, mountpoint / "d")) == ["changed", "gone"], "not without being told"
 
-        assert mount.run("refresh", str(mountpoint / "d")).check().output == ""
+        told = mount.run("refresh", str(mountpoint / "d")).check().output
+        assert told.startswith(f"{mountpoint}/d: ")
+        assert told.count("\n") == 1
         assert json.loads(python(NAMES, mountpoint / "d")) == ["changed", "new"]
         assert run_child("cat", str(mountpoint / "d/changed")).check().output == "newer"
         assert run_child("stat", "-c", "%i", str(mountpoint / "d/changed")).check().output != before
 
         bucket.put("other", b"newest")
-        mount.run("refresh", str(mountpoint)).check()
+        told = json.loads(mount.run("refresh", "--json", str(mountpoint)).check().output)
+        assert (told["mountpoint"], told["path"], told["complete"]) == (str(mountpoint), "", True)
+        assert told["names"] >= 3
         assert run_child("cat", str(mountpoint / "other")).check().output == "newest"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import click
@@ -16,8 +17,9 @@ _ANSWER_TIMEOUT_S = 30.0  # the kernel waits for look-ups in progress, and those
 
 @click.command(epilog="Example: tigrismount refresh /models/llama")
 @click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
-def refresh(path: str) -> int:
+def refresh(path: str, as_json: bool) -> int:
     """Forget what is known of PATH and all below it, so that the next look asks the store.
 
     Files that are open keep their version.
@@ -25,9 +27,15 @@ def refresh(path: str) -> int:
     mountpoint, below = _locate(path, read_mounts())
     socket = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
     try:
-        request(socket, "refresh", timeout_s=_ANSWER_TIMEOUT_S, below=below)
+        reply = request(socket, "refresh", timeout_s=_ANSWER_TIMEOUT_S, below=below)
     except StaleSocketError as exc:
         raise CommandFailure(f"{mountpoint}: its daemon is gone, or another user's", NOT_FOUND) from exc
+    names, complete = reply.get("names", 0), bool(reply.get("complete", True))
+    if as_json:
+        click.echo(json.dumps({"mountpoint": mountpoint, "path": below, "names": names, "complete": complete}))
+    else:
+        later = "" if complete else ", some of them only when the look-ups in progress are answered"
+        click.echo(f"{os.path.join(mountpoint, below).rstrip('/')}: names asked for again: {names}{later}")
     return 0
 
 

@@ -19,14 +19,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_WAIT_S = 5.0
+"""How long the kernel is waited for: a look-up in progress may take as long as the store, and a person waits here."""
 
-async def forget_names(entries: Iterable[tuple[int, bytes]]) -> None:
+
+async def forget_names(entries: Iterable[tuple[int, bytes]]) -> bool:
     """Make the kernel forget *entries*; one that it does not know is no error.
 
     Args:
         entries: Names, as (directory's node id, name).
+
+    Returns:
+        Whether it has; else it will, as soon as the look-ups that hold a directory are answered.
     """
-    await trio.to_thread.run_sync(_forget, list(entries), abandon_on_cancel=True)
+    with trio.move_on_after(_WAIT_S):
+        await trio.to_thread.run_sync(_forget, list(entries), abandon_on_cancel=True)
+        return True
+    return False
 
 
 def _forget(entries: Iterable[tuple[int, bytes]]) -> None:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.cli.refresh import _locate
+from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
+
+
+def entry(mountpoint, type_=FUSE_TYPE):
+    return MountEntry(
+        mount_id=1, device="0:1", mountpoint=mountpoint, type=type_, source="s3://b", super_options=("user_id=5",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("/m", ("/m", "")),
+        ("/m/", ("/m", "")),
+        ("/m/a/../b/gone", ("/m", "b/gone")),
+        ("/m/inner/a", ("/m/inner", "a")),
+        ("/m/inner-not/a", ("/m", "inner-not/a")),
+    ],
+)
+def test_the_mount_that_a_path_lies_in_is_found_whether_the_path_is_there_or_not(path, found):
+    assert _locate(path, [entry("/m"), entry("/m/inner"), entry("/", "ext4")]) == found
+
+
+def test_a_link_to_a_mount_leads_there(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "m")
+    assert _locate(str(tmp_path / "link/a"), [entry(str(tmp_path / "m"))]) == (str(tmp_path / "m"), "a")
+
+
+def test_a_mount_of_another_kind_is_none():
+    with pytest.raises(CommandFailure, match="is not under a mount") as failure:
+        _locate("/m/a", [entry("/m", "fuse.other")])
+    assert failure.value.exit_code == NOT_FOUND
+
+
+def test_a_path_in_no_mount_is_exit_status_3_and_one_line(fails, tmp_path):
+    exit_code, said = fails("refresh", str(tmp_path))
+    assert exit_code == NOT_FOUND == 3
+    assert said == f"{tmp_path}: is not under a mount; 'tigrismount status' lists the mounts"
