@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import report
 from benchmarks.loads import Measurement, in_own_process
-from benchmarks.mounts import CommandFailedError, Mount, drop_page_cache, mounted
+from benchmarks.mounts import CommandFailedError, Mount, drop_page_cache, mounted, warm_memory
 from benchmarks.store import BUCKET, PREFIX, StoreUnavailableError, embedded_store, nginx_store
 from tigrismount.config.units import parse_seconds, parse_size_bytes
 from tigrismount.demo.model import plan_model
@@ -76,6 +76,7 @@ class Bench:
         files = cached_shards(cache, len(self.shards))
         for name, how in (("cache files, same loader", "load"), ("cache files, O_DIRECT", "read")):
             drop_page_cache(files)
+            self._warm_memory()
             self._record(name, in_own_process(how, *map(str, files)))
 
     def rows(self) -> list[report.Row]:
@@ -103,16 +104,22 @@ class Bench:
         arguments = ["--endpoint-url", self.endpoint_url, "--bucket", BUCKET, "--jobs", str(self.jobs)]
         if directory is not None:
             arguments += ["--directory", str(directory)]
+        self._warm_memory()
         self._record(name, in_own_process("download", *(f"{PREFIX}/{shard}" for shard in self.shards), *arguments))
 
     def _load(self, name: str, daemon: str, mount: Mount) -> None:
         drop_page_cache([])
+        self._warm_memory()
         cpu_before_s = mount.cpu_seconds()
         loaded = in_own_process("load", *(str(mount.mountpoint / shard) for shard in self.shards))
         self._record(name, loaded)
         mount.wait_until_cached(self.size_bytes)  # what is still on its way to the disk is part of the price
         cpu_s = mount.cpu_seconds() - cpu_before_s
         self._record(daemon, Measurement(loaded.seconds, loaded.size_bytes, cpu_s))
+
+    def _warm_memory(self) -> None:
+        """Give every variant the same memory: room for the model in the page cache, in buffers and in the loader."""
+        warm_memory(3 * self.size_bytes)
 
     def _record(self, name: str, measurement: Measurement) -> None:
         self.rounds.setdefault(name, []).append(measurement)
