@@ -11,7 +11,7 @@ import pyfuse3
 import pytest
 import trio
 
-from tigrismount.errors import ObjectUnavailableError, StaleObjectError, UnknownNodeError
+from tigrismount.errors import ObjectUnavailableError, StaleObjectError, TigrisMountError, UnknownNodeError
 from tigrismount.fuse.adapter import Adapter, RepeatedFailures
 from tigrismount.fuse.options import FuseConfig
 from tigrismount.vfs.entries import Attributes, Entry, FilesystemInfo, NegativeEntry
@@ -154,3 +154,12 @@ def test_a_page_that_fails_again_and_again_is_answered_ever_more_slowly() -> Non
     assert failures.note(7, 8192) == 0.0, "another place is another matter"
     now_s[0] = 1000.0
     assert failures.note(7, 4096) == 0.0, "long ago is forgotten"
+
+
+async def test_an_error_of_ours_without_an_errno_does_not_end_the_daemon() -> None:
+    class HomelessError(TigrisMountError):
+        pass
+
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await adapter(HomelessError("x")).getattr(7, None)
+    assert caught.value.errno == errno.EIO

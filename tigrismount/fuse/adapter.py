@@ -190,8 +190,8 @@ class Adapter(pyfuse3.Operations):
         """Raise the errno that *exc* means, and log what a person should know."""
         if isinstance(exc, pyfuse3.FUSEError):
             raise exc
-        if isinstance(exc, TigrisMountError):
-            number = errno_of(exc)
+        number = _errno_or_none(exc)
+        if number is not None:
             if number not in _EXPECTED_ERRNOS:
                 log.warning("%s: %s: %s", request, errno.errorcode[number], exc)
         elif isinstance(exc, trio.TooSlowError):
@@ -232,6 +232,14 @@ class RepeatedFailures:
         pause_s = self.note(fh, offset)
         if pause_s:
             await trio.sleep(pause_s)
+
+
+def _errno_or_none(exc: Exception) -> int | None:
+    """Return the errno of one of ours; None for others, and for one without a row: a bug, but no reason to die."""
+    try:
+        return errno_of(exc) if isinstance(exc, TigrisMountError) else None
+    except LookupError:
+        return None
 
 
 def _attributes(attributes: Attributes, ttl_s: float = _LONGEST_TTL_S) -> pyfuse3.EntryAttributes:
