@@ -101,7 +101,7 @@ async def test_a_plan_fetches_only_what_a_block_lacks(client, open_store) -> Non
     async with open_store(concurrency=1) as store, trio.open_nursery() as nursery:
         nursery.start_soon(_check, store, obj, data, BLOCK // 2, BLOCK)
         await wait_all_tasks_blocked()
-        store._stop_speculation(store._states[obj])  # as a failure elsewhere in the object does
+        store._flights.stop_speculation(store._states[obj])  # as a failure elsewhere in the object does
         gate.set()
         await wait_all_tasks_blocked()
         store.plan(obj, [Extent(0, 2 * BLOCK)], Priority.READAHEAD)

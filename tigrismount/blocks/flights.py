@@ -1,0 +1,312 @@
+"""Flights: parts that are queued, fetched into their blocks, and landed.
+
+A part is queued when a read finds bytes missing, or starts at once from a version's plan when a slot and memory are
+left. It runs in the store's nursery, so that a reader that gives up leaves its flight to the others, and lands in the
+trio thread: blocks note what they have, readers wake, whole blocks go to the disk cache.
+
+Everything between two ``await``s is atomic; :meth:`Flights.pump` runs after every change that may let a part start.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.blocks.buffers import PAGE_BYTES
+from tigrismount.blocks.part import NEVER, Part
+from tigrismount.blocks.queue import FlightQueue
+from tigrismount.blocks.writes import DiskWrites
+from tigrismount.core.types import Priority
+from tigrismount.errors import CacheCorruptError, CacheError, ObjectError, ObjectUnavailableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.blocks.memory import BlockMemory
+    from tigrismount.blocks.options import BlocksConfig
+    from tigrismount.blocks.part import Block, ObjectState
+    from tigrismount.blocks.statistics import BlocksCounters
+    from tigrismount.objects.client import ObjectClient
+
+log = logging.getLogger(__name__)
+
+
+class Flights:
+    """Starts, flies and lands the parts of all object versions.
+
+    Args:
+        client: Where bytes come from.
+        config: Limits.
+        memory: Gives blocks their buffers.
+        counters: Counted up here.
+        nursery: Gives the nursery that flights run in.
+        retire: Told a version for which something has ended.
+    """
+
+    def __init__(
+        self,
+        client: ObjectClient,
+        config: BlocksConfig,
+        memory: BlockMemory,
+        counters: BlocksCounters,
+        *,
+        nursery: Callable[[], trio.Nursery],
+        retire: Callable[[ObjectState], None],
+    ) -> None:
+        self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
+        self.writes = DiskWrites(nursery, on_done=self._written)
+        self._client = client
+        self._config = config
+        self._memory = memory
+        self._counters = counters
+        self._nursery = nursery
+        self._retire = retire
+        self._closing = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    def attach(self) -> None:
+        """Learn the thread to wake readers in: the one that calls this."""
+        self._token = trio.lowlevel.current_trio_token()
+
+    # ------------------------------------------------------------------ wanting
+
+    def want(self, block: Block, start: int, stop: int, priority: Priority) -> bool:
+        """Queue parts for what is neither there nor on its way, and move up what is queued.
+
+        Returns:
+            Whether everything was there or on its way.
+        """
+        if block.buffer is not None:
+            self._memory.touch(block)
+        missing = block.claimed().gaps(start, stop)
+        for part in block.parts:
+            if not part.started and part.priority > priority and part.start < stop and part.stop > start:
+                part.priority = priority
+                self.queue.push(part)
+        if not missing:
+            return True
+        cached = block.state.cached
+        if cached is not None and not block.have.total and not block.parts and cached.has(block.index):
+            self._enqueue(block, block.start, block.stop, priority, from_disk=True)
+            return False
+        first = max(block.start, missing[0][0] // PAGE_BYTES * PAGE_BYTES)
+        later = max(priority, Priority.READAHEAD)
+        claimed = block.claimed()
+        for part_start, part_stop in self._part_ranges(claimed.gaps(first, block.stop)):
+            self._enqueue(block, part_start, part_stop, priority if part_start < stop else later)
+        for part_start, part_stop in self._part_ranges(claimed.gaps(block.start, first)):
+            self._enqueue(block, part_start, part_stop, later)
+        return False
+
+    def _part_ranges(self, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return *gaps* cut to the size of a part."""
+        size = self._config.part_bytes
+        return [(a, min(a + size, stop)) for start, stop in gaps for a in range(start, stop, size)]
+
+    def _enqueue(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> None:
+        self.queue.push(self._part(block, start, stop, priority, from_disk=from_disk))
+
+    def _part(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> Part:
+        return Part(block, start, stop, priority=priority, from_disk=from_disk, notify=self._notify)
+
+    # ------------------------------------------------------------------ watermarks
+
+    def _notify(self, part: Part) -> None:
+        """Called from a fetching thread."""
+        assert self._token is not None
+        self._token.run_sync_soon(self._progress, part, idempotent=True)
+
+    def _progress(self, part: Part) -> None:
+        """Wake the readers whose bytes have arrived, and wait for the next of them."""
+        while True:
+            done = part.done
+            wake_at = NEVER
+            for block in part.blocks:
+                for waiter in block.waiters:
+                    if block.covers(waiter.start, waiter.stop):
+                        waiter.event.set()
+                    elif part.start < waiter.stop and part.stop > waiter.start:
+                        mark = min(waiter.stop, part.stop) - part.start
+                        # A reader whose bytes this part has brought already waits for another part's.
+                        wake_at = min(wake_at, mark) if mark > done else wake_at
+            part.wake_at = wake_at
+            if part.done < wake_at:
+                return  # else the thread passed the mark while it was being set
+
+    # ------------------------------------------------------------------ starting flights
+
+    def pump(self) -> None:
+        """Start every part that has a slot and memory."""
+        self.queue.limits[False] = min(self._config.concurrency, self._client.get_limit)
+        while not self._closing and (
+            self._start_queued(from_disk=True) or self._start_queued(from_disk=False) or self._start_planned()
+        ):
+            pass
+
+    def _start_queued(self, *, from_disk: bool) -> bool:
+        part = self.queue.peek(from_disk=from_disk)
+        if part is None or not self.queue.slot(part.priority, from_disk=from_disk):
+            return False
+        # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
+        # have a buffer. So nothing that is queued has to wait for what a plan holds.
+        if not self._memory.allocate(part.blocks[0], demand=True):
+            part = self.queue.peek_ready(from_disk=from_disk)
+            if part is None or not self.queue.slot(part.priority, from_disk=from_disk):
+                return False
+        self._launch(part)
+        return True
+
+    def _start_planned(self) -> bool:
+        for state in list(self.queue.planners.values()):
+            launched = self._launch_planned(state)
+            self.queue.turn_over(state)
+            if launched:
+                return True
+            self._retire(state)  # all that was planned may have come by other ways
+        return False
+
+    def _launch_planned(self, state: ObjectState) -> bool:
+        """Start the next part of *state*'s plan; return whether there was one, with a slot and memory for it."""
+        if not state.opened.is_set():
+            return False
+        priority = state.priority or Priority.PREFETCH
+        while state.pending:
+            block = state.block(state.pending[-1])
+            if block.complete or block.parts:
+                state.pending.pop()
+                continue
+            from_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
+            if not self.queue.slot(priority, from_disk=from_disk) or not self._memory.allocate(block, demand=False):
+                self._memory.forget_if_empty(block)
+                return False
+            state.pending.pop()
+            if from_disk:
+                self._launch(self._part(block, block.start, block.stop, priority, from_disk=True))
+            else:
+                self._launch_gaps(block, priority)
+            return True
+        return False
+
+    def _launch_gaps(self, block: Block, priority: Priority) -> None:
+        """Start fetching what a planned block lacks, in one part with blocks behind it or in as many as it needs."""
+        (start, stop), *rest = self._part_ranges(block.have.gaps(block.start, block.stop))
+        part = self._part(block, start, stop, priority)
+        self._launch(part)
+        for piece_start, piece_stop in rest:  # queued together, so that it completes
+            self._enqueue(block, piece_start, piece_stop, priority)
+        if stop == block.stop:
+            self._extend(part)
+
+    def _extend(self, part: Part) -> None:
+        """Let *part* run on through the planned blocks behind it, as far as they fit it and have memory."""
+        state, index = part.state, part.blocks[-1].index + 1
+        while state.pending and state.pending[-1] == index:
+            block = state.block(index)
+            on_disk = state.cached is not None and state.cached.has(index)
+            wanted = not (block.complete or block.parts or block.have.total or on_disk)
+            fits = block.stop - part.start <= self._config.part_bytes
+            if not wanted or not fits or not self._memory.allocate(block, demand=False):
+                self._memory.forget_if_empty(block)
+                return
+            part.add_block(block)
+            state.pending.pop()
+            index += 1
+
+    def _launch(self, part: Part) -> None:
+        self.queue.start(part)
+        self._nursery().start_soon(self._fly, part)
+
+    # ------------------------------------------------------------------ flying and landing
+
+    async def _fly(self, part: Part) -> None:
+        error: ObjectError | None = None
+        try:
+            if part.from_disk:
+                await self._read_from_disk(part)
+            else:
+                await self._fetch(part)
+        except ObjectError as exc:
+            error = exc
+        except trio.Cancelled:
+            self._closing = True  # the mount ends: nothing new starts
+            raise
+        finally:
+            self.queue.land(part)
+            self._land(part, error)
+
+    async def _fetch(self, part: Part) -> None:
+        self._counters.parts += 1
+        await self._client.fetch(part.state.obj, part.start, part.stop, part)
+        if part.start + part.done != part.stop:
+            raise ObjectUnavailableError(
+                f"fetch of bytes {part.start}-{part.stop} ended after {part.done} bytes",
+                bucket=part.state.obj.bucket,
+                key=part.state.obj.key,
+            )
+
+    async def _read_from_disk(self, part: Part) -> None:
+        block = part.blocks[0]
+        assert part.state.cached is not None
+        assert block.buffer is not None
+        try:
+            await part.state.cached.read_block(block.index, block.buffer)
+        except CacheError as exc:
+            if isinstance(exc, CacheCorruptError):
+                log.warning("%s; fetching it again", exc)
+            part.from_disk = False  # the same buffer and the same waiters, filled from the store
+            self.queue.in_flight[True] -= 1
+            self.queue.in_flight[False] += 1
+            await self._fetch(part)
+            return
+        self._counters.from_disk(block.length_bytes)
+        part.done = block.length_bytes
+
+    def _land(self, part: Part, error: ObjectError | None) -> None:
+        for block in part.blocks:
+            block.fold(part)
+            block.parts.remove(part)
+            if not block.complete and block.have.covers(block.start, block.stop):
+                block.complete, block.on_disk = True, part.from_disk
+                self.writes.keep(block)
+            for waiter in block.waiters:
+                if block.covers(waiter.start, waiter.stop):
+                    waiter.event.set()
+                elif part.start + part.done < waiter.stop and part.stop > waiter.start:
+                    waiter.error = error
+                    waiter.event.set()
+            self._memory.forget_if_empty(block)
+        if error is not None:
+            self._counters.failed_parts += 1
+            self.stop_speculation(part.state)
+        self.pump()
+        self._retire(part.state)
+
+    def stop_speculation(self, state: ObjectState) -> None:
+        """Drop what is planned or queued without a reader: what failed once would only fail for long again."""
+        state.planned, state.pending = {}, []
+        self.queue.plan(state)
+        for block in list(state.blocks.values()):
+            for part in list(block.parts):
+                if not part.started and part.priority is not Priority.DEMAND:
+                    part.drop()
+            for waiter in block.waiters:
+                waiter.event.set()  # who waits without hurry asks for itself
+            self._memory.forget_if_empty(block)
+
+    def _written(self, block: Block) -> None:
+        self.unpin(block)
+        self.pump()
+        self._retire(block.state)
+
+    def unpin(self, block: Block) -> None:
+        """Take back one pin."""
+        block.pins -= 1
+        self.abandon(block)
+
+    def abandon(self, block: Block) -> None:
+        """Take back what is queued for a block that nobody waits for any more and that has no memory yet."""
+        if not block.pins and block.buffer is None:
+            block.drop_queued()
+        self._memory.forget_if_empty(block)
