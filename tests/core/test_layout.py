@@ -34,3 +34,8 @@ def test_a_layout_without_tensors_has_no_next_one_and_cuts_nothing():
 
 def test_size_is_the_length_of_the_range():
     assert [tensor.size_bytes for tensor in LAYOUT.tensors] == [5, 0, 20]
+
+
+def test_data_stops_with_the_last_tensor():
+    assert Layout(8, (TensorExtent("a", "U8", (4,), 16, 20),)).data_stop == 20
+    assert Layout(8, ()).data_stop == 8

@@ -16,6 +16,6 @@ def test_other_names_have_no_format(key):
 
 
 def test_no_two_formats_claim_one_suffix():
-    suffixes = [known.suffix for known in FORMATS]
+    suffixes = [suffix for known in FORMATS for suffix in known.suffixes]
     assert len(set(suffixes)) == len(suffixes)
     assert all(suffix == suffix.lower() for suffix in suffixes)

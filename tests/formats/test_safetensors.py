@@ -12,8 +12,12 @@ from safetensors import SafetensorError, deserialize
 
 from tigrismount.core.layout import Layout, TensorExtent
 from tigrismount.errors import FormatError
-from tigrismount.formats.safetensors import DTYPE_BITS, MAX_HEADER_BYTES, header_length, parse_header
+from tigrismount.formats.parsing import FIRST_READ_BYTES, MAX_HEADER_BYTES
+from tigrismount.formats.registry import format_of
+from tigrismount.formats.safetensors import DTYPE_BITS, header_length, parse_header
+from tigrismount.testing.parsing import parse_all
 
+FORMAT = format_of("a.safetensors")
 U8 = '{"dtype":"U8","shape":[1],"data_offsets":[0,1]}'
 
 
@@ -86,6 +90,13 @@ def test_tensors_come_back_with_absolute_offsets_in_file_order():
 def test_the_header_alone_is_enough():
     content = file_of(entry(), b"x")
     assert parse_header(content[:-1], len(content)) == parse_header(content, len(content))
+
+
+def test_a_short_header_takes_one_read_and_a_long_one_two():
+    short, long = file_of(entry(), b"x"), file_of(entry() + " " * 100_000, b"x")
+    assert parse_all(FORMAT.begin(len(short)), short) == (parse_header(short, len(short)), [(0, len(short))])
+    reads = [(0, FIRST_READ_BYTES), (FIRST_READ_BYTES, len(long) - 1)]
+    assert parse_all(FORMAT.begin(len(long)), long) == (parse_header(long, len(long)), reads)
 
 
 def test_the_reason_quotes_a_long_name_in_short():

@@ -39,9 +39,16 @@ class Layout:
     """The tensors of one file, in the order they lie in it."""
 
     data_start: int
-    """First byte behind the header."""
+    """First byte that may be of a tensor: behind the header, where the format has one in front."""
     tensors: tuple[TensorExtent, ...]
-    """All tensors, sorted by offset; they do not overlap."""
+    """All tensors, sorted by offset; they do not overlap, and what lies between them is of no interest."""
+    views: tuple[TensorExtent, ...] = ()
+    """Tensors that have no bytes of their own, in the order of the file: tied weights, slices of a larger one."""
+
+    @property
+    def data_stop(self) -> int:
+        """One past the last byte of data; what follows is a directory at the end, or padding."""
+        return self.tensors[-1].stop if self.tensors else self.data_start
 
     def first_from(self, position: int) -> TensorExtent | None:
         """Return the first tensor that starts at or behind *position*, None when there is none."""

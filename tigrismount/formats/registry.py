@@ -6,38 +6,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tigrismount.formats import safetensors
+from tigrismount.formats.parsing import MAX_HEADER_BYTES, Parsing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tigrismount.core.layout import Layout
+    from tigrismount.formats.parsing import Parser
 
 
 @dataclass(frozen=True, slots=True)
 class TensorFormat:
-    """A format whose header lies at the start of the file and says how long it is."""
+    """A format that we can plan by."""
 
     name: str
     """What people call it."""
-    suffix: str
+    suffixes: tuple[str, ...]
     """How names of such files end, in lower case."""
-    length_field_bytes: int
-    """Bytes at the start of the file that ``header_length`` needs."""
-    header_length: Callable[[bytes, int], int]
-    """From the first bytes and the file's size to the bytes of the header; raises FormatError."""
-    parse_header: Callable[[bytes, int], Layout]
-    """From the header and the file's size to the layout; raises FormatError."""
+    parse: Callable[[int], Parser]
+    """From the file's size to a parser of it."""
+
+    def begin(self, size_bytes: int, max_bytes: int = MAX_HEADER_BYTES) -> Parsing:
+        """Begin to parse a file of *size_bytes*, by reading at most *max_bytes* of it; see ``Parsing``."""
+        return Parsing(self.parse(size_bytes), size_bytes, max_bytes)
 
 
-FORMATS = (
-    TensorFormat(
-        "safetensors", ".safetensors", safetensors.LENGTH_BYTES, safetensors.header_length, safetensors.parse_header
-    ),
-)
+FORMATS = (TensorFormat("safetensors", (".safetensors",), safetensors.parse),)
 """Every format that we can plan by."""
 
 
 def format_of(key: str) -> TensorFormat | None:
     """Return the format that the name *key* promises, None when it promises none we know."""
     name = key.lower()
-    return next((known for known in FORMATS if name.endswith(known.suffix)), None)
+    return next((known for known in FORMATS if name.endswith(known.suffixes)), None)

@@ -19,14 +19,12 @@ from operator import attrgetter
 from typing import Any, NoReturn, TypeGuard
 
 from tigrismount.core.layout import Layout, TensorExtent
+from tigrismount.core.types import Extent
 from tigrismount.errors import FormatError
+from tigrismount.formats.parsing import MAX_HEADER_BYTES, MAX_NUMBER, MAX_TENSORS, Parser, read_first
 
 LENGTH_BYTES = 8
 """The file begins with the length of the JSON text, little endian."""
-MAX_HEADER_BYTES = 100_000_000
-"""The reference implementation refuses longer headers."""
-MAX_NUMBER = (1 << 64) - 1
-"""Sizes and offsets are unsigned 64-bit numbers in the reference implementation."""
 MAX_DIGITS = 20
 """Decimal digits of ``MAX_NUMBER``."""
 METADATA_KEY = "__metadata__"
@@ -56,6 +54,15 @@ DTYPE_BITS = {
     "U64": 64,
 }
 """Bits per element of every dtype that the reference implementation (0.8) knows."""
+
+
+def parse(size_bytes: int) -> Parser:
+    """Return a parser of a file of *size_bytes*: one read for most files, a second for a long header."""
+    head = yield from read_first(size_bytes)
+    stop = header_length(head, size_bytes)
+    if stop > len(head):
+        head += yield Extent(len(head), stop)
+    return parse_header(head, size_bytes)
 
 
 def header_length(head: bytes, file_size_bytes: int) -> int:
@@ -93,6 +100,8 @@ def parse_header(head: bytes, file_size_bytes: int) -> Layout:
         raise FormatError(f"only {len(head)} of the header's {data_start} bytes are here", offset=len(head))
     entries = _parse_text(head[LENGTH_BYTES:data_start])
     _check_metadata(entries.pop(METADATA_KEY, None))
+    if len(entries) > MAX_TENSORS:
+        raise FormatError(f"{len(entries)} tensors are above the {MAX_TENSORS} we plan for", offset=LENGTH_BYTES)
     tensors = sorted((_tensor(name, entry, data_start) for name, entry in entries.items()), key=_PLACE)
     _check_contiguous(tensors, data_start, file_size_bytes)
     return Layout(data_start, tuple(tensors))

@@ -14,6 +14,7 @@ import trio
 
 from tigrismount.core.types import Priority
 from tigrismount.errors import FormatError, ObjectError
+from tigrismount.formats.parsing import FIRST_READ_BYTES
 
 if TYPE_CHECKING:
     from tigrismount.blocks.base import BlockSource
@@ -26,8 +27,9 @@ log = logging.getLogger(__name__)
 MAX_PROBED_BYTES = 16 << 20
 """Longest header that is parsed in the daemon: about 150,000 tensors, several times the largest model files of today.
 JSON takes up to 20 times its size in memory while it is parsed, and the format would allow 100 MB of it."""
-THREAD_BYTES = 64 << 10
-"""Header length from which parsing moves to a thread: about 600 tensors, or 2 ms."""
+THREAD_BYTES = FIRST_READ_BYTES
+"""Bytes of header above which parsing moves to a thread: what is within the first look is about 600 tensors, or
+3 ms."""
 MAX_TENSORS = 100_000
 """Tensors of all layouts that are remembered, at about 300 bytes each; the layout used last stays in any case."""
 
@@ -82,18 +84,15 @@ class Probe:
         return None
 
     async def _read(self, obj: ObjectId, tensor_format: TensorFormat) -> Layout:
-        field = await self._bytes(obj, tensor_format.length_field_bytes)
-        length_bytes = tensor_format.header_length(field, obj.size_bytes)
-        if length_bytes > MAX_PROBED_BYTES:
-            raise FormatError(f"header of {length_bytes} bytes is above the {MAX_PROBED_BYTES} we parse", offset=0)
-        head = await self._bytes(obj, length_bytes)
-        if length_bytes < THREAD_BYTES:
-            return tensor_format.parse_header(head, obj.size_bytes)
-        return await trio.to_thread.run_sync(tensor_format.parse_header, head, obj.size_bytes)
-
-    async def _bytes(self, obj: ObjectId, stop: int) -> bytes:
-        """Return a copy of the first bytes: the store's view is only good until the next ``await``."""
-        return bytes(await self._store.read(obj, 0, min(stop, obj.size_bytes), Priority.PREFETCH))
+        parsing = tensor_format.begin(obj.size_bytes, MAX_PROBED_BYTES)
+        while (wanted := parsing.wanted) is not None:
+            # A copy: the store's view is only good until the next ``await``.
+            data = bytes(await self._store.read(obj, wanted.start, wanted.stop, Priority.PREFETCH))
+            if len(data) <= THREAD_BYTES:
+                parsing.feed(data)
+            else:
+                await trio.to_thread.run_sync(parsing.feed, data)
+        return parsing.layout
 
     def _remember(self, obj: ObjectId, layout: Layout) -> None:
         self._layouts[obj] = layout
