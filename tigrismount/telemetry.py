@@ -98,6 +98,7 @@ def mount_status(
             "head": objects.head_requests,
             "list": objects.list_requests,
             "retries": objects.retries,
+            "given_up": objects.given_up,
             "slow_downs": objects.slow_downs,
             "errors": objects.errors,
         },

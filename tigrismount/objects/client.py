@@ -71,6 +71,8 @@ class ObjectStatistics:
     """Body bytes received by GETs, wasted ones included."""
     retries: int = 0
     """Requests sent again."""
+    given_up: int = 0
+    """GETs cut because they lagged far behind the others; what was left of them was asked for again."""
     slow_downs: int = 0
     """Answers that asked for fewer requests."""
     errors: int = 0

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +47,7 @@ from tigrismount.objects.responses import Target, check_range_answer, object_siz
 from tigrismount.objects.retry import RetryPolicy, retrying
 from tigrismount.objects.rows import info_of, page_of
 from tigrismount.objects.snapshots import Snapshot, parse_rows
+from tigrismount.objects.stragglers import Stragglers, settle
 from tigrismount.objects.traits import StoreTraits
 from tigrismount.objects.transfer import Transfer
 
@@ -113,6 +115,9 @@ class S3Client:
         self._limit = AdaptiveLimit(config.concurrency)
         self._data_lane = trio.CapacityLimiter(config.concurrency)
         self._metadata_lane = trio.CapacityLimiter(METADATA_THREADS)
+        self._stragglers = Stragglers(
+            lambda: self._data_lane.available_tokens > 0, lambda: self._counters.add("given_up")
+        )
         self._extra = {"RequestPayer": "requester"} if config.requester_pays else {}
         self._closed = False
         self._data_policy = RetryPolicy(timeout_s=config.request_timeout_s, max_retries=config.max_retries)
@@ -204,10 +209,18 @@ class S3Client:
         target = self._target(obj.bucket, obj.key)
         manner = PLAIN
 
+        async def get() -> None:
+            nonlocal transfer
+            while True:
+                send = partial(self._send, self._data_lane, partial(self._get, transfer, target, manner))
+                if await self._stragglers.run(transfer, send):
+                    return
+                transfer = transfer.successor()
+
         async def attempt() -> None:
             nonlocal manner
             try:
-                await self._send(self._data_lane, partial(self._get, transfer, target, manner))
+                await get()
             except ObjectProtocolError:
                 manner = replace(manner, no_store=True)
                 raise
@@ -216,7 +229,7 @@ class S3Client:
                     raise
                 manner = SURE
                 self._counters.add("retries")
-                await self._send(self._data_lane, partial(self._get, transfer, target, manner))
+                await get()
 
         try:
             await self._call(
@@ -226,9 +239,7 @@ class S3Client:
                 progress=lambda: transfer.position,
             )
         finally:
-            if transfer.abandon():
-                with trio.CancelScope(shield=True):
-                    await trio.to_thread.run_sync(transfer.settled)
+            await settle(transfer)
 
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""
@@ -384,6 +395,7 @@ class S3Client:
         obj, start, stop = transfer.obj, transfer.position, transfer.stop
         condition = {"IfMatch": f'"{obj.etag}"'} if obj.cacheable else {}  # a weak tag never matches
         self._counters.add("get_requests")
+        transfer.send(time.monotonic())
         with translated(target), self._headers.manner(manner):
             answer = self._boto.get_object(
                 Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{stop - 1}", **condition, **self._extra
@@ -393,6 +405,7 @@ class S3Client:
             metadata = answer["ResponseMetadata"]
             self._check_frozen(metadata["HTTPHeaders"], target)
             check_range_answer(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], obj, start, stop)
+            transfer.answer(time.monotonic())
             transfer.receive(body, target, lambda count: self._counters.add("bytes_fetched", count))
         finally:
             body.close(complete=transfer.complete)

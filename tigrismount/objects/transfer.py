@@ -47,6 +47,12 @@ class Transfer:
         self.start = start
         self.stop = stop
         self.position = start
+        self.sent_s: float | None = None
+        """When the present GET was sent, by the monotonic clock; None before the first. Written by its thread."""
+        self.answered_s: float | None = None
+        """When its answer began; None before."""
+        self.answered_at = start
+        """First byte that it brings."""
         self._sink = sink
         self._lock = threading.Lock()
         """Held around each call of the sink, so that none comes after ``abandon``."""
@@ -59,6 +65,18 @@ class Transfer:
     def complete(self) -> bool:
         """Whether every byte was handed over."""
         return self.position == self.stop
+
+    def send(self, now_s: float) -> None:
+        """Note that a GET for what is left is sent now."""
+        self.answered_s, self.sent_s = None, now_s
+
+    def answer(self, now_s: float) -> None:
+        """Note that its answer began now."""
+        self.answered_at, self.answered_s = self.position, now_s
+
+    def successor(self) -> Transfer:
+        """Return a transfer of what is left; only once this one was abandoned and has settled."""
+        return Transfer(self.obj, self.position, self.stop, self._sink)
 
     def abandon(self) -> bool:
         """Call the sink no more, and cut short a read that is filling a view.

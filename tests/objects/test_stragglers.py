@@ -1,0 +1,87 @@
+"""A GET that lags far behind the others is asked again for its rest: with timeouts of minutes, a test would not end.
+
+How many GETs are needed before anything is behind is ``core.pace``'s; here twelve are.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tigrismount.core.types import ObjectId
+from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.options import S3Config
+from tigrismount.objects.s3 import S3Client
+from tigrismount.testing.object_contract import CollectingSink, pattern
+
+SIZE = 2 << 20
+DATA = pattern(SIZE)
+OBJ = ObjectId("b", "k", "abc", SIZE)
+WARM_UP = 12
+
+
+@pytest.fixture
+async def client(server):
+    key = Credentials(source="the test", access_key_id="id", secret_access_key="secret")
+    config = S3Config(
+        endpoint_url=server.url,
+        region="us-east-1",
+        stall_timeout_s=120.0,
+        request_timeout_s=120.0,
+        concurrency=4,
+    )
+    made = S3Client(config, key, draw=lambda: 0.0)
+    yield made
+    server.stop()  # what hangs, hangs on it
+    await made.aclose()
+
+
+async def fetch(client) -> bytes:
+    sink = CollectingSink(SIZE)
+    await client.fetch(OBJ, 0, SIZE, sink)
+    return sink.data
+
+
+async def warm_up(server, say, client, *script) -> None:
+    """Make what is usual known; from then on the server follows *script*."""
+    for _ in range(WARM_UP):
+        server.answer(say.truth(DATA))
+    for steps in script:
+        server.answer(*steps)
+    for _ in range(WARM_UP):
+        assert await fetch(client) == DATA
+    assert client.statistics().given_up == 0
+
+
+async def test_a_body_that_stalls_is_resumed_behind_its_last_byte_long_before_the_timeout(server, say, client):
+    whole = say.part(DATA, 0, SIZE)
+    half = whole[: len(whole) - SIZE + SIZE // 2]
+    await warm_up(server, say, client, (half, say.Then.STALL), (say.truth(DATA),))
+    assert await fetch(client) == DATA
+    ranges = [request.range for request in server.requests[WARM_UP:]]
+    assert ranges == [f"bytes=0-{SIZE - 1}", f"bytes={SIZE // 2}-{SIZE - 1}"]
+    assert client.statistics().given_up == 1
+
+
+async def test_an_answer_that_never_begins_is_asked_for_again(server, say, client):
+    await warm_up(server, say, client, (say.Then.STALL,), (say.truth(DATA),))
+    assert await fetch(client) == DATA
+    assert client.statistics().given_up == 1
+    assert len(server.requests) == WARM_UP + 2
+
+
+async def test_where_all_are_slow_the_budget_ends_and_the_bytes_still_come(server, say, client):
+    """Twelve GETs that ended well pay for one that is given up; the next one is waited for."""
+    whole = say.part(DATA, 0, SIZE)
+    half = whole[: len(whole) - SIZE + SIZE // 2]
+    late = (lambda request: _after_a_while(say.truth(DATA)(request)),)
+    await warm_up(server, say, client, (half, say.Then.STALL), late)
+    assert await fetch(client) == DATA
+    assert client.statistics().given_up == 1
+    assert len(server.requests) == WARM_UP + 2
+
+
+def _after_a_while(answer: bytes) -> bytes:
+    time.sleep(0.4)  # several times what is usual here: an empty budget, not patience, is why it is waited for
+    return answer
