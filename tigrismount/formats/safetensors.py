@@ -5,29 +5,27 @@ a header that breaks one says nothing we could plan by. The reference is more pa
 places (white space before the brace, names given twice, other spellings of an entry); there we follow the
 specification, because a wrong *no* costs a plan and a wrong *yes* costs fetches of the wrong bytes.
 
-The header comes from whoever wrote the object and is hostile until proven otherwise: numbers are bounded before they
-become integers, and whatever goes wrong ends in ``FormatError``.
+The header comes from whoever wrote the object and is hostile until proven otherwise; whatever goes wrong ends in
+``FormatError``.
 
 Source: https://github.com/huggingface/safetensors, ``README.md`` ("Format") and ``safetensors/src/tensor.rs``.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from operator import attrgetter
-from typing import Any, NoReturn, TypeGuard
+from typing import TypeGuard
 
 from tigrismount.core.layout import Layout, TensorExtent
 from tigrismount.core.types import Extent
 from tigrismount.errors import FormatError
 from tigrismount.formats.parsing import MAX_HEADER_BYTES, MAX_NUMBER, MAX_TENSORS, Parser, read_first
+from tigrismount.formats.strictjson import check_text, parse_object
 
 LENGTH_BYTES = 8
 """The file begins with the length of the JSON text, little endian."""
-MAX_DIGITS = 20
-"""Decimal digits of ``MAX_NUMBER``."""
 METADATA_KEY = "__metadata__"
+_PLACE = attrgetter("start", "stop")
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -98,7 +96,10 @@ def parse_header(head: bytes, file_size_bytes: int) -> Layout:
     data_start = header_length(head, file_size_bytes)
     if len(head) < data_start:
         raise FormatError(f"only {len(head)} of the header's {data_start} bytes are here", offset=len(head))
-    entries = _parse_text(head[LENGTH_BYTES:data_start])
+    text = head[LENGTH_BYTES:data_start]
+    if not text.startswith(b"{"):
+        raise FormatError("header does not begin with '{'", offset=LENGTH_BYTES)
+    entries = parse_object(text)
     _check_metadata(entries.pop(METADATA_KEY, None))
     if len(entries) > MAX_TENSORS:
         raise FormatError(f"{len(entries)} tensors are above the {MAX_TENSORS} we plan for", offset=LENGTH_BYTES)
@@ -107,68 +108,13 @@ def parse_header(head: bytes, file_size_bytes: int) -> Layout:
     return Layout(data_start, tuple(tensors))
 
 
-def _parse_text(raw: bytes) -> dict[str, Any]:
-    if not raw.startswith(b"{"):
-        raise FormatError("header does not begin with '{'", offset=LENGTH_BYTES)
-    try:
-        parsed = _DECODER.decode(raw.decode("utf-8"))
-    except UnicodeDecodeError as exc:
-        raise FormatError("header is not UTF-8", offset=LENGTH_BYTES + exc.start) from exc
-    except RecursionError as exc:
-        raise FormatError("header is nested too deeply", offset=LENGTH_BYTES) from exc
-    except json.JSONDecodeError as exc:
-        raise FormatError(f"header is not JSON: {exc}", offset=LENGTH_BYTES) from exc
-    assert isinstance(parsed, dict)
-    return parsed
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the JSON object, whose keys must be text and differ."""
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise FormatError("a key of the header is given twice", offset=LENGTH_BYTES)
-    for key in members:
-        _check_text(key)
-    return members
-
-
-def _check_text(text: str) -> None:
-    """Refuse half a surrogate pair, which JSON can escape but UTF-8 cannot say."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise FormatError("a string of the header is not Unicode text", offset=LENGTH_BYTES)
-
-
-def _integer(digits: str) -> int:
-    """Return the number, or -1 for every number that no size or offset can be."""
-    if digits.startswith("-") or len(digits) > MAX_DIGITS:
-        _real(digits)
-        return -1
-    return int(digits)
-
-
-def _real(digits: str) -> float:
-    """Return a number that only entries we do not know may hold."""
-    number = float(digits)
-    if math.isinf(number):
-        raise FormatError("a number of the header is out of range", offset=LENGTH_BYTES)
-    return number
-
-
-def _constant(word: str) -> NoReturn:
-    raise FormatError(f"{word} is not JSON", offset=LENGTH_BYTES)
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_constant)
-_PLACE = attrgetter("start", "stop")
-
-
 def _check_metadata(metadata: object) -> None:
     if metadata is None:
         return
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError(f"{METADATA_KEY} does not map strings to strings", offset=LENGTH_BYTES)
     for value in metadata.values():
-        _check_text(value)
+        check_text(value)
 
 
 def _tensor(name: str, entry: object, data_start: int) -> TensorExtent:
