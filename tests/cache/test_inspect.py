@@ -19,7 +19,7 @@ async def test_report_tells_what_is_there(place: Any) -> None:
         for name, blocks in (("small", 1), ("large", 5), ("middle", 2.5)):
             await fill(cache, object_id(name, blocks=blocks))
     report = read_cache_statistics(str(place.path), limit=2)
-    assert (report.directory, report.schema, report.objects, report.blocks) == (str(place.path), 1, 3, 9)
+    assert (report.directory, report.schema, report.objects, report.blocks) == (str(place.path), 2, 3, 9)
     assert report.bytes_cached == sum(object_id("", blocks=blocks).size_bytes for blocks in (1, 5, 2.5))
     assert report.capacity_bytes == 123 * BLOCK_BYTES
     assert report.disk_free_bytes > 0

@@ -105,8 +105,36 @@ class CachedObject(Protocol):
         """Let the version be evicted again. Idempotent."""
 
 
+class RecordStore(Protocol):
+    """Small records beside the blocks, opaque to the cache, shared by the daemons of a directory.
+
+    Crash-safe and checksummed; each table of ``cache.kept.TABLES`` is bounded. Trouble of the cache never reaches the
+    caller: then nothing is found, or nothing is kept. An unknown table is a mistake (``ValueError``).
+    """
+
+    async def get(self, table: str, key: bytes) -> bytes | None:
+        """Return the value of *key*, None when it is missing or damaged, or there is no cache."""
+
+    async def put(self, table: str, key: bytes, value: bytes) -> bool:
+        """Keep *value* in place of what *key* had; return whether it is kept.
+
+        A full table drops what was put longest ago ("pins" takes no more instead). False as well for a value that is
+        larger than a quarter of its table's bound, and when the cache is in trouble.
+        """
+
+    async def delete(self, table: str, key: bytes) -> None:
+        """Forget *key*; a missing one is no mistake."""
+
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+        """Return keys and values of the keys that begin with *prefix*, in key order, at most *limit* of them."""
+
+
 class BlockCache(Protocol):
     """All cached versions."""
+
+    @property
+    def records(self) -> RecordStore:
+        """Small records kept beside the blocks."""
 
     async def open_object(self, obj: ObjectId) -> CachedObject:
         """Return the cached state of *obj*, empty when it is new; it is pinned until closed.

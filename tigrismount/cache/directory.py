@@ -2,11 +2,11 @@
 
 ::
 
-    VERSION        "tigrismount-cache 1": the layout and the schema of the index
+    VERSION        "tigrismount-cache 2": the layout and the schema of the index
     lock           held while a daemon opens the cache, so that two of them agree on what they find
     index/         the LMDB environment
     objects/       ab/abcd…: one sparse file per object version
-    set-aside-…/   set aside: of another release, or damaged; removed in the background
+    set-aside-…/   set aside: of a release that this one does not know, or damaged; removed in the background
 
 A directory that is not ours is refused, with the reason: it holds somebody's files. One that *was* ours but cannot be
 read any more is set aside and started anew: it is only a cache. Index and data files go together, because bytes that
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.probe import index_damage
-from tigrismount.cache.records import SCHEMA
+from tigrismount.cache.records import READABLE_SCHEMAS, SCHEMA
 from tigrismount.errors import CacheCorruptError, CacheError, ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _VERSION_LABEL = "tigrismount-cache "
 _VERSION_TEXT = f"{_VERSION_LABEL}{SCHEMA}\n"
+_READABLE_TEXTS = tuple(f"{_VERSION_LABEL}{schema}\n" for schema in READABLE_SCHEMAS)
 _ASIDE_PREFIX = "set-aside-"
 _OURS = {"VERSION", "VERSION.new", "lock", "index", "objects"}
 _IGNORED = {"lost+found"}
@@ -89,7 +90,7 @@ class CacheDirectory:
         text = self.version_text()
         if not text:
             raise CacheError(f"{self.path} is not a tigrismount cache: it has no VERSION")
-        if text != _VERSION_TEXT:
+        if text not in _READABLE_TEXTS:
             raise CacheError(f"the cache in {self.path} is of another release: {text.strip()!r}")
 
 
@@ -189,14 +190,14 @@ def _unusable(directory: CacheDirectory) -> str:
     version_text = directory.version_text()
     if not version_text:
         return "it has no VERSION" if has_data or os.path.exists(directory.objects_path) else ""
-    if version_text != _VERSION_TEXT:
+    if version_text not in _READABLE_TEXTS:
         return f"it is of another release ({version_text.strip()!r})"
     return index_damage(directory.index_path) if has_data else ""
 
 
 def _make_layout(directory: CacheDirectory) -> None:
     # VERSION first and, when setting aside, last: whatever is here without it is not ours.
-    if not directory.version_text():
+    if directory.version_text() != _VERSION_TEXT:
         new_path = directory.version_path + ".new"
         with open(new_path, "w", encoding="ascii", opener=_private_opener) as file:
             file.write(_VERSION_TEXT)

@@ -25,6 +25,7 @@ import trio
 from tigrismount.cache.base import CacheStatistics, block_length_bytes
 from tigrismount.cache.directory import open_cache_directory, remove_old_caches
 from tigrismount.cache.health import Health
+from tigrismount.cache.kept import KeptRecords
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.publisher import Publisher
 from tigrismount.cache.reclaim import sweep
@@ -92,6 +93,8 @@ class DiskBlockCache:
         self._counters = CacheStatistics(capacity_bytes=config.size_bytes)
         self._queued_bytes = 0
         self._health = Health(directory, index, trial_bytes=config.block_bytes)
+        self.records = KeptRecords(index, on_failure=self._health.fail)
+        """Small records kept beside the blocks."""
         self._read_limiter = trio.CapacityLimiter(_READ_THREADS)
         self._write_limiter = trio.CapacityLimiter(_WRITE_THREADS)
         self._closed = False
@@ -261,6 +264,7 @@ class DiskBlockCache:
                 while True:
                     await trio.sleep(_PUBLISH_INTERVAL_S)
                     await self._attempt(self._publisher.publish)
+                    await self._attempt(self.records.sync)
                     await self._attempt(self._room.enforce)
                     await self._attempt(self._health.recheck)
         finally:

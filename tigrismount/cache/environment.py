@@ -63,7 +63,8 @@ class Environment:
     Args:
         path: Its directory; made by the caller.
         names: Databases in it, made when missing.
-        readonly: Whether to look only; then all of it must exist.
+        added_names: Databases that an older release does not make. Made when missing, too.
+        readonly: Whether to look only; then all of it must exist, except what is added.
 
     Raises:
         CacheCorruptError: It is damaged, or lacks a database.
@@ -71,7 +72,7 @@ class Environment:
         OSError: The disk is full, or does not let us.
     """
 
-    def __init__(self, path: str, names: Sequence[bytes], *, readonly: bool) -> None:
+    def __init__(self, path: str, names: Sequence[bytes], added_names: Sequence[bytes] = (), *, readonly: bool) -> None:
         self._lock = threading.RLock()
         if not readonly:
             _allocate_lock_file(os.path.join(path, "lock.mdb"))
@@ -84,16 +85,26 @@ class Environment:
                 sync=False,
                 mode=0o600,
                 max_readers=_MAX_READERS,
-                max_dbs=len(names),
+                max_dbs=len(names) + len(added_names),
             )
         try:
             with _translated():
                 self.databases = [self._env.open_db(name, create=not readonly) for name in names]
                 """Handles of the databases, in the order of their names."""
+                self.added_databases = [self._added(name, readonly) for name in added_names]
+                """Handles of the added databases, None for those that an older release did not make."""
                 self._env.reader_check()  # readers that were killed would keep old pages from being used again
         except BaseException:
             self._env.close()
             raise
+
+    def _added(self, name: bytes, readonly: bool) -> Any:
+        try:
+            return self._env.open_db(name, create=not readonly)
+        except (lmdb.NotFoundError, lmdb.ReadonlyError):
+            if not readonly:
+                raise
+            return None
 
     def transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
         """Return *work(transaction)*; the map grows as needed, and *work* runs again then.
@@ -123,6 +134,11 @@ class Environment:
         if map_bytes > _MAP_LIMIT_BYTES:
             raise CacheError(f"the cache index has grown to {map_bytes // 2} bytes")
         self._env.set_mapsize(map_bytes)
+
+    @property
+    def database_count(self) -> int:
+        """How many databases it has."""
+        return len(self.databases) + sum(handle is not None for handle in self.added_databases)
 
     def entries(self) -> int:
         """Return how many entries the environment has outside its databases, their names included."""

@@ -1,8 +1,8 @@
 """The LMDB index of a cache directory: which blocks of which versions are on disk, and what their bytes must be.
 
-Three databases: ``objects`` (digest → version, size, recency, bytes), ``blocks`` (digest and index → length, checksum,
-boot, flags) and ``meta`` (schema, totals, open sessions). The totals change in the same transaction as the records
-they count, so that all daemons that share the directory agree.
+Databases: ``objects`` (digest → version, size, recency, bytes), ``blocks`` (digest and index → length, checksum,
+boot, flags), ``meta`` (schema, totals, open sessions), and ``records`` and ``record_order`` (see ``kept``). The totals
+change in the same transaction as the records they count, so that all daemons that share the directory agree.
 
 What a record claims after a power cut is checked, see ``storage``. All methods block and are called from worker
 threads; the transactions themselves are in ``environment``.
@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tigrismount.cache.environment import Environment
 from tigrismount.cache.records import (
+    READABLE_SCHEMAS,
     SCHEMA,
     BlockRecord,
     ObjectRecord,
@@ -88,8 +89,16 @@ class CacheIndex:
         """Totals as of this process's last transaction."""
         self._session: _Session | None = None
         self._noting = threading.Lock()
-        self._env = Environment(path, (b"objects", b"blocks", b"meta"), readonly=readonly)
+        self._env = Environment(
+            path, (b"objects", b"blocks", b"meta"), (b"records", b"record_order"), readonly=readonly
+        )
         self._objects, self._blocks, self._meta = self._env.databases
+        self.meta: Any = self._meta
+        """Database of what concerns the whole index; others keep their sums in it, under names of their own."""
+        self.records: Any = self._env.added_databases[0]
+        """Database of the records that ``kept`` keeps; None when looking at an index of schema 1."""
+        self.record_order: Any = self._env.added_databases[1]
+        """Database of the order in which they were put; None likewise."""
         try:
             self._check_schema(readonly)
         except BaseException:
@@ -98,11 +107,19 @@ class CacheIndex:
 
     def _check_schema(self, readonly: bool) -> None:
         schema = self.read(lambda txn: self._number(txn, _SCHEMA_KEY))
-        new = self.totals == Totals() and self._env.entries() == len(self._env.databases)
-        if schema == 0 and new and not readonly:
-            self.write(lambda txn: txn.put(_SCHEMA_KEY, _U64.pack(SCHEMA), db=self._meta))
-        elif schema != SCHEMA:
+        new = self.totals == Totals() and self._env.entries() == self._env.database_count
+        if schema not in READABLE_SCHEMAS and not (schema == 0 and new and not readonly):
             raise CacheCorruptError(f"the cache index has schema {schema}, this release reads {SCHEMA}")
+        if schema != SCHEMA and not readonly:
+            # Schema 1 lacks nothing but the databases that opening has just made: this is the whole migration. Synced
+            # before anything else is written, so that no release sees the new things under the old number.
+            self.write(lambda txn: txn.put(_SCHEMA_KEY, _U64.pack(SCHEMA), db=self._meta))
+            self.sync()
+
+    @property
+    def has_records(self) -> bool:
+        """Whether there are tables of records: not when looking at an index of schema 1."""
+        return self.records is not None and self.record_order is not None
 
     # --- transactions
 

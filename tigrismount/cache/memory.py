@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.cache.base import CacheStatistics, block_length_bytes
+from tigrismount.cache.kept import TABLES, TableBounds, bounds_of
 from tigrismount.cache.none import UncachedObject
 from tigrismount.core.eviction import Occupancy
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tigrismount.cache.base import CachedObject
     from tigrismount.core.types import ObjectId
 
@@ -38,6 +41,57 @@ async def _pass(gate: trio.Event | None) -> None:
         await trio.lowlevel.checkpoint()
     else:
         await gate.wait()
+
+
+class MemoryRecords:
+    """A ``RecordStore`` in memory, with the bounds of the one on disk.
+
+    Args:
+        bounds: Bounds of each table.
+    """
+
+    def __init__(self, bounds: Mapping[str, TableBounds] = TABLES) -> None:
+        self.refuse = False
+        """While True nothing is found and nothing is kept, as with a failing disk."""
+        self._bounds = bounds
+        self._tables: dict[str, dict[bytes, bytes]] = {table: {} for table in bounds}
+
+    def _table(self, table: str) -> dict[bytes, bytes]:
+        bounds_of(self._bounds, table)
+        return {} if self.refuse else self._tables[table]
+
+    async def get(self, table: str, key: bytes) -> bytes | None:
+        """Return a value, as in the protocol."""
+        await trio.lowlevel.checkpoint()
+        return self._table(table).get(key)
+
+    async def put(self, table: str, key: bytes, value: bytes) -> bool:
+        """Keep a value, as in the protocol."""
+        await trio.lowlevel.checkpoint()
+        bounds, records = bounds_of(self._bounds, table), self._table(table)
+        if self.refuse or not bounds.allow(key, value):
+            return False
+        others = {k: v for k, v in records.items() if k != key}
+        while not bounds.hold(len(others) + 1, _sum_bytes(others) + len(key) + len(value)):
+            if not bounds.drops_oldest:
+                return False
+            del others[next(iter(others))]
+        self._tables[table] = {**others, key: value}
+        return True
+
+    async def delete(self, table: str, key: bytes) -> None:
+        """Forget a value, as in the protocol."""
+        await trio.lowlevel.checkpoint()
+        self._table(table).pop(key, None)
+
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+        """Return records in key order, as in the protocol."""
+        await trio.lowlevel.checkpoint()
+        return sorted(item for item in self._table(table).items() if item[0].startswith(prefix))[:limit]
+
+
+def _sum_bytes(records: Mapping[bytes, bytes]) -> int:
+    return sum(len(key) + len(value) for key, value in records.items())
 
 
 class MemoryBlockCache:
@@ -63,6 +117,8 @@ class MemoryBlockCache:
         """Every ``write_block``, in order of arrival."""
         self._occupancy: Occupancy[ObjectId] = Occupancy(capacity_bytes)
         self._versions: dict[ObjectId, _Version] = {}
+        self.records = MemoryRecords()
+        """Records kept beside the blocks."""
         self._ticks = 0
         self._counters = CacheStatistics(capacity_bytes=capacity_bytes)
 

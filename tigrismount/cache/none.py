@@ -62,6 +62,29 @@ class UncachedObject:
         """Do nothing."""
 
 
+class NoRecords:
+    """A ``RecordStore`` that keeps nothing."""
+
+    async def get(self, table: str, key: bytes) -> bytes | None:
+        """Return None."""
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def put(self, table: str, key: bytes, value: bytes) -> bool:
+        """Return False."""
+        await trio.lowlevel.checkpoint()
+        return False
+
+    async def delete(self, table: str, key: bytes) -> None:
+        """Do nothing."""
+        await trio.lowlevel.checkpoint()
+
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+        """Return nothing."""
+        await trio.lowlevel.checkpoint()
+        return []
+
+
 class NoCache:
     """A ``BlockCache`` for mounts without a cache directory.
 
@@ -73,6 +96,8 @@ class NoCache:
     def __init__(self, block_bytes: int = 8 << 20, *, degraded: str = "") -> None:
         self._block_bytes = block_bytes
         self._degraded = degraded
+        self.records = NoRecords()
+        """Keeps nothing."""
 
     async def open_object(self, obj: ObjectId) -> UncachedObject:
         """Return an empty version."""

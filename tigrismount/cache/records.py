@@ -17,8 +17,10 @@ from tigrismount.errors import CacheCorruptError
 if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
 
-SCHEMA = 1
-"""Version of the directory's layout and of every record; another one is set aside unread."""
+SCHEMA = 2
+"""Version of the directory's layout and of every record. 2 added the tables of small records."""
+READABLE_SCHEMAS = (1, 2)
+"""What is migrated in place when it is opened; another one is set aside unread."""
 
 ALIGNMENT_BYTES = 4096
 """What O_DIRECT asks of buffers, offsets and lengths on every disk we know."""
