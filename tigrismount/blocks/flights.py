@@ -18,6 +18,7 @@ from tigrismount.blocks.buffers import PAGE_BYTES
 from tigrismount.blocks.part import NEVER, Part
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.writes import DiskWrites
+from tigrismount.core import loadlog
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheCorruptError, CacheError, ObjectError, ObjectUnavailableError
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tigrismount.blocks.options import BlocksConfig
     from tigrismount.blocks.part import Block, ObjectState
     from tigrismount.blocks.statistics import BlocksCounters
+    from tigrismount.core.loadlog import LoadLog
     from tigrismount.objects.client import ObjectClient
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Flights:
         config: Limits.
         memory: Gives blocks their buffers.
         counters: Counted up here.
+        load_log: Told of GETs and blocks from disk.
         nursery: Gives the nursery that flights run in.
         retire: Told a version for which something has ended.
     """
@@ -51,6 +54,7 @@ class Flights:
         config: BlocksConfig,
         memory: BlockMemory,
         counters: BlocksCounters,
+        load_log: LoadLog,
         *,
         nursery: Callable[[], trio.Nursery],
         retire: Callable[[ObjectState], None],
@@ -61,6 +65,9 @@ class Flights:
         self._config = config
         self._memory = memory
         self._counters = counters
+        self._log = load_log
+        self.starved = 0
+        """Times a part that somebody waits for found no memory."""
         self._nursery = nursery
         self._retire = retire
         self._closing = False
@@ -69,6 +76,11 @@ class Flights:
     def attach(self) -> None:
         """Learn the thread to wake readers in: the one that calls this."""
         self._token = trio.lowlevel.current_trio_token()
+
+    @property
+    def slow_downs(self) -> int:
+        """Answers so far that asked for fewer requests."""
+        return self._client.statistics().slow_downs
 
     # ------------------------------------------------------------------ wanting
 
@@ -152,6 +164,7 @@ class Flights:
         # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
         # have a buffer. So nothing that is queued has to wait for what a plan holds.
         if not self._memory.allocate(part.blocks[0], demand=True):
+            self.starved += 1
             part = self.queue.peek_ready(from_disk=from_disk)
             if part is None or not self.queue.slot(part.priority, from_disk=from_disk):
                 return False
@@ -238,7 +251,12 @@ class Flights:
 
     async def _fetch(self, part: Part) -> None:
         self._counters.parts += 1
-        await self._client.fetch(part.state.obj, part.start, part.stop, part)
+        since_s = self._log.clock()
+        try:
+            await self._client.fetch(part.state.obj, part.start, part.stop, part)
+        finally:
+            got = part.start + part.done
+            self._log.note((loadlog.GET, part.state.obj, part.start, got, since_s, self._log.clock(), "", ""))
         if part.start + part.done != part.stop:
             raise ObjectUnavailableError(
                 f"fetch of bytes {part.start}-{part.stop} ended after {part.done} bytes",
@@ -250,6 +268,7 @@ class Flights:
         block = part.blocks[0]
         assert part.state.cached is not None
         assert block.buffer is not None
+        since_s = self._log.clock()
         try:
             await part.state.cached.read_block(block.index, block.buffer)
         except CacheError as exc:
@@ -260,6 +279,7 @@ class Flights:
             self.queue.in_flight[False] += 1
             await self._fetch(part)
             return
+        self._log.note((loadlog.DISK, block.state.obj, block.start, block.stop, since_s, self._log.clock(), "", ""))
         self._counters.from_disk(block.length_bytes)
         part.done = block.length_bytes
 

@@ -15,6 +15,7 @@ who gives way to whom).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from tigrismount.blocks.flights import Flights
 from tigrismount.blocks.memory import BlockMemory
 from tigrismount.blocks.part import Block, ObjectState, Waiter
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
+from tigrismount.core import loadlog
 from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import CacheError, ObjectError
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from tigrismount.blocks.base import Buffer
     from tigrismount.blocks.options import BlocksConfig
     from tigrismount.cache.base import BlockCache
+    from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
 
@@ -46,11 +49,15 @@ class BlockStore:
         client: Where bytes come from in the end.
         cache: The disk cache; ``cache.none.NoCache`` when there is none.
         config: Limits.
+        log: Told what load reports are made of; None where nobody wants them.
     """
 
-    def __init__(self, client: ObjectClient, cache: BlockCache, config: BlocksConfig) -> None:
+    def __init__(
+        self, client: ObjectClient, cache: BlockCache, config: BlocksConfig, log: LoadLog | None = None
+    ) -> None:
         self._cache = cache
         self._config = config
+        self._log = log or loadlog.NoLog()
         self._memory = BlockMemory(config, on_evicted=self._retire)
         self._states: dict[ObjectId, ObjectState] = {}
         self._counters = BlocksCounters()
@@ -58,7 +65,13 @@ class BlockStore:
         """Largest blocks that the disk cache may count in; of larger ones too few would fit into memory."""
         self._nursery: trio.Nursery | None = None
         self._flights = Flights(
-            client, config, self._memory, self._counters, nursery=lambda: self._running, retire=self._retire
+            client,
+            config,
+            self._memory,
+            self._counters,
+            self._log,
+            nursery=lambda: self._running,
+            retire=self._retire,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -131,18 +144,43 @@ class BlockStore:
         pieces = list(_pieces(state.block_bytes, start, stop))
         joined = [self._flights.want(state.block(index), a, b, priority) for index, a, b in pieces]
         parts: list[Buffer] = []
-        try:
-            for (index, a, b), was_joined in zip(pieces, joined, strict=True):
-                view = await self._read_piece(state.block(index), a, b, priority, joined=was_joined)
-                # A piece is copied before its block is let go, so that a read across blocks needs one buffer at a time.
-                parts.append(bytes(view) if len(pieces) > 1 else view)
-        finally:
-            for index, _, _ in pieces[len(parts) :]:
-                self._flights.abandon(state.block(index))
-            self._flights.pump()
+        with self._noted(state, start, stop, priority, joined=all(joined)):
+            try:
+                for (index, a, b), was_joined in zip(pieces, joined, strict=True):
+                    view = await self._read_piece(state.block(index), a, b, priority, joined=was_joined)
+                    # A piece is copied before its block is let go: a read across blocks needs one buffer at a time.
+                    parts.append(bytes(view) if len(pieces) > 1 else view)
+            finally:
+                for index, _, _ in pieces[len(parts) :]:
+                    self._flights.abandon(state.block(index))
+                self._flights.pump()
         self._counters.miss(stop - start, joined=all(joined))
         # No flight can start writing into a buffer freed just now before the caller awaits again.
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @contextlib.contextmanager
+    def _noted(self, state: ObjectState, start: int, stop: int, priority: Priority, *, joined: bool) -> Iterator[None]:
+        """Tell the load reports of a process that waits, and in the end what for; speculation is not noted."""
+        if priority is not Priority.DEMAND:
+            yield
+            return
+        note, since_s = self._log.note, self._log.clock()
+        starved, slow_downs = self._flights.starved, self._flights.slow_downs
+        block = state.blocks.get(start // state.block_bytes)
+        from_disk = block is not None and any(part.from_disk for part in block.parts)
+        source = loadlog.FLIGHT if joined else loadlog.NVME if from_disk else loadlog.REMOTE
+        cause = loadlog.DISK_CAUSE if from_disk else loadlog.STORE if joined else loadlog.PLAN
+        kind = loadlog.GAVE_UP
+        note((loadlog.WAIT, state.obj, start, stop, since_s, since_s, "", ""))
+        try:
+            yield
+            kind = loadlog.ANSWER
+        finally:
+            if self._flights.slow_downs > slow_downs:
+                cause = loadlog.SLOW_DOWN
+            elif self._flights.starved > starved:
+                cause = loadlog.MEMORY
+            note((kind, state.obj, start, stop, since_s, self._log.clock(), source, cause))
 
     async def _read_piece(self, block: Block, start: int, stop: int, priority: Priority, *, joined: bool) -> memoryview:
         """Wait for bytes of one block.

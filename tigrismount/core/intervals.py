@@ -1,14 +1,19 @@
 """Sets of bytes as sorted, disjoint, half-open ranges: which part of a block is there, and which is missing.
 
-A block is filled by one or two parts, so the lists are one to three ranges long; linear walks beat anything clever.
+A block is filled by one or two parts, so the lists are mostly one to three ranges long and walked linearly; only what
+a load report adds to can grow long.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+_START, _STOP = itemgetter(0), itemgetter(1)
 
 
 class Intervals:
@@ -35,15 +40,12 @@ class Intervals:
         """Add ``[start, stop)``, merging what it touches; an empty range adds nothing."""
         if start >= stop:
             return
-        kept: list[tuple[int, int]] = []
-        for other_start, other_stop in self._ranges:
-            if other_stop < start or other_start > stop:
-                kept.append((other_start, other_stop))
-            else:
-                start, stop = min(start, other_start), max(stop, other_stop)
-        kept.append((start, stop))
-        kept.sort()
-        self._ranges = kept
+        ranges = self._ranges
+        first = bisect_left(ranges, start, key=_STOP)
+        last = bisect_right(ranges, stop, lo=first, key=_START)
+        if first < last:
+            start, stop = min(start, ranges[first][0]), max(stop, ranges[last - 1][1])
+        ranges[first:last] = [(start, stop)]
 
     def covers(self, start: int, stop: int) -> bool:
         """Tell whether all of ``[start, stop)`` is in the set; an empty range always is."""

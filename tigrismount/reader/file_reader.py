@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from tigrismount.core.loadlog import HIT, LAYOUT, RAM
 from tigrismount.core.prefetchplan import LoadPlan
 from tigrismount.core.readahead import StreamPolicy, StreamTable
 from tigrismount.core.types import Priority
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from tigrismount.blocks.base import BlockSource, Buffer
     from tigrismount.core.layout import Layout
+    from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.types import Extent, ObjectId
     from tigrismount.reader.options import ReaderConfig
 
@@ -40,23 +42,26 @@ class FileReader:
         obj: The version.
         store: Where its bytes are.
         config: Limits of plans.
+        log: Told of reads that are answered at once.
         on_first_wait: Called once, when a reader has to wait for the first time; None when nothing is to be learned
             about this file.
     """
 
-    __slots__ = ("_on_first_wait", "_planner", "_priority", "_store", "_streams", "_withdrawn", "obj", "plans")
+    __slots__ = ("_log", "_on_first_wait", "_planner", "_priority", "_store", "_streams", "_withdrawn", "obj", "plans")
 
     def __init__(
         self,
         obj: ObjectId,
         store: BlockSource,
         config: ReaderConfig,
+        log: LoadLog,
         on_first_wait: Callable[[FileReader], None] | None = None,
     ) -> None:
         self.obj = obj
         self.plans = 0
         """Times the plan was said."""
         self._store = store
+        self._log = log
         self._on_first_wait = on_first_wait
         self._priority = Priority.READAHEAD
         self._streams: StreamTable | None = None
@@ -79,12 +84,12 @@ class FileReader:
             stop: One past the last byte, at most the object's size.
         """
         found = self._store.try_read(self.obj, start, stop)
+        if found is None:
+            return None
+        now_s = self._log.clock()
+        self._log.note((HIT, self.obj, start, stop, now_s, now_s, RAM, ""))
         planner = self._planner
-        if (
-            found is not None
-            and planner is not None
-            and (planner.observe(start, stop, missed=False) or self._withdrawn)
-        ):
+        if planner is not None and (planner.observe(start, stop, missed=False) or self._withdrawn):
             self._say(planner)
         return found
 
@@ -109,6 +114,7 @@ class FileReader:
     def learn(self, layout: Layout) -> None:
         """Plan by *layout* from now on."""
         assert self._streams is not None, "only files that are planned are probed"
+        self._log.note((LAYOUT, self.obj, layout.data_start, layout.data_start, 0.0, self._log.clock(), "", ""))
         self._planner = LoadPlan(layout, self._streams)
         self._priority = Priority.PREFETCH
 

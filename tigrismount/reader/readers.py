@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount.core.loadlog import NoLog
 from tigrismount.formats.registry import format_of
 from tigrismount.reader.file_reader import FileReader
 from tigrismount.reader.probe import MAX_TENSORS, Probe
@@ -19,6 +20,7 @@ from tigrismount.reader.statistics import ReadersStatistics
 
 if TYPE_CHECKING:
     from tigrismount.blocks.base import BlockSource
+    from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.types import ObjectId
     from tigrismount.formats.registry import TensorFormat
     from tigrismount.reader.options import ReaderConfig
@@ -33,6 +35,7 @@ class Readers:
     Args:
         store: Where bytes are.
         config: Limits of plans.
+        log: Told what load reports are made of; None where nobody wants them.
         max_kept: Readers kept after their last close.
         max_tensors: Tensors in remembered layouts.
     """
@@ -41,12 +44,14 @@ class Readers:
         self,
         store: BlockSource,
         config: ReaderConfig,
+        log: LoadLog | None = None,
         *,
         max_kept: int = MAX_KEPT,
         max_tensors: int = MAX_TENSORS,
     ) -> None:
         self._store = store
         self._config = config
+        self._log = log or NoLog()
         self._max_kept = max_kept
         self._probe = Probe(store, max_tensors=max_tensors)
         self._nursery: trio.Nursery | None = None
@@ -109,11 +114,11 @@ class Readers:
     def _make(self, obj: ObjectId, key: str) -> FileReader:
         tensor_format = format_of(key) if self._config.prefetch == "auto" else None
         if tensor_format is None or obj.size_bytes <= self._config.block_bytes:
-            return FileReader(obj, self._store, self._config)
+            return FileReader(obj, self._store, self._config, self._log)
         layout = self._probe.known(obj)
         if layout is None:
-            return FileReader(obj, self._store, self._config, partial(self._start_probe, tensor_format))
-        reader = FileReader(obj, self._store, self._config)
+            return FileReader(obj, self._store, self._config, self._log, partial(self._start_probe, tensor_format))
+        reader = FileReader(obj, self._store, self._config, self._log)
         reader.learn(layout)
         return reader
 
