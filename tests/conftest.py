@@ -28,6 +28,10 @@ class Bucket:
         """Store *body* under *key* and return its ETag without quotes."""
         return self.client.put_object(Bucket=self.name, Key=key, Body=body, **arguments)["ETag"].strip('"')
 
+    def keep_versions(self) -> None:
+        """Keep what is overwritten or deleted from now on."""
+        self.client.put_bucket_versioning(Bucket=self.name, VersioningConfiguration={"Status": "Enabled"})
+
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:

@@ -60,7 +60,10 @@ print(json.dumps(list(found)))
 """
 
 
-def test_no_read_mixes_two_versions_while_it_is_overwritten_and_refreshed(bucket, mount, mountpoint, noise):
+@pytest.mark.parametrize("kept", [False, True], ids=["gone", "kept"])
+def test_no_read_mixes_two_versions_while_it_is_overwritten_and_refreshed(bucket, mount, mountpoint, noise, kept):
+    if kept:
+        bucket.keep_versions()
     bodies = [noise(3 * MIB, seed) for seed in range(5)]
     bucket.put("d/file", bodies[0])
     with mount(f"s3://{bucket.name}", "--metadata-ttl=1h"):

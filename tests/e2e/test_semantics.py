@@ -344,10 +344,13 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.claim("fresh-overwrite", "fresh-delete", "fresh-open", "fresh-if-match")
+@pytest.mark.claim("fresh-overwrite", "fresh-delete", "fresh-open", "fresh-versions", "fresh-if-match")
+@pytest.mark.parametrize("kept", [False, True], ids=["gone", "kept"])
 @pytest.mark.parametrize("change", ["overwrite", "delete"])
-def test_a_file_that_changes_while_it_is_open(bucket, mount, mountpoint, python, noise, s3, change):
+def test_a_file_that_changes_while_it_is_open(bucket, mount, mountpoint, python, noise, s3, change, kept):
     old, new = noise(24 * MIB, 1), noise(24 * MIB, 2)
+    if kept:
+        bucket.keep_versions()
     etag = bucket.put("file", old)
     bucket.put("other", b"1")
     flags = ["--metadata-ttl=0", "--negative-ttl=0", "--prefetch=off", "--kernel-read-ahead=0"]
@@ -371,9 +374,11 @@ def test_a_file_that_changes_while_it_is_open(bucket, mount, mountpoint, python,
         else:
             assert errno_of(python, "os.stat(path)", mountpoint / "file") == "ENOENT"
     assert found["first"] == found["cached"] == hashlib.sha256(old[:4096]).hexdigest()
-    assert found["beyond"] == ("ESTALE" if change == "overwrite" else "ENOENT")
-    assert f'"{etag}"' in {request.if_match for request in s3.requests("GetObject", key="file")}
-    assert "" not in {request.if_match for request in s3.requests("GetObject", key="file")}
+    beyond = 20 * MIB
+    assert found["beyond"] == (hashlib.sha256(old[beyond : beyond + 4096]).hexdigest() if kept else "ESTALE")
+    conditions = [request.if_match for request in s3.requests("GetObject", key="file")]
+    assert f'"{etag}"' in conditions
+    assert ("" in conditions) is kept, "none is without a condition but those for a version's id"
 
 
 @pytest.mark.claim("fresh-weak")

@@ -18,6 +18,9 @@ class MemoryStore:
         self.put = self.client.put
         self.delete = self.client.delete
 
+    def keep_versions(self) -> None:
+        self.client.versioned = True
+
 
 class RealStore:
     def __init__(self, bucket, client: S3Client) -> None:
@@ -30,6 +33,9 @@ class RealStore:
 
     def delete(self, key: str) -> None:
         self._bucket.client.delete_object(Bucket=self.bucket, Key=key)
+
+    def keep_versions(self) -> None:
+        self._bucket.keep_versions()
 
 
 class TestMemoryObjectClient(ObjectClientContract):

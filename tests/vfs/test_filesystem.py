@@ -10,7 +10,9 @@ from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.errors import (
     IsDirectoryError,
     ObjectArchivedError,
+    ObjectNotFoundError,
     ObjectProtocolError,
+    StaleObjectError,
     UnknownNodeError,
 )
 
@@ -200,3 +202,25 @@ async def test_statistics_count_what_was_asked(new_world):
     assert (counts.lookups, counts.lookups_asked, counts.listings) == (4, 2, 2)
     assert (counts.dentries, counts.negative_dentries, counts.listed_names) == (1, 1, 3)
     assert (counts.hidden_keys, counts.shadowed_keys) == (1, 0)
+
+
+async def test_a_file_that_is_gone_is_stale_to_who_has_it_open(new_world):
+    world = new_world("a")
+    node_id = await world.walk("a")
+    await world.fs.open(node_id)
+
+    async def gone(start, stop):
+        raise ObjectNotFoundError("no such key", bucket="bucket", key="a")
+
+    world.readers.opened[0].read = gone
+    with pytest.raises(StaleObjectError, match="s3://bucket/a: the object was deleted since it was opened"):
+        await world.fs.read(node_id, 0, 4)
+
+
+async def test_a_successor_takes_over_the_ids_of_versions(new_world):
+    first, second = new_world(), new_world()
+    first.client.versioned = True
+    obj = first.put("a", b"data")
+    await first.walk("a")
+    second.fs.restore(list(first.fs.nodes()))
+    assert second.client.version_id(obj) == "v1"

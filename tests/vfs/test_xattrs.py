@@ -47,6 +47,20 @@ async def test_a_listed_file_lacks_what_a_listing_does_not_say_until_it_is_looke
     assert (await xattrs(world, node_id))["user.tigris.sha256"] == SHA
 
 
+async def test_a_version_id_that_came_with_bytes_is_shown_and_journaled_for_the_next_process(new_world):
+    journal = []
+    world = new_world(on_new=lambda node: journal.append((node.key, node.version_id)))
+    world.client.versioned = True
+    obj = world.put("a", b"data")
+    ((_, entry),) = await world.ls()
+    node_id = entry.attributes.node_id
+    world.client.know_version(obj, "v1")  # as a GET does
+    assert (await xattrs(world, node_id))["user.tigris.version_id"] == "v1"
+    await world.fs.open(node_id)
+    await world.read_all(node_id)
+    assert journal == [("a", ""), ("a", "v1")]
+
+
 async def test_directories_and_links_have_none_and_unknown_names_are_not_there(new_world):
     world = new_world("d/a")
     world.put("link", b"", symlink_target=b"d")

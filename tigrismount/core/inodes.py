@@ -184,6 +184,12 @@ class InodeTable:
             return self.root
         return self._intern(Node(ROOT_NODE_ID, where.bucket, where.prefix, None))
 
+    def learn_version(self, node: Node, version_id: str) -> None:
+        """Remember the version id that an answer about *node* named, here and in the journal."""
+        node.version_id = version_id
+        if self._on_new is not None:
+            self._on_new(node)
+
     def get(self, node_id: int) -> Node:
         """Return the node with this id.
 

@@ -145,16 +145,23 @@ class ObjectClient(Protocol):
 
         Sends ``If-Match`` and checks status, ETag, Content-Range and length of each answer. A body that breaks or
         stalls is resumed from the last byte received. Returns when the sink is full, or early when the sink
-        returned an empty view because the bytes are no longer wanted.
+        returned an empty view because the bytes are no longer wanted. A version whose id is known is also read after
+        the key has been overwritten or deleted, where the bucket keeps it.
 
         Raises:
-            StaleObjectError: The key now holds another version.
-            ObjectNotFoundError: The key is gone.
+            StaleObjectError: The key now holds another version, and this one cannot be had.
+            ObjectNotFoundError: The key is gone, and no version id is known.
             ObjectAccessError: The credentials are refused.
             ObjectArchivedError: The object must be restored first.
             ObjectUnavailableError: Retries or ``request_timeout_s`` are spent.
             ObjectProtocolError: The store kept sending answers that are not what was asked.
         """
+
+    def version_id(self, obj: ObjectId) -> str:
+        """Return the version id that a HEAD or GET has named for this version, empty where none has. Never blocks."""
+
+    def know_version(self, obj: ObjectId, version_id: str) -> None:
+        """Take over the version id that another process learned for *obj*; empty is no news."""
 
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""

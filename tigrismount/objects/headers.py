@@ -44,6 +44,8 @@ class Manner:
     """Let Tigris move what is listed near us, and send small files along, where that was asked for."""
     snapshots_of: str = ""
     """List the snapshots of this bucket instead of buckets."""
+    version_id: str = ""
+    """Get the version with this id, whatever the key holds now."""
 
 
 PLAIN = Manner()

@@ -77,7 +77,11 @@ class MemoryObjectClient:
         """GETs that run now."""
         self.peak_in_flight = 0
         """Most GETs that ever ran at once."""
+        self.versioned = False
+        """Whether each put gets a version id, and what is overwritten is kept."""
         self._objects: dict[str, tuple[ObjectInfo, memoryview]] = {}
+        self._kept: dict[str, tuple[ObjectInfo, memoryview]] = {}
+        self._version_ids: dict[ObjectId, str] = {}
         self._rules: list[_Rule] = []
         self._counts = ObjectStatistics()
         self._closed = False
@@ -114,13 +118,21 @@ class MemoryObjectClient:
         if etag is None:
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
         obj = ObjectId(self.bucket, key, etag, len(data))
+        if self.versioned and version_id is None:
+            version_id = f"v{len(self._kept) + 1}"
         info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256)
         self._objects[key] = (info, memoryview(data))
+        if self.versioned and version_id is not None:
+            self._kept[version_id] = self._objects[key]
         return obj
 
     def delete(self, key: str) -> None:
         """Delete a key, which must exist."""
         del self._objects[key]
+
+    def purge(self) -> None:
+        """Delete every version that is not a key's present one."""
+        self._kept.clear()
 
     def hold(self, method: Method = "GET", key: str | None = None, *, after_bytes: int = 0) -> trio.Event:
         """Hold matching requests from now on, until the returned event is set.
@@ -181,7 +193,9 @@ class MemoryObjectClient:
         self._record("HEAD", key)
         self._counts = replace(self._counts, head_requests=self._counts.head_requests + 1)
         await self._obey(self._claim("HEAD", key))
-        return self._lookup(bucket, key)[0]
+        info = self._lookup(bucket, key)[0]
+        self.know_version(info.id, info.version_id or "")
+        return info
 
     async def list_page(
         self,
@@ -217,6 +231,15 @@ class MemoryObjectClient:
             await self._send(obj, start, stop, sink)
         finally:
             self.in_flight -= 1
+
+    def version_id(self, obj: ObjectId) -> str:
+        """Return the version id that was named for *obj*, or none."""
+        return self._version_ids.get(obj, "")
+
+    def know_version(self, obj: ObjectId, version_id: str) -> None:
+        """Remember a version id."""
+        if version_id:
+            self._version_ids[obj] = version_id
 
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""
@@ -257,11 +280,20 @@ class MemoryObjectClient:
         return start
 
     def _lookup_version(self, obj: ObjectId) -> memoryview:
-        info, data = self._lookup(obj.bucket, obj.key)
-        if obj.size_bytes != info.id.size_bytes or (obj.etag and obj.etag != info.id.etag):
+        kept = self._kept.get(self.version_id(obj))
+        try:
+            info, data = self._lookup(obj.bucket, obj.key)
+        except ObjectNotFoundError:
+            if kept is None:
+                raise
+            info, data = kept
+        if not _is(obj, info) and kept is not None:
+            info, data = kept
+        if not _is(obj, info):
             raise StaleObjectError("another version is stored now", bucket=obj.bucket, key=obj.key)
         if info.storage_class in ARCHIVE_CLASSES:
             raise ObjectArchivedError(f"archived as {info.storage_class}", bucket=obj.bucket, key=obj.key)
+        self.know_version(obj, info.version_id or "")
         return data
 
     def _lookup(self, bucket: str, key: str) -> tuple[ObjectInfo, memoryview]:
@@ -296,6 +328,10 @@ class MemoryObjectClient:
             if rule.error is not None:
                 self._counts = replace(self._counts, errors=self._counts.errors + 1)
                 raise rule.error
+
+
+def _is(obj: ObjectId, info: ObjectInfo) -> bool:
+    return obj.size_bytes == info.id.size_bytes and (not obj.etag or obj.etag == info.id.etag)
 
 
 def _page(infos: dict[str, ObjectInfo], prefix: str, delimiter: str, after: _Cursor, max_keys: int) -> ListPage:

@@ -9,8 +9,8 @@ success widens it again up to ``concurrency``. A thread holds its place in the l
 that wanted it was cancelled, so abandoned threads are bounded too; ``transfer`` says why they do no harm.
 
 Two kinds of failure are looked at once more before they count. A refused key may have been replaced (``keys``). An
-object that is gone or changed may only seem so, to a region that lags or a cache that is old, so Tigris is asked for
-an answer about now (``headers``). Look-ups always pass caches by: a stale name is what nobody could tell.
+object that is gone or changed may only seem so, or still be there under its version id (``asking``). Look-ups always
+pass caches by: a stale name is what nobody could tell.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from tigrismount.errors import (
     ObjectProtocolError,
     ObjectUnavailableError,
     SlowDownError,
-    StaleObjectError,
 )
+from tigrismount.objects.asking import Asking
 from tigrismount.objects.body import BodyReader
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.endpoints import is_tigris
 from tigrismount.objects.failures import translated
-from tigrismount.objects.headers import INLINED, PLAIN, SURE, UNCACHED, Manner, RequestHeaders
+from tigrismount.objects.headers import INLINED, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.metadata import sha256_of, symlink_target
@@ -50,6 +50,7 @@ from tigrismount.objects.snapshots import Snapshot, parse_rows
 from tigrismount.objects.stragglers import Stragglers, settle
 from tigrismount.objects.traits import StoreTraits
 from tigrismount.objects.transfer import Transfer
+from tigrismount.objects.versions import VersionIds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -109,6 +110,7 @@ class S3Client:
         self._headers = RequestHeaders(config, self.traits)
         self._headers.register(self._boto.meta.events)
         self._inlined = InlinedFiles()
+        self._versions = VersionIds()
         self._unlistable = False
         self._draw = draw
         self._counters = Counters()
@@ -169,6 +171,7 @@ class S3Client:
                 answer = self._boto.head_object(Bucket=bucket, Key=key, **self._extra)
                 self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
                 info = info_of(bucket, key, answer, size_bytes=object_size_bytes(answer, target))
+                self._versions.learn(info.id, info.version_id)
                 return replace(info, symlink_target=symlink_target(answer), sha256=sha256_of(answer))
 
         return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
@@ -207,9 +210,8 @@ class S3Client:
             return
         transfer = Transfer(obj, start, stop, sink)
         target = self._target(obj.bucket, obj.key)
-        manner = PLAIN
 
-        async def get() -> None:
+        async def get(manner: Manner) -> None:
             nonlocal transfer
             while True:
                 send = partial(self._send, self._data_lane, partial(self._get, transfer, target, manner))
@@ -217,29 +219,20 @@ class S3Client:
                     return
                 transfer = transfer.successor()
 
-        async def attempt() -> None:
-            nonlocal manner
-            try:
-                await get()
-            except ObjectProtocolError:
-                manner = replace(manner, no_store=True)
-                raise
-            except (StaleObjectError, ObjectNotFoundError):
-                if manner.consistent or not self.traits.may_lag:
-                    raise
-                manner = SURE
-                self._counters.add("retries")
-                await get()
-
+        versions = None if self._config.snapshot_version else self._versions  # frozen versions do not go
+        asking = Asking(obj, get, self.traits, versions, partial(self._counters.add, "retries"))
         try:
-            await self._call(
-                attempt,
-                self._data_policy,
-                target,
-                progress=lambda: transfer.position,
-            )
+            await self._call(asking.attempt, self._data_policy, target, progress=lambda: transfer.position)
         finally:
             await settle(transfer)
+
+    def version_id(self, obj: ObjectId) -> str:
+        """Return the id that answers have named for this version, empty where none has."""
+        return self._versions.find(obj)
+
+    def know_version(self, obj: ObjectId, version_id: str) -> None:
+        """Take over the id of a version that somebody else learned."""
+        self._versions.learn(obj, version_id)
 
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""
@@ -393,7 +386,11 @@ class S3Client:
     def _get(self, transfer: Transfer, target: Target, manner: Manner) -> None:
         """Send one GET for what is left of the transfer, check the answer and hand its body over."""
         obj, start, stop = transfer.obj, transfer.position, transfer.stop
-        condition = {"IfMatch": f'"{obj.etag}"'} if obj.cacheable else {}  # a weak tag never matches
+        condition = {}
+        if manner.version_id:
+            condition["VersionId"] = manner.version_id
+        elif obj.cacheable:  # a weak tag never matches
+            condition["IfMatch"] = f'"{obj.etag}"'
         self._counters.add("get_requests")
         transfer.send(time.monotonic())
         with translated(target), self._headers.manner(manner):
@@ -406,6 +403,7 @@ class S3Client:
             self._check_frozen(metadata["HTTPHeaders"], target)
             check_range_answer(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], obj, start, stop)
             transfer.answer(time.monotonic())
+            self._versions.learn(obj, answer.get("VersionId"))
             transfer.receive(body, target, lambda count: self._counters.add("bytes_fetched", count))
         finally:
             body.close(complete=transfer.complete)

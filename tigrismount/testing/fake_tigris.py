@@ -4,6 +4,7 @@ What it does beyond plain S3, and what tests use it for:
 
 - objects have a history, and ``X-Tigris-Snapshot-Version`` on GET, HEAD and LIST reads it at any nanosecond, in
   buckets that keep snapshots; in others the header means nothing;
+- in such buckets ``versionId`` on GET and HEAD reads any version, and answers name the id of theirs;
 - ``ListBuckets`` with ``X-Tigris-Snapshot`` lists snapshots, ``HeadBucket`` tells whether there can be any;
 - a *lagging* key shows its version before the last to everybody who does not send ``X-Tigris-Consistent: true``: a
   GET with ``If-Match`` then ends in 412, as from a region that has not heard of the write;
@@ -94,6 +95,10 @@ class FakeTigris:
         """Delete an object."""
         self._buckets[bucket].history[key].append(_Version(self._tick_ns(), None))
 
+    def purge(self, bucket: str, key: str) -> None:
+        """Delete every version of an object but the last one."""
+        del self._buckets[bucket].history[key][:-1]
+
     def take_snapshot(self, bucket: str, name: str = "") -> str:
         """Take a snapshot and return its version."""
         moment_ns = self._tick_ns()
@@ -181,15 +186,23 @@ class FakeTigris:
         )
 
     def _object(self, request: HttpRequest, bucket: _Bucket) -> HttpAnswer:
-        version = self._version(request, bucket, request.key)
+        version_id = request.query.get("versionId", "") if bucket.snapshots_kept else ""
+        if version_id:
+            history = bucket.history.get(request.key, [])
+            version = next((version for version in history if str(version.from_ns) == version_id), None)
+        else:
+            version = self._version(request, bucket, request.key)
         if version is None or version.body is None:
-            return error_answer(404, "NoSuchKey")
+            return error_answer(404, "NoSuchVersion" if version_id else "NoSuchKey")
         etag = f'"{version.etag}"'
         if request.headers.get("if-match", etag) != etag:
             return error_answer(412, "PreconditionFailed")
         if request.headers.get("if-none-match") == etag:
             return HttpAnswer(304)
-        return object_answer(request, version.etag, version.from_ns // _SECOND_NS, version.body)
+        reply = object_answer(request, version.etag, version.from_ns // _SECOND_NS, version.body)
+        if bucket.snapshots_kept:
+            reply.headers["x-amz-version-id"] = str(version.from_ns)
+        return reply
 
     def _version(self, request: HttpRequest, bucket: _Bucket, key: str) -> _Version | None:
         """Return the version of *key* that *request* sees, None where it sees none."""

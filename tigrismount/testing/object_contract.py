@@ -44,6 +44,9 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Delete an object."""
 
+    def keep_versions(self) -> None:
+        """Keep what is overwritten or deleted from now on, under version ids."""
+
 
 class CollectingSink:
     """A sink in one piece of memory.
@@ -196,6 +199,53 @@ class FetchContract:
         assert (await store.client.head(store.bucket, key)).id == listed.id
 
 
+class VersionContract:
+    """Promises about versions that are no longer a key's present one."""
+
+    @pytest.mark.parametrize("seen_by", ["head", "fetch"])
+    @pytest.mark.parametrize("change", ["overwrite", "delete"])
+    async def test_a_version_whose_id_was_seen_is_read_on(self, store: Store, seen_by: str, change: str) -> None:
+        """An answer has named the id; after that neither an overwrite nor a delete takes the version away."""
+        store.keep_versions()
+        old = store.put("k", pattern(100, seed=1))
+        assert store.client.version_id(old) == ""
+        if seen_by == "head":
+            info = await store.client.head(store.bucket, "k")
+            assert store.client.version_id(old) == info.version_id
+        else:
+            await fetch_bytes(store, old, 0, 10)
+        assert store.client.version_id(old) != ""
+        if change == "overwrite":
+            new = store.put("k", pattern(100, seed=2))
+            assert await fetch_bytes(store, new, 10, 100) == pattern(100, seed=2)[10:]
+        else:
+            store.delete("k")
+        for start in (10, 50):
+            assert await fetch_bytes(store, old, start, 100) == pattern(100, seed=1)[start:]
+
+    async def test_a_version_that_nobody_named_is_stale(self, store: Store) -> None:
+        """Nothing is guessed: without an id there is no way to a version that was overwritten."""
+        store.keep_versions()
+        old = store.put("k", pattern(100, seed=1))
+        store.put("k", pattern(100, seed=2))
+        with pytest.raises(StaleObjectError):
+            await fetch_bytes(store, old, 0, 100)
+
+    async def test_a_version_id_can_be_taken_over(self, store: Store) -> None:
+        """What another process learned serves as well; an id of other bytes serves nobody."""
+        store.keep_versions()
+        old = store.put("k", pattern(100, seed=1))
+        version_id = (await store.client.head(store.bucket, "k")).version_id
+        assert version_id is not None
+        store.put("k", pattern(100, seed=2))
+        store.client.know_version(old, version_id)
+        assert await fetch_bytes(store, old, 0, 100) == pattern(100, seed=1)
+        never = replace(old, etag="0" * 32)
+        store.client.know_version(never, version_id)
+        with pytest.raises(StaleObjectError):
+            await fetch_bytes(store, never, 0, 100)
+
+
 class ListingContract:
     """Promises of ``head``, ``list_page`` and ``check_access``."""
 
@@ -277,5 +327,5 @@ class ListingContract:
             await store.client.check_access(store.bucket, "other/")
 
 
-class ObjectClientContract(FetchContract, ListingContract):
+class ObjectClientContract(FetchContract, VersionContract, ListingContract):
     """All promises; subclass it in a test module that has a fixture ``store``."""

@@ -15,8 +15,7 @@ change: what is known of them has a TTL.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.core.inodes import InodeTable
 from tigrismount.core.names import DirectoryKey, place_of
@@ -26,11 +25,13 @@ from tigrismount.errors import (
     IsDirectoryError,
     NotDirectoryError,
     ObjectArchivedError,
-    ObjectProtocolError,
+    ObjectNotFoundError,
     PathError,
+    StaleObjectError,
 )
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
+from tigrismount.vfs.openfiles import OpenFile, whole
 from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
@@ -43,53 +44,18 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
     from tigrismount.vfs.entries import Attributes
+    from tigrismount.vfs.openfiles import Readers
     from tigrismount.vfs.options import VfsConfig
-
-R = TypeVar("R", bound="FileReader")
 
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes that answer a GET with InvalidObjectState until somebody restores the object."""
-
-
-class FileReader(Protocol):
-    """Reads one object version; shared by everybody who has it open."""
-
-    def try_read(self, start: int, stop: int) -> Buffer | None:
-        """Return exactly ``[start, stop)`` when it is in memory now, else None. Never waits."""
-
-    async def read(self, start: int, stop: int) -> Buffer:
-        """Return exactly ``[start, stop)``.
-
-        Raises:
-            ObjectError: The store could not give the bytes of this version.
-        """
-
-
-class Readers(Protocol[R]):
-    """Makes readers."""
-
-    def open(self, obj: ObjectId, key: str) -> R:
-        """Return a reader of *obj*, whose *key* says what kind of file to expect; no request is made for it."""
-
-    def close(self, reader: R) -> None:
-        """Say that nobody has it open any more."""
-
-
-@dataclass(slots=True, eq=False)
-class _OpenFile:
-    """A version that is open."""
-
-    reader: FileReader
-    obj: ObjectId
-    size_bytes: int
-    opens: int = 0
 
 
 class FileSystem:
     """One mounted prefix of one bucket, or all buckets side by side.
 
     Args:
-        client: The store, asked for names only.
+        client: The store, asked for names and what versions are called.
         readers: Where bytes come from.
         config: What is mounted and how it looks.
         clock: Seconds; does not go backwards.
@@ -107,6 +73,7 @@ class FileSystem:
         cache: BlockCache | None = None,
         on_new: Callable[[Node], None] | None = None,
     ) -> None:
+        self._client = client
         self._readers = readers
         self._config = config
         self._clock = clock
@@ -118,15 +85,18 @@ class FileSystem:
             unreferenced_limit=config.node_limit,
             on_new=on_new,
         )
-        self._open: dict[int, _OpenFile] = {}
+        self._open: dict[int, OpenFile] = {}
 
     def nodes(self) -> Iterator[Node]:
         """Give all nodes that the kernel may know, but the root."""
         return self._inodes.known()
 
-    def restore(self, nodes: Iterable[Node]) -> None:
+    def restore(self, nodes: Sequence[Node]) -> None:
         """Take over the nodes of an earlier process of this mount; before the first request."""
         self._inodes.restore(nodes)
+        for node in nodes:
+            if node.obj is not None:
+                self._client.know_version(node.obj, node.version_id)
 
     # -- names and attributes ----------------------------------------------------------------------------------
 
@@ -177,7 +147,9 @@ class FileSystem:
         Raises:
             UnknownNodeError: The node is not known.
         """
-        stored = stored_attributes(self._inodes.get(node_id))
+        node = self._inodes.get(node_id)
+        self._learn_version(node)
+        stored = stored_attributes(node)
         return [*stored, CACHED_BYTES] if stored else []
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes | None:
@@ -187,6 +159,7 @@ class FileSystem:
             UnknownNodeError: The node is not known.
         """
         node = self._inodes.get(node_id)
+        self._learn_version(node)
         stored = stored_attributes(node)
         if name != CACHED_BYTES or node.obj is None or not stored:
             return stored.get(name)
@@ -289,11 +262,11 @@ class FileSystem:
         file = self._open.get(node_id)
         if file is None:
             return None
-        stop = min(offset + size, file.size_bytes)
+        stop = min(offset + size, file.obj.size_bytes)
         if offset >= stop:
             return b""
         data = file.reader.try_read(offset, stop)
-        return None if data is None else _whole(data, file, offset, stop)
+        return None if data is None else whole(data, file, offset, stop)
 
     async def read(self, node_id: int, offset: int, size: int) -> Buffer:
         """Return exactly ``max(0, min(size, length - offset))`` bytes of a file from *offset* on.
@@ -304,13 +277,21 @@ class FileSystem:
         Raises:
             UnknownNodeError: The node is not known.
             IsDirectoryError: It is a directory.
+            StaleObjectError: This version is gone from the store, its key perhaps with it.
             ObjectError: The bytes of this version could not be had.
         """
         file = self._open.get(node_id) or self._open_file(node_id)
-        stop = min(offset + size, file.size_bytes)
+        stop = min(offset + size, file.obj.size_bytes)
         if offset >= stop:
             return b""
-        return _whole(await file.reader.read(offset, stop), file, offset, stop)
+        try:
+            data = await file.reader.read(offset, stop)
+        except ObjectNotFoundError as exc:
+            # ENOENT is for names. Who reads an open file on a network filesystem knows ESTALE.
+            detail = "the object was deleted since it was opened"
+            raise StaleObjectError(detail, bucket=file.obj.bucket, key=file.obj.key) from exc
+        self._learn_version(file.node)
+        return whole(data, file, offset, stop)
 
     def release(self, node_id: int) -> None:
         """Close a file that was opened once; never raises."""
@@ -351,6 +332,11 @@ class FileSystem:
         except CacheError:
             return 0  # a cache in trouble holds nothing that anybody could use
 
+    def _learn_version(self, node: Node) -> None:
+        """Take down a version id that a GET named, also for a worker that takes over after the file changed."""
+        if node.obj is not None and not node.version_id and (version_id := self._client.version_id(node.obj)):
+            self._inodes.learn_version(node, version_id)
+
     def _directory(self, node_id: int) -> DirectoryKey:
         node = self._inodes.get(node_id)
         if node.obj is not None:
@@ -362,7 +348,7 @@ class FileSystem:
             return self._inodes.directory(where.child(dentry.name))
         return self._inodes.file(dentry.info)
 
-    def _open_file(self, node_id: int) -> _OpenFile:
+    def _open_file(self, node_id: int) -> OpenFile:
         """Count one open of a file and return it."""
         node = self._inodes.get(node_id)
         obj = node.obj
@@ -373,7 +359,7 @@ class FileSystem:
             if node.storage_class in ARCHIVE_CLASSES:
                 detail = f"archived as {node.storage_class}: restore the object, then try again"
                 raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key)
-            file = self._open[node_id] = _OpenFile(self._readers.open(obj, obj.key), obj, obj.size_bytes)
+            file = self._open[node_id] = OpenFile(self._readers.open(obj, obj.key), node, obj)
         file.opens += 1
         self._inodes.add_handle(node)
         return file
@@ -381,11 +367,3 @@ class FileSystem:
 
 def _place_of(node: Node) -> tuple[DirectoryKey, bytes]:
     return node.where.place if node.obj is None else place_of(node.bucket, node.key)
-
-
-def _whole(data: Buffer, file: _OpenFile, start: int, stop: int) -> Buffer:
-    """Return *data*, which must be all of ``[start, stop)``: the last line of defence against short replies."""
-    if len(data) != stop - start:
-        detail = f"{len(data)} bytes came for [{start}, {stop})"
-        raise ObjectProtocolError(detail, bucket=file.obj.bucket, key=file.obj.key)
-    return data
