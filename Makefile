@@ -9,9 +9,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
-# Two stamps, so that the demo does not wait for linters and the documentation's tools.
+# A stamp each, so that the demo does not wait for linters and the documentation's tools, nor the linters for torch.
 RUNTIME := .venv/.runtime-stamp
 DEV := .venv/.dev-stamp
+LOADERS := .venv/.loaders-stamp
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Recursive on purpose: on a bare machine Python is there only once `setup` has run. `python3` and then the names with
@@ -72,6 +73,11 @@ $(DEV): $(RUNTIME)
 	@$(BIN)/python -m pip install --quiet --editable '.[demo]' --group dev
 	@touch $@
 
+$(LOADERS): $(DEV)
+	@echo "Installing torch, transformers and gguf into .venv: real loaders, for the tests"
+	@$(BIN)/python -m pip install --quiet --group loaders
+	@touch $@
+
 ## Use
 
 .PHONY: demo
@@ -85,7 +91,7 @@ bench: $(RUNTIME) ## the mount beside a plain download and the raw disk, as rati
 ## Tests and checks
 
 .PHONY: test
-test: $(DEV) ## all tests: real S3 server, real mounts
+test: $(LOADERS) ## all tests: real S3 server, real mounts, real loaders
 	@$(BIN)/python -m pytest $(TEST_ARGS)
 
 .PHONY: test-fast

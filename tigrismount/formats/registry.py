@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tigrismount.formats import safetensors
+from tigrismount.formats import gguf, safetensors
 from tigrismount.formats.parsing import MAX_HEADER_BYTES, Parsing
 
 if TYPE_CHECKING:
@@ -30,7 +30,10 @@ class TensorFormat:
         return Parsing(self.parse(size_bytes), size_bytes, max_bytes)
 
 
-FORMATS = (TensorFormat("safetensors", (".safetensors",), safetensors.parse),)
+FORMATS = (
+    TensorFormat("safetensors", (".safetensors",), safetensors.parse),
+    TensorFormat("GGUF", (".gguf",), gguf.parse),
+)
 """Every format that we can plan by."""
 
 
