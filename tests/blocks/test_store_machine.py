@@ -125,9 +125,11 @@ def _act(world: World, kind: str, a: int, b: int) -> None:
         world.nursery.start_soon(world.read, obj, start, stop, priority, scope)
     elif kind == "plan":
         extents = [Extent(start, stop)] if b % 4 else [Extent(start, obj.size_bytes), Extent(0, start)]
-        world.store.plan(obj, extents, Priority.READAHEAD if a % 2 else Priority.PREFETCH)
+        later = [Extent(0, obj.size_bytes)] if a % 3 == 0 else []
+        priority = (Priority.READAHEAD, Priority.PREFETCH, Priority.LATER)[a % 3]
+        world.store.plan(obj, extents, priority, later=later, cut=b % 5 == 0)
     elif kind == "unplan":
-        world.store.plan(obj, (), Priority.READAHEAD)
+        world.store.plan(obj, (), Priority.READAHEAD, cut=b % 2 == 0)
     elif kind == "cancel" and world.scopes:
         world.scopes[a % len(world.scopes)].cancel()
     elif kind == "fail":

@@ -44,10 +44,25 @@ class BlockSource(Protocol):
             ObjectError: The store could not give the bytes of this version.
         """
 
-    def plan(self, obj: ObjectId, extents: Sequence[Extent], priority: Priority) -> None:
+    def plan(
+        self,
+        obj: ObjectId,
+        extents: Sequence[Extent],
+        priority: Priority,
+        *,
+        later: Sequence[Extent] = (),
+        cut: bool = False,
+    ) -> None:
         """Say which bytes of *obj* will be wanted next, in order; replaces the plan said before.
 
         Nothing waits and nothing is owed: what is cached is skipped, what does not fit the memory budget is
         fetched as room appears, what a later plan leaves out is dropped unless it is in flight. An empty plan
         cancels.
+
+        Args:
+            obj: The version.
+            extents: What is wanted next.
+            priority: Place of *extents* in the queue, behind what readers ask for.
+            later: What the disk cache may be filled with when nothing else is wanted; memory keeps none of it.
+            cut: Whether what is in flight for an earlier plan alone is cut short too. Never cuts where a reader waits.
         """

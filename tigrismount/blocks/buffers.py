@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PAGE_BYTES = 4096
 """Alignment of ``O_DIRECT`` and of demand parts."""
@@ -27,10 +31,12 @@ class BufferPool:
 
     Args:
         limit_bytes: Most bytes ever held.
+        map_pages: Gets page-aligned memory of a size; raises OSError when there is none.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, map_pages: Callable[[int], memoryview] | None = None) -> None:
         self.limit_bytes = limit_bytes
+        self._map_pages = map_pages or _map
         self.used_bytes = 0
         self._free: dict[int, list[memoryview]] = {}
         self._free_bytes = 0
@@ -53,17 +59,20 @@ class BufferPool:
 
         Raises:
             MemoryError: It would exceed the limit; ask :meth:`can_take` first.
+            OSError: The kernel has none.
         """
         size = page_ceil(size_bytes)
         if self.used_bytes + size > self.limit_bytes:
             raise MemoryError(f"buffer budget of {self.limit_bytes} bytes is spent")
-        self.used_bytes += size
         same = self._free.get(size)
         if same:
+            self.used_bytes += size
             self._free_bytes -= size
             return same.pop()
-        self._shrink(self.limit_bytes - self.used_bytes)
-        return _map(size)
+        self._shrink(self.limit_bytes - self.used_bytes - size)
+        buffer = self._map_pages(size)
+        self.used_bytes += size
+        return buffer
 
     def give(self, buffer: memoryview) -> None:
         """Take *buffer* back; the caller and its threads no longer touch it."""

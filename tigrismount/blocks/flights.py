@@ -120,8 +120,10 @@ class Flights:
     def _enqueue(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> None:
         self.queue.push(self._part(block, start, stop, priority, from_disk=from_disk))
 
-    def _part(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> Part:
-        return Part(block, start, stop, priority=priority, from_disk=from_disk, notify=self._notify)
+    def _part(
+        self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False, planned: bool = False
+    ) -> Part:
+        return Part(block, start, stop, priority=priority, from_disk=from_disk, notify=self._notify, planned=planned)
 
     # ------------------------------------------------------------------ watermarks
 
@@ -172,59 +174,78 @@ class Flights:
         return True
 
     def _start_planned(self) -> bool:
-        for state in list(self.queue.planners.values()):
+        """Start the next part of the most urgent plan that can; of plans of one priority, of each in turn."""
+        if self.queue.full():
+            return False
+        for state in self.queue.planners():
             launched = self._launch_planned(state)
+            if launched is None:
+                return False
             self.queue.turn_over(state)
             if launched:
                 return True
             self._retire(state)  # all that was planned may have come by other ways
         return False
 
-    def _launch_planned(self, state: ObjectState) -> bool:
-        """Start the next part of *state*'s plan; return whether there was one, with a slot and memory for it."""
+    def _launch_planned(self, state: ObjectState) -> bool | None:
+        """Start the next part of *state*'s plan.
+
+        Returns:
+            Whether there was one, with a slot for it; None where there was no memory, which no other plan has either.
+        """
         if not state.opened.is_set():
             return False
-        priority = state.priority or Priority.PREFETCH
-        while state.pending:
-            block = state.block(state.pending[-1])
-            if block.complete or block.parts:
-                state.pending.pop()
+        while (lane := state.lane) is not None:
+            pending, spare = (state.pending, False) if state.pending else (state.later, True)
+            block = state.block(pending[-1])
+            on_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
+            if block.complete or block.parts or (spare and on_disk):
+                self._memory.forget_if_empty(block)
+                pending.pop()
                 continue
-            from_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
-            if not self.queue.slot(priority, from_disk=from_disk) or not self._memory.allocate(block, demand=False):
+            if not self.queue.slot(lane, from_disk=on_disk):
                 self._memory.forget_if_empty(block)
                 return False
-            state.pending.pop()
-            if from_disk:
-                self._launch(self._part(block, block.start, block.stop, priority, from_disk=True))
+            if not self._allocate_planned(block, spare=spare):
+                self._memory.forget_if_empty(block)
+                return None
+            pending.pop()
+            if on_disk:
+                self._launch(self._part(block, block.start, block.stop, lane, from_disk=True, planned=True))
             else:
-                self._launch_gaps(block, priority)
+                self._launch_gaps(block, lane, pending)
             return True
         return False
 
-    def _launch_gaps(self, block: Block, priority: Priority) -> None:
+    def _allocate_planned(self, block: Block, *, spare: bool) -> bool:
+        if spare:
+            block.state.later_tried.add(block.index)
+            return self._memory.allocate_spare(block)
+        return self._memory.allocate(block, demand=False)
+
+    def _launch_gaps(self, block: Block, lane: Priority, pending: list[int]) -> None:
         """Start fetching what a planned block lacks, in one part with blocks behind it or in as many as it needs."""
         (start, stop), *rest = self._part_ranges(block.have.gaps(block.start, block.stop))
-        part = self._part(block, start, stop, priority)
+        part = self._part(block, start, stop, lane, planned=True)
         self._launch(part)
         for piece_start, piece_stop in rest:  # queued together, so that it completes
-            self._enqueue(block, piece_start, piece_stop, priority)
+            self._enqueue(block, piece_start, piece_stop, lane)
         if stop == block.stop:
-            self._extend(part)
+            self._extend(part, pending)
 
-    def _extend(self, part: Part) -> None:
+    def _extend(self, part: Part, pending: list[int]) -> None:
         """Let *part* run on through the planned blocks behind it, as far as they fit it and have memory."""
         state, index = part.state, part.blocks[-1].index + 1
-        while state.pending and state.pending[-1] == index:
+        while pending and pending[-1] == index:
             block = state.block(index)
             on_disk = state.cached is not None and state.cached.has(index)
             wanted = not (block.complete or block.parts or block.have.total or on_disk)
             fits = block.stop - part.start <= self._config.part_bytes
-            if not wanted or not fits or not self._memory.allocate(block, demand=False):
+            if not wanted or not fits or not self._allocate_planned(block, spare=pending is state.later):
                 self._memory.forget_if_empty(block)
                 return
             part.add_block(block)
-            state.pending.pop()
+            pending.pop()
             index += 1
 
     def _launch(self, part: Part) -> None:
@@ -233,13 +254,30 @@ class Flights:
 
     # ------------------------------------------------------------------ flying and landing
 
+    def cut(self, state: ObjectState) -> None:
+        """End the GETs that only a plan of *state* wanted, and wants no more; what has arrived of them stays.
+
+        A reader that comes while one ends is woken when it has landed, and asks for itself.
+        """
+        for block in list(state.blocks.values()):
+            for part in list(block.parts):
+                if part.from_disk or not part.idle or any(b.index in state.planned for b in part.blocks):
+                    continue
+                if part.started:
+                    self._counters.cut_parts += not part.scope.cancel_called
+                    part.scope.cancel()
+                else:
+                    part.drop()
+            self._memory.forget_if_empty(block)
+
     async def _fly(self, part: Part) -> None:
         error: ObjectError | None = None
         try:
-            if part.from_disk:
-                await self._read_from_disk(part)
-            else:
-                await self._fetch(part)
+            with part.scope:  # cancelled by cut(); what has arrived stays
+                if part.from_disk:
+                    await self._read_from_disk(part)
+                else:
+                    await self._fetch(part)
         except ObjectError as exc:
             error = exc
         except trio.Cancelled:
@@ -305,7 +343,7 @@ class Flights:
 
     def stop_speculation(self, state: ObjectState) -> None:
         """Drop what is planned or queued without a reader: what failed once would only fail for long again."""
-        state.planned, state.pending = {}, []
+        state.planned, state.pending, state.later = {}, [], []
         self.queue.plan(state)
         for block in list(state.blocks.values()):
             for part in list(block.parts):

@@ -8,6 +8,7 @@ is touched.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from tigrismount.blocks.options import BlocksConfig
     from tigrismount.blocks.part import Block, ObjectState
+
+log = logging.getLogger(__name__)
 
 _RECYCLE_LOOKS = 64
 """Spent blocks looked at for a warm buffer. Without a disk cache none will do, and small files can be many."""
@@ -45,6 +48,8 @@ class BlockMemory:
         self._spent: OrderedDict[Block, None] = OrderedDict()
         """Blocks that were read whole, oldest first."""
         self._spent_bytes = 0
+        self._refused = False
+        """Whether the kernel has refused memory within the budget, which is logged once."""
 
     def touch(self, block: Block) -> None:
         """Note that *block*, which has a buffer, is used now."""
@@ -67,16 +72,40 @@ class BlockMemory:
         """
         reserve_bytes = 0 if demand else self._demand_reserve_bytes
         while block.buffer is None:
-            if self.pool.can_take(block.length_bytes, reserve_bytes):
-                if self._spent_bytes > self._spent_limit_bytes and not self.pool.has_free(block.length_bytes):
-                    self._recycle()
-                block.buffer = self.pool.take(block.length_bytes)
-                self._recent[block] = None
+            if self.pool.can_take(block.length_bytes, reserve_bytes) and self._take(block):
                 break
             victim = self._victim(demand=demand)
             if victim is None:
                 return False
             self._evict(victim)
+        return True
+
+    def allocate_spare(self, block: Block) -> bool:
+        """Give *block* a buffer that nobody would miss; return whether there was one.
+
+        That is free memory while half of the budget is free, and what was read, or can be read back from the disk.
+        """
+        while block.buffer is None:
+            if self.pool.can_take(block.length_bytes, self.pool.limit_bytes // 2) and self._take(block):
+                break
+            victim = self._spare_victim()
+            if victim is None:
+                return False
+            self._evict(victim)
+        return True
+
+    def _take(self, block: Block) -> bool:
+        """Give *block* a buffer within the budget; return False where the kernel has none."""
+        if self._spent_bytes > self._spent_limit_bytes and not self.pool.has_free(block.length_bytes):
+            self._recycle()
+        try:
+            block.buffer = self.pool.take(block.length_bytes)
+        except OSError as exc:
+            if not self._refused:
+                log.warning("the kernel has no memory for a block, going on with what there is: %s", exc)
+            self._refused = True
+            return False
+        self._recent[block] = None
         return True
 
     def forget(self, block: Block) -> None:
@@ -120,6 +149,12 @@ class BlockMemory:
                 return block
             planned = block  # the last one of them is the furthest ahead, or nearly
         return planned if demand else None
+
+    def _spare_victim(self) -> Block | None:
+        for block in islice(self._recent, _RECYCLE_LOOKS):
+            if block.evictable and (block.on_disk or block in self._spent) and block.index not in block.state.planned:
+                return block
+        return None
 
     def _evict(self, block: Block) -> None:
         self.evicted_blocks += 1

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.core.intervals import Intervals
+from tigrismount.core.types import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tigrismount.cache.base import CachedObject
-    from tigrismount.core.types import ObjectId, Priority
+    from tigrismount.core.types import ObjectId
     from tigrismount.errors import ObjectError
 
 NEVER = sys.maxsize
@@ -44,6 +45,8 @@ class ObjectState:
         "block_bytes",
         "blocks",
         "cached",
+        "later",
+        "later_tried",
         "obj",
         "opened",
         "opening",
@@ -65,9 +68,20 @@ class ObjectState:
         """Block indexes of the current plan, in order: what prefetch must not throw out."""
         self.pending: list[int] = []
         """Planned blocks not asked for yet, *last first*."""
-        self.priority: Priority | None = None
+        self.later: list[int] = []
+        """The same for what only the disk cache wants: fetched when nothing else is, and not protected in memory."""
+        self.later_tried: set[int] = set()
+        """Blocks fetched for the disk cache once; what it refused then is not fetched for it again."""
+        self.priority = Priority.PREFETCH
         self.users = 0
         """Open files and reads in progress; at 0 the version may leave memory."""
+
+    @property
+    def lane(self) -> Priority | None:
+        """Priority of what its plan wants next, None when it wants nothing."""
+        if self.pending:
+            return self.priority
+        return Priority.LATER if self.later else None
 
     def block(self, index: int) -> Block:
         """Return block *index*, absent at first."""
@@ -81,6 +95,7 @@ class ObjectState:
         """Raise AssertionError where fields contradict each other; for tests."""
         assert self.users >= 0
         assert len(set(self.pending)) == len(self.pending)
+        assert not set(self.later) & set(self.planned), "what is planned is protected"
         for index, block in self.blocks.items():
             assert (block.state, block.index) == (self, index)
             assert block.stop - block.start == min(self.block_bytes, self.obj.size_bytes - block.start)
@@ -223,6 +238,7 @@ class Part:
         priority: Place in the queue.
         from_disk: Whether the disk cache has it; then it is exactly one whole block.
         notify: Called from the fetching thread when the watermark reaches ``wake_at``.
+        planned: Whether a plan alone asked for it.
     """
 
     __slots__ = (
@@ -231,7 +247,9 @@ class Part:
         "dropped",
         "from_disk",
         "notify",
+        "planned",
         "priority",
+        "scope",
         "start",
         "started",
         "stop",
@@ -247,6 +265,7 @@ class Part:
         priority: Priority,
         from_disk: bool,
         notify: Callable[[Part], None],
+        planned: bool = False,
     ) -> None:
         self.blocks = [block]
         """The blocks it runs through, in order."""
@@ -255,6 +274,9 @@ class Part:
         self.priority = priority
         self.from_disk = from_disk
         self.notify = notify
+        self.planned = planned
+        self.scope = trio.CancelScope()
+        """Cancelled when nobody wants it any more."""
         self.started = False
         self.dropped = False
         """Taken back before it started; the queue skips it."""
@@ -288,6 +310,11 @@ class Part:
         self.dropped = True
         for block in self.blocks:
             block.parts.remove(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether only a plan ever wanted it: no reader waits for, or holds, any of its blocks."""
+        return self.planned and not any(block.pins or block.waiters for block in self.blocks)
 
     def next_view(self) -> memoryview:
         """Return memory for the next bytes; see ``objects.client.FetchSink``. Fetching thread."""

@@ -1,9 +1,9 @@
 """Which part starts next: demand before read-ahead before prefetch, within the flights allowed. Pure; no waiting.
 
 Parts that somebody asked for sit in two heaps, one for the network and one for the disk: a slow store must not hold
-up blocks that are on the NVMe drive. Plans sit with their object versions and are served in turn, so that two models
-loading at once share the flights. Demand may exceed the limit by an eighth, so that it never waits for a slot behind
-prefetch.
+up blocks that are on the NVMe drive. Plans sit with their object versions; those of one priority are served in turn,
+so that two models loading at once share the flights. Demand may exceed the limit by an eighth, so that it never waits
+for a slot behind prefetch.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class FlightQueue:
     def __init__(self, concurrency: int, disk_concurrency: int) -> None:
         self.limits = {False: concurrency, True: disk_concurrency}
         self.in_flight = {False: 0, True: 0}
-        self.planners: OrderedDict[int, ObjectState] = OrderedDict()
-        """Versions with a pending plan, in the order of their turns."""
+        self.lanes: dict[Priority, OrderedDict[int, ObjectState]] = {lane: OrderedDict() for lane in Priority}
+        """Versions with a pending plan, by the priority of what they want next, in the order of their turns."""
         self._heaps: dict[bool, list[tuple[int, int, Part]]] = {False: [], True: []}
         self._order = count()
 
@@ -71,18 +71,27 @@ class FlightQueue:
         self.in_flight[part.from_disk] -= 1
 
     def plan(self, state: ObjectState) -> None:
-        """Give *state* a turn as long as it has pending blocks."""
-        if state.pending:
-            self.planners.setdefault(id(state), state)
-        else:
-            self.planners.pop(id(state), None)
+        """Give *state* a turn, in the lane of what it wants next, as long as it wants something."""
+        wanted = state.lane
+        for lane, planners in self.lanes.items():
+            if lane is not wanted:
+                planners.pop(id(state), None)
+        if wanted is not None:
+            self.lanes[wanted].setdefault(id(state), state)
 
     def turn_over(self, state: ObjectState) -> None:
-        """Put *state* at the end of the turns, or out of them when it has nothing pending."""
-        if state.pending:
-            self.planners.move_to_end(id(state))
-        else:
-            self.planners.pop(id(state), None)
+        """Put *state* at the end of the turns, or out of them when it wants nothing."""
+        self.plan(state)
+        if state.lane is not None:
+            self.lanes[state.lane].move_to_end(id(state))
+
+    def planners(self) -> list[ObjectState]:
+        """Return the versions with a pending plan, the most urgent first."""
+        return [state for planners in self.lanes.values() for state in planners.values()]
+
+    def full(self) -> bool:
+        """Tell whether no plan could start a flight, wherever its bytes are."""
+        return all(self.in_flight[from_disk] >= limit for from_disk, limit in self.limits.items())
 
     def queued(self) -> int:
         """Return how many parts wait for a flight."""

@@ -25,6 +25,8 @@ class BlocksStatistics:
     """Range GETs started (retries are counted by the client)."""
     failed_parts: int = 0
     """Flights that failed for good."""
+    cut_parts: int = 0
+    """Flights ended early because nobody wanted them any more."""
     evicted_blocks: int = 0
     """Blocks whose memory was taken for others."""
     memory_limit_bytes: int = 0
@@ -55,6 +57,7 @@ class BlocksCounters:
         self.bytes_from_disk = 0
         self.parts = 0
         self.failed_parts = 0
+        self.cut_parts = 0
 
     def hit(self, size_bytes: int) -> None:
         """Count a read answered at once."""

@@ -194,32 +194,39 @@ class BlockStore:
         finally:
             self._flights.unpin(block)
 
-    def plan(self, obj: ObjectId, extents: Sequence[Extent], priority: Priority) -> None:
+    def plan(
+        self,
+        obj: ObjectId,
+        extents: Sequence[Extent],
+        priority: Priority,
+        *,
+        later: Sequence[Extent] = (),
+        cut: bool = False,
+    ) -> None:
         """Replace what is wanted next of *obj*; see ``BlockSource.plan``."""
         state = self._states.get(obj)
         if state is None:
-            if not extents:
+            if not (extents or later):
                 return
             state = self._state(obj)
         state.priority = priority
-        self._set_plan(state, extents)
-        if state.pending:
+        self._set_plan(state, extents, later)
+        if state.lane is not None:
             self._open(state)
         self._flights.queue.plan(state)
+        if cut:
+            self._flights.cut(state)
         self._flights.pump()
         self._retire(state)
 
-    def _set_plan(self, state: ObjectState, extents: Iterable[Extent]) -> None:
-        planned: dict[int, None] = {}
-        for extent in extents:
-            stop = min(extent.stop, state.obj.size_bytes)
-            if extent.start < stop:
-                indexes = range(extent.start // state.block_bytes, -(-stop // state.block_bytes))
-                planned.update(dict.fromkeys(indexes))
+    def _set_plan(self, state: ObjectState, extents: Iterable[Extent], later: Iterable[Extent] = ()) -> None:
         blocks = state.blocks
-        state.planned = planned
+        state.planned = planned = _indexes(state, extents)
         state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.pending.reverse()
+        wanted_later = [i for i in _indexes(state, later) if i not in planned and i not in state.later_tried]
+        state.later = [i for i in wanted_later if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
+        state.later.reverse()
 
     async def drain(self) -> None:
         """Wait until every complete block is on the disk, or the cache has refused it."""
@@ -254,7 +261,7 @@ class BlockStore:
         """Raise AssertionError unless nothing is going on and nothing is held but bytes; for tests."""
         self.check_invariants()
         for state in self._states.values():
-            assert (state.users, state.pending, state.opening) == (0, [], False)
+            assert (state.users, state.lane, state.opening) == (0, None, False)
             assert state.blocks, "a version without bytes in memory is forgotten"
             assert state.cached is None, "the disk cache may evict what nobody uses"
             for block in state.blocks.values():
@@ -302,13 +309,15 @@ class BlockStore:
                 self._memory.forget(block)
             state.block_bytes = state.cached.block_bytes
             self._set_plan(state, planned)
+        if state.cached is None:
+            state.later = []  # there is no disk to fill
         self._flights.queue.plan(state)
         self._flights.pump()
         self._retire(state)
 
     def _retire(self, state: ObjectState) -> None:
         """Let the disk cache evict a version nobody uses, and forget it once none of its blocks is in memory."""
-        if state.users or state.pending or state.opening:
+        if state.users or state.lane is not None or state.opening:
             return
         if any(block.pins or block.parts for block in state.blocks.values()):
             return
@@ -347,6 +356,16 @@ class BlockStore:
                 joined = False
         self._memory.delivered(block, stop - start)
         return block.view(start, stop)
+
+
+def _indexes(state: ObjectState, extents: Iterable[Extent]) -> dict[int, None]:
+    """Return the blocks that *extents* touch, in order, each once."""
+    indexes: dict[int, None] = {}
+    for extent in extents:
+        stop = min(extent.stop, state.obj.size_bytes)
+        if extent.start < stop:
+            indexes.update(dict.fromkeys(range(extent.start // state.block_bytes, -(-stop // state.block_bytes))))
+    return indexes
 
 
 def _pieces(block_bytes: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:

@@ -22,6 +22,8 @@ class Priority(IntEnum):
     """Guessed from the access pattern."""
     PREFETCH = 2
     """Planned from the format, no reader there yet."""
+    LATER = 3
+    """Planned for after that: the next shard, or the rest of a file for the disk cache."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,147 @@
+"""Plans in the block store: which goes first, what is cut when it is withdrawn, and what fills the disk cache."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.blocks.buffers import BufferPool
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.types import Extent, Priority
+
+from .conftest import KIB, pattern
+
+BLOCK = 64 * KIB
+
+
+async def test_what_is_planned_for_later_waits_for_every_other_plan(client, open_store) -> None:
+    first, second = (client.put(key, pattern(4 * BLOCK)) for key in "ab")
+    gate = client.hold("GET")
+    async with open_store(part_bytes=BLOCK, concurrency=1) as store:
+        store.plan(second, [Extent(0, 4 * BLOCK)], Priority.LATER)
+        store.plan(first, [Extent(0, 4 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+    assert [key for _, key, _, _ in client.requests] == [*"aaaa", *"bbbb"]
+
+
+async def test_withdrawing_a_plan_cuts_what_flies_for_nobody(client, open_store) -> None:
+    obj = client.put("a", pattern(8 * BLOCK))
+    client.hold("GET", after_bytes=BLOCK // 4)
+    async with open_store(part_bytes=BLOCK) as store:
+        store.plan(obj, [Extent(0, 8 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 8
+        store.plan(obj, (), Priority.PREFETCH, cut=True)
+        await wait_all_tasks_blocked()
+        assert (client.in_flight, store.statistics().cut_parts) == (0, 8)
+        assert store.try_read(obj, BLOCK, BLOCK + BLOCK // 4) is not None, "what has arrived is not thrown away"
+        store.check_idle()
+
+
+async def test_a_flight_with_a_waiting_reader_is_never_cut(client, open_store) -> None:
+    data = pattern(3 * BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET", after_bytes=BLOCK // 4)
+    got: list[bytes] = []
+    async with open_store(part_bytes=BLOCK) as store, trio.open_nursery() as nursery:
+        store.plan(obj, [Extent(0, 3 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+
+        async def reader() -> None:
+            got.append(bytes(await store.read(obj, BLOCK, 2 * BLOCK)))
+
+        nursery.start_soon(reader)
+        await wait_all_tasks_blocked()
+        store.plan(obj, (), Priority.PREFETCH, cut=True)
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 1
+        gate.set()
+    assert got == [data[BLOCK : 2 * BLOCK]]
+    assert len(client.requests) == 3
+
+
+async def test_a_cut_keeps_what_the_new_plan_still_wants(client, open_store) -> None:
+    obj = client.put("a", pattern(4 * BLOCK))
+    gate = client.hold("GET")
+    async with open_store(part_bytes=BLOCK) as store:
+        store.plan(obj, [Extent(0, 4 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        store.plan(obj, [Extent(0, BLOCK)], Priority.LATER, cut=True)
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 1
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert store.try_read(obj, 0, BLOCK) is not None
+
+
+async def test_the_rest_of_a_file_goes_to_the_disk_and_leaves_memory_alone(client, open_store) -> None:
+    data, disk = pattern(40 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", data)
+    async with open_store(cache=disk, memory_limit_bytes=8 * BLOCK, part_bytes=BLOCK) as store:
+        store.plan(obj, [Extent(0, BLOCK)], Priority.PREFETCH, later=[Extent(0, 40 * BLOCK)])
+        await wait_all_tasks_blocked()
+        assert all(disk.block(obj, index) is not None for index in range(40))
+        assert store.statistics().memory_used_bytes <= 4 * BLOCK
+        assert store.try_read(obj, 0, BLOCK) is not None, "what is planned is not thrown out for it"
+        store.plan(obj, [], Priority.PREFETCH, later=[Extent(0, 40 * BLOCK)])
+        await wait_all_tasks_blocked()
+    assert client.statistics().bytes_fetched == len(data)
+
+
+async def test_a_cache_that_refuses_is_not_filled_again_and_again(client, open_store) -> None:
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    disk.refuse_writes = True
+    obj = client.put("a", pattern(20 * BLOCK))
+    async with open_store(cache=disk, memory_limit_bytes=8 * BLOCK, part_bytes=BLOCK) as store:
+        for _ in range(5):
+            store.plan(obj, [], Priority.PREFETCH, later=[Extent(0, 20 * BLOCK)])
+            await wait_all_tasks_blocked()
+        store.plan(obj, [], Priority.PREFETCH)
+    assert client.statistics().bytes_fetched <= 8 * BLOCK
+
+
+async def test_a_kernel_without_memory_costs_speed_only(client, open_store, caplog) -> None:
+    data = pattern(16 * BLOCK)
+    obj = client.put("a", data)
+    maps = 0
+
+    def poor(size: int) -> memoryview:
+        nonlocal maps
+        maps += 1
+        if maps > 3:
+            raise OSError(12, "Cannot allocate memory")
+        return memoryview(mmap.mmap(-1, size))
+
+    async with open_store(part_bytes=BLOCK) as store:
+        store._memory.pool = BufferPool(16 * BLOCK, poor)
+        store.plan(obj, [Extent(0, 16 * BLOCK)], Priority.PREFETCH)
+        for index in range(16):
+            assert bytes(await store.read(obj, index * BLOCK, (index + 1) * BLOCK)) == data[index * BLOCK :][:BLOCK]
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("plans", [10, 40])
+async def test_a_pump_without_memory_tries_one_plan_only(client, open_store, plans, monkeypatch) -> None:
+    objs = [client.put(f"o{i}", pattern(2 * BLOCK)) for i in range(plans)]
+    gate = client.hold("GET")
+    async with open_store(memory_limit_bytes=4 * BLOCK, part_bytes=BLOCK) as store:
+        for obj in objs:
+            store.plan(obj, [Extent(0, 2 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        tried = 0
+        allocate = store._memory.allocate
+
+        def counting(block: object, *, demand: bool) -> bool:
+            nonlocal tried
+            tried += 1
+            return allocate(block, demand=demand)
+
+        monkeypatch.setattr(store._memory, "allocate", counting)
+        store._flights.pump()
+        assert tried == 1
+        gate.set()
