@@ -29,6 +29,7 @@ import trio
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.none import NoCache
+from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.config.model import MountConfig
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
@@ -74,7 +75,11 @@ class Engine:
     """
 
     def __init__(
-        self, config: MountConfig, client: S3Client, cache: DiskBlockCache | NoCache, takeovers: Takeovers
+        self,
+        config: MountConfig,
+        client: S3Client,
+        cache: DiskBlockCache | SpreadBlockCache | NoCache,
+        takeovers: Takeovers,
     ) -> None:
         self.config = config
         self.takeovers = takeovers
@@ -148,20 +153,22 @@ async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> N
 
 async def _open_cache(
     config: MountConfig, or_none: tuple[type[TigrisMountError], ...] = (CacheError,)
-) -> DiskBlockCache | NoCache:
+) -> DiskBlockCache | SpreadBlockCache | NoCache:
     """Open the cache; what of *or_none* goes wrong with it costs speed and not the mount."""
-    if config.disk_cache is None:
+    if not config.disk_caches:
         return NoCache(config.blocks.block_bytes)
     try:
-        return await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id)
+        if len(config.disk_caches) > 1:
+            return await SpreadBlockCache.open(config.disk_caches, store_id=config.vfs.store_id)
+        return await DiskBlockCache.open(config.disk_caches[0], store_id=config.vfs.store_id)
     except or_none as exc:
         log.warning("mounting without the disk cache: %s", exc)
         return NoCache(config.blocks.block_bytes, degraded=str(exc))
 
 
-async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlockCache | NoCache:
+async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlockCache | SpreadBlockCache | NoCache:
     """Open the cache while the store proves access: both take a round trip, and somebody waits."""
-    opened: list[DiskBlockCache | NoCache] = []
+    opened: list[DiskBlockCache | SpreadBlockCache | NoCache] = []
 
     async def open_cache() -> None:
         opened.append(await _open_cache(config))

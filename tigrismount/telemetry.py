@@ -64,7 +64,7 @@ def mount_status(
         blocks: The block store's counters.
         vfs: The filesystem's counters.
     """
-    cache_dirs = [config.disk_cache.directory] if config.disk_cache else []
+    cache_dirs = [cache.directory for cache in config.disk_caches]
     reads = blocks.reads_hit + blocks.reads_joined + blocks.reads_missed
     return {
         "mountpoint": config.mountpoint,

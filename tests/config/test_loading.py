@@ -34,7 +34,7 @@ def toml(tmp_path):
 def test_a_file_configures_a_mount_and_its_origin_is_kept(toml):
     path = toml('cache-dir = "off"\nmetadata_ttl = "5m"\nallow-other = false\nconcurrency = 8\n')
     config = loaded(config_file=path).config
-    assert config.disk_cache is None
+    assert config.disk_caches == ()
     assert (config.vfs.metadata_ttl_s, config.allow_other, config.s3.concurrency) == (300.0, False, 9)
     assert config.origins["metadata_ttl"] == f"{path}: metadata_ttl"
 

@@ -55,7 +55,14 @@ def test_every_option_has_all_its_names(option):
 
 
 def test_flags_that_were_not_given_say_nothing():
-    assert merged(flags={"region": None}).settings == {}
+    assert merged(flags={"region": None, "cache_dir": ()}).settings == {}
+
+
+def test_a_repeatable_mount_option_collects_and_a_flag_replaces():
+    options = ["cache_dir=/a,cache-dir=/b", "cache_dir=/c"]
+    assert merged(options=options).settings["cache_dir"].value == ["/a", "/b", "/c"]
+    assert merged(options=options[:1], file={"cache_dir": "/x"}).settings["cache_dir"].value == ["/a", "/b"]
+    assert merged(options=options, flags={"cache_dir": ("/d",)}).settings["cache_dir"].value == ("/d",)
 
 
 def test_mount_options_are_lists_switches_and_values():

@@ -7,6 +7,7 @@ import math
 import pytest
 
 from tigrismount.config import MountConfig, parse_source
+from tigrismount.config.host import DiskSpace
 from tigrismount.config.merge import Setting
 from tigrismount.config.resolve import resolve, validate
 from tigrismount.errors import ConfigError
@@ -49,8 +50,8 @@ def test_defaults_need_no_configuration(resolved):
     assert (config.vfs.bucket, config.vfs.prefix, config.vfs.store_id) == ("models", "llama/", "tigris")
     assert (config.vfs.metadata_ttl_s, config.vfs.negative_ttl_s) == (60.0, 5.0)
     assert (config.vfs.uid, config.vfs.gid, config.vfs.file_mode, config.vfs.dir_mode) == (1000, 100, 0o444, 0o555)
-    assert config.disk_cache.directory == "/home/ann/.cache/tigrismount"
-    assert config.disk_cache.verify == "once"
+    assert config.disk_caches[0].directory == "/home/ann/.cache/tigrismount"
+    assert config.disk_caches[0].verify == "once"
     assert (config.fsname, config.source, config.mountpoint) == ("s3://models/llama",) * 2 + ("/models",)
     assert config.kernel_read_ahead_kib == 4096
     assert config.log_level == "info"
@@ -86,7 +87,34 @@ def test_large_blocks_raise_the_least_memory(resolved):
     ],
 )
 def test_cache_size_is_a_share_of_its_filesystem_under_the_free_floor(resolved, written, size_gib):
-    assert resolved(**written).disk_cache.size_bytes == pytest.approx(size_gib << 30, abs=1)
+    assert resolved(**written).disk_caches[0].size_bytes == pytest.approx(size_gib << 30, abs=1)
+
+
+@pytest.mark.parametrize("written", [["/a", "/b", "/a"], "/a:/b", ["/a:/b"], ("/a", "/x/../b")])
+@pytest.mark.parametrize(
+    ("size", "devices", "sizes_gib"),
+    [("50%", (1, 2), (50, 150)), ("40G", (1, 2), (10, 30)), ("50%", (1, 1), (25, 75))],
+)
+def test_several_cache_directories_share_the_size_by_their_disks(
+    resolved, disk_space, written, size, devices, sizes_gib
+):
+    """Two on one disk are not two disks."""
+    disk_space.spaces = {
+        path: DiskSpace(usable_bytes=usable_gib << 30, free_bytes=0, device=device)
+        for path, usable_gib, device in zip(("/a", "/b"), (100, 300), devices, strict=True)
+    }
+    config = resolved(cache_dir=written, cache_size=size)
+    assert [cache.directory for cache in config.disk_caches] == ["/a", "/b"]
+    assert tuple(cache.size_bytes >> 30 for cache in config.disk_caches) == sizes_gib
+    assert config.disk_caches[1].weight == 3 * config.disk_caches[0].weight
+    assert MountConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert config.report()["cache_dir"]["value"] == ["/a", "/b"]
+
+
+def test_every_cache_directory_must_hold_a_block():
+    settings = {"cache_dir": Setting(["a", "b"], "x"), "cache_size": Setting("8MiB", "y")}
+    _, [fault] = validate(settings)
+    assert fault.startswith("y = '8MiB': is less than one block")
 
 
 def test_the_disk_is_asked_about_the_cache_directory_only(resolved, disk_space):
@@ -96,15 +124,15 @@ def test_the_disk_is_asked_about_the_cache_directory_only(resolved, disk_space):
 
 
 def test_root_has_the_systems_cache_and_lets_others_in(resolved):
-    assert resolved(uid_of_host=0).disk_cache.directory == "/var/cache/tigrismount"
+    assert resolved(uid_of_host=0).disk_caches[0].directory == "/var/cache/tigrismount"
     assert resolved(uid_of_host=0).allow_other
     assert not resolved(uid_of_host=0, allow_other=False).allow_other
     assert not resolved().allow_other
 
 
 def test_the_disk_cache_can_be_off(resolved):
-    assert resolved(cache_dir="off").disk_cache is None
-    assert resolved(cache_dir=False).disk_cache is None
+    assert resolved(cache_dir="off").disk_caches == ()
+    assert resolved(cache_dir=False).disk_caches == ()
 
 
 @pytest.mark.parametrize(
@@ -114,7 +142,7 @@ def test_the_disk_cache_can_be_off(resolved):
 def test_paths_are_absolute(resolved, path, absolute):
     """The daemon leaves the working directory."""
     config = resolved(cache_dir=path, log_file=path, ca_bundle=path)
-    assert (config.disk_cache.directory, config.log_file, config.s3.ca_bundle) == (absolute,) * 3
+    assert (config.disk_caches[0].directory, config.log_file, config.s3.ca_bundle) == (absolute,) * 3
 
 
 @pytest.mark.parametrize(
@@ -165,7 +193,7 @@ def test_json_carries_everything_there_and_back(resolved, written):
     assert MountConfig.from_json(json.loads(text)) == config
 
 
-@pytest.mark.parametrize("change", [{"new_member": 1}, {"s3": {"new_member": 1}}, {"disk_cache": 5}])
+@pytest.mark.parametrize("change", [{"new_member": 1}, {"s3": {"new_member": 1}}, {"disk_caches": 5}])
 def test_json_of_another_version_is_refused(resolved, change):
     with pytest.raises(ConfigError, match="another version"):
         MountConfig.from_json(resolved().to_json() | change)
@@ -202,7 +230,10 @@ def test_the_report_names_every_value_and_its_origin(resolved):
         ("max_retries", "-1"),
         ("cache_dir", ""),
         ("cache_dir", True),
-        ("cache_dir", ["a", "b"]),
+        ("cache_dir", ["a", "off"]),
+        ("cache_dir", []),
+        ("cache_dir", "a:"),
+        ("cache_dir", 5),
         ("cache_free", "96%"),
         ("block_size", "3MiB"),
         ("block_size", "512KiB"),

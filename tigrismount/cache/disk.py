@@ -298,6 +298,11 @@ class DiskBlockCache:
             degraded=self._health.reason or self._no_room_reason(),
         )
 
+    @property
+    def failing(self) -> bool:
+        """Whether the disk takes nothing at the moment."""
+        return bool(self._health.reason)
+
     def _no_room_reason(self) -> str:
         floor_percent = 100 * self._config.free_floor_fraction
         return f"the cache's disk is full ({floor_percent:g} % of it stay free)" if self._room.below_floor else ""

@@ -14,6 +14,8 @@ class DiskCacheConfig:
     """Absolute path; made with mode 0700 when missing."""
     size_bytes: int
     """Most bytes of blocks kept, counted on disk."""
+    weight: int = 1
+    """Share of all objects that come here when there are several directories: in proportion to the disk's size."""
     free_floor_fraction: float = 0.05
     """Share of the filesystem that is left free whatever ``size_bytes`` says."""
     block_bytes: int = 8 << 20

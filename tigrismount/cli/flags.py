@@ -20,7 +20,7 @@ def flag(option: Option) -> Callable[[Any], Any]:
     """Return the click option for a row of the table; values are checked later, all at once."""
     text = f"{option.help.rstrip('.')}. [{option.default}]"
     if not option.is_switch:
-        return click.option(f"--{option.name}", metavar=option.metavar, help=text)
+        return click.option(f"--{option.name}", metavar=option.metavar, multiple=option.is_repeatable, help=text)
     names = f"--{option.name}" if option.name.startswith("no-") else f"--{option.name}/--no-{option.name}"
     return click.option(names, is_flag=True, default=None, help=text)
 

@@ -44,6 +44,8 @@ class DiskSpace:
     """Used and available together; blocks kept for root are not in it."""
     free_bytes: int
     """Available now."""
+    device: int = 0
+    """Number of the filesystem, so that two directories on one can be told from two disks."""
 
 
 def read_host_facts(environment: Mapping[str, str]) -> HostFacts:
@@ -78,7 +80,9 @@ def read_disk_space(directory: str) -> DiskSpace:
             continue
         used = facts.f_blocks - facts.f_bfree
         return DiskSpace(
-            usable_bytes=(used + facts.f_bavail) * facts.f_frsize, free_bytes=facts.f_bavail * facts.f_frsize
+            usable_bytes=(used + facts.f_bavail) * facts.f_frsize,
+            free_bytes=facts.f_bavail * facts.f_frsize,
+            device=os.stat(directory).st_dev,
         )
 
 

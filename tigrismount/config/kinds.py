@@ -76,13 +76,21 @@ def parse_path(value: object) -> str:
     return value
 
 
-def parse_cache_directory(value: object) -> str | None:
-    """Return a path, or None for ``off``.
+def parse_cache_directories(value: object) -> tuple[str, ...]:
+    """Return paths, none of them for ``off``.
+
+    Several are a list, as a repeated flag and TOML have it, or one text with ``:`` between, as in ``PATH``.
 
     Raises:
-        ValueError: It cannot be a path.
+        ValueError: They cannot be paths.
     """
-    return None if value is False or value == "off" else parse_path(value)
+    written = list(value) if isinstance(value, (list, tuple)) else [value]
+    paths = [path for item in written for path in (item.split(":") if isinstance(item, str) else [item])]
+    if paths in ([False], ["off"]):
+        return ()
+    if not paths or "off" in paths:
+        raise ValueError("expected directories, or off alone")
+    return tuple(dict.fromkeys(parse_path(path) for path in paths))
 
 
 def parse_mode(value: object) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tigrismount.config.host import read_disk_space, read_host_facts
 from tigrismount.config.merge import merge
-from tigrismount.config.resolve import resolve, resolve_cache_directory, validate
+from tigrismount.config.resolve import resolve, resolve_cache_directories, validate
 from tigrismount.config.source import ALL_BUCKETS, Source, parse_source, source_from_environment
 from tigrismount.errors import ConfigError
 
@@ -85,7 +85,7 @@ def load(
 
 
 def cache_directory(flag: str | None, environment: Mapping[str, str]) -> str | None:
-    """Return the cache directory that a mount with these settings would use, None where the cache is off.
+    """Return the first cache directory that a mount with these settings would use, None where the cache is off.
 
     Args:
         flag: As written on the command line, None when it was not.
@@ -94,9 +94,22 @@ def cache_directory(flag: str | None, environment: Mapping[str, str]) -> str | N
     Raises:
         ConfigError: What was written is no directory.
     """
+    return next(iter(cache_directories(() if flag is None else (flag,), environment)), None)
+
+
+def cache_directories(flags: Sequence[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the cache directories that a mount with these settings would use, none where the cache is off.
+
+    Args:
+        flags: As written on the command line, empty when none was.
+        environment: The process's environment.
+
+    Raises:
+        ConfigError: What was written is no directory.
+    """
     file_name = environment.get(CONFIG_VARIABLE, "")
     merged = merge(
-        flags={"cache_dir": flag},
+        flags={"cache_dir": tuple(flags)},
         mount_options=(),
         environment=environment,
         file=_read_toml(file_name) if file_name else {},
@@ -105,7 +118,7 @@ def cache_directory(flag: str | None, environment: Mapping[str, str]) -> str | N
     values, faults = validate({key: value for key, value in merged.settings.items() if key == "cache_dir"})
     if faults:
         raise ConfigError("; ".join(faults))
-    return resolve_cache_directory(values, read_host_facts(environment))
+    return resolve_cache_directories(values, read_host_facts(environment))
 
 
 def _source(

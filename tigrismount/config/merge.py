@@ -64,7 +64,7 @@ def merge(
     """Return the strongest value of each option.
 
     Args:
-        flags: By option key; None means that the flag was not given.
+        flags: By option key; None, or nothing of a repeatable one, means that the flag was not given.
         mount_options: Arguments of ``-o``, each a comma-separated list.
         environment: The process's environment; empty values count as not set.
         file: The parsed TOML file, empty without one.
@@ -77,7 +77,7 @@ def merge(
     for options in mount_options:
         _merge_mount_options(merged, options)
     for key, value in flags.items():
-        if value is not None:
+        if value not in (None, ()):
             merged.settings[key] = Setting(value, f"--{BY_KEY[key].name}")
     return merged
 
@@ -139,4 +139,8 @@ def _merge_mount_option(merged: Merged, item: str, key: str, value: str | None) 
     elif value is None and not option.is_switch:
         merged.faults.append(f"-o {item}: needs a value, {key}={option.metavar}")
     else:
-        merged.settings[option.key] = Setting(value if value is not None else key == option.key, f"-o {option.key}")
+        origin, known = f"-o {option.key}", merged.settings.get(option.key)
+        written: object = value if value is not None else key == option.key
+        if option.is_repeatable and known is not None and known.origin == origin:
+            written = [*(known.value if isinstance(known.value, list) else [known.value]), written]
+        merged.settings[option.key] = Setting(written, origin)

@@ -22,7 +22,6 @@ from tigrismount.vfs.options import VfsConfig
 
 _SECTIONS: dict[str, type] = {
     "s3": S3Config,
-    "disk_cache": DiskCacheConfig,
     "blocks": BlocksConfig,
     "reader": ReaderConfig,
     "vfs": VfsConfig,
@@ -42,8 +41,8 @@ class MountConfig:
     """What ``df`` and ``/proc/mounts`` show in the first column: the source, which never holds secrets."""
     s3: S3Config
     """How to reach the store."""
-    disk_cache: DiskCacheConfig | None
-    """The disk cache; None for none."""
+    disk_caches: tuple[DiskCacheConfig, ...]
+    """The disk cache, a part for each of its directories; empty for none."""
     blocks: BlocksConfig
     """Memory and flights."""
     reader: ReaderConfig
@@ -85,7 +84,8 @@ class MountConfig:
             for name, section in _SECTIONS.items():
                 if values[name] is not None:
                     values[name] = section(**_times(section, values[name]))
-            return cls(**values)
+            caches = (DiskCacheConfig(**_times(DiskCacheConfig, part)) for part in values["disk_caches"])
+            return cls(**{**values, "disk_caches": tuple(caches)})
         except (KeyError, TypeError, AttributeError) as exc:
             raise ConfigError(f"the configuration is from another version of tigrismount: {exc}") from exc
 
@@ -100,7 +100,8 @@ class MountConfig:
         return {key: {"value": value, "from": self.origins.get(key, "default")} for key, value in values.items()}
 
     def _values(self) -> dict[str, Any]:
-        cache = self.disk_cache
+        caches = self.disk_caches
+        directories = [cache.directory for cache in caches]
         return {
             "endpoint_url": self.s3.endpoint_url,
             "region": self.s3.region,
@@ -113,16 +114,16 @@ class MountConfig:
             "all_buckets": not self.vfs.bucket,
             "store_id": self.vfs.store_id,
             "requester_pays": self.s3.requester_pays,
-            "cache_dir": cache.directory if cache else None,
-            "cache_size": cache.size_bytes if cache else None,
-            "cache_free": cache.free_floor_fraction if cache else None,
+            "cache_dir": directories if len(directories) > 1 else next(iter(directories), None),
+            "cache_size": sum(cache.size_bytes for cache in caches) if caches else None,
+            "cache_free": caches[0].free_floor_fraction if caches else None,
             "block_size": self.blocks.block_bytes,
             "memory_limit": self.blocks.memory_limit_bytes,
             "concurrency": self.blocks.concurrency,
             "read_ahead": self.reader.read_ahead_bytes,
             "prefetch": self.reader.prefetch,
             "kernel_read_ahead": self.kernel_read_ahead_kib,
-            "verify": cache.verify if cache else None,
+            "verify": caches[0].verify if caches else None,
             "metadata_ttl": self.vfs.metadata_ttl_s,
             "negative_ttl": self.vfs.negative_ttl_s,
             "snapshot": self.s3.snapshot,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tigrismount.config.kinds import (
     one_of,
     parse_block_bytes,
-    parse_cache_directory,
+    parse_cache_directories,
     parse_deadline_s,
     parse_endpoint,
     parse_free_floor,
@@ -48,6 +48,8 @@ class Option:
     """Stands for the value in ``--help``."""
     is_switch: bool = False
     """On or off, without a value on the command line."""
+    is_repeatable: bool = False
+    """Given several times, all values count; the parser takes a list of them."""
     variables: tuple[str, ...] = ()
     """The ecosystem's own environment variables, first one set wins; weaker than ours and than the file."""
 
@@ -145,16 +147,17 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         name="cache-dir",
-        parse=parse_cache_directory,
+        parse=parse_cache_directories,
         default="/var/cache/tigrismount for root, else ~/.cache/tigrismount",
-        help="Directory of the disk cache, best on NVMe; off for none.",
+        help="Directory of the disk cache, best on NVMe; repeat it for several drives; off for none.",
         metavar="DIR|off",
+        is_repeatable=True,
     ),
     Option(
         name="cache-size",
         parse=parse_size_or_share,
         default="80%",
-        help="Most bytes the disk cache keeps; a percentage is of its filesystem.",
+        help="Most bytes the disk cache keeps, all directories together; a percentage is of each one's filesystem.",
         metavar="SIZE|PERCENT",
     ),
     Option(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import posixpath
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 from tigrismount.blocks.options import BlocksConfig, with_demand
@@ -71,7 +72,7 @@ def resolve(
         nonempty: Whether the mountpoint may hold something.
         debug: Whether tracebacks are wanted.
         host: The process and its machine.
-        disk_space: Tells the space of the filesystem a directory is on; asked for the cache directory only.
+        disk_space: Tells the space of the filesystem a directory is on; asked for the cache directories only.
         environment: Where AWS's region variables are looked up, which count for AWS's own hosts only.
     """
     blocks = _blocks(values, host)
@@ -81,7 +82,7 @@ def resolve(
         mountpoint=mountpoint,
         fsname=source.url,
         s3=s3,
-        disk_cache=_disk_cache(values, host, disk_space, blocks),
+        disk_caches=_disk_caches(values, host, disk_space, blocks),
         blocks=blocks,
         reader=_reader(values, blocks),
         vfs=_vfs(values, host, source, s3),
@@ -103,15 +104,16 @@ def _origins(origins: Mapping[str, str], s3: S3Config) -> dict[str, str]:
     return {**origins, **(frozen if s3.snapshot else {})}
 
 
-def resolve_cache_directory(values: Mapping[str, Any], host: HostFacts) -> str | None:
-    """Return the directory of the disk cache, None where it is off.
+def resolve_cache_directories(values: Mapping[str, Any], host: HostFacts) -> tuple[str, ...]:
+    """Return the directories of the disk cache, none where it is off.
 
     Args:
         values: What ``validate`` returned, without faults.
         host: The process and its machine.
     """
     default = _SYSTEM_CACHE_DIRECTORY if host.uid == 0 else posixpath.join(host.cache_home, "tigrismount")
-    return _absolute(values.get("cache_dir", default), host)
+    written = values.get("cache_dir", (default,))
+    return tuple(dict.fromkeys(path for path in (_absolute(path, host) for path in written) if path))
 
 
 def _place(setting: Setting) -> str:
@@ -131,8 +133,10 @@ def _contradictions(values: Mapping[str, Any], settings: Mapping[str, Setting]) 
     if memory_bytes is not None and read_ahead_bytes > memory_bytes:
         faults.append(f"{_place(settings['read_ahead'])}: is more than --memory-limit")
     cache_size = values.get("cache_size")
-    if isinstance(cache_size, int) and cache_size < block_bytes:
-        faults.append(f"{_place(settings['cache_size'])}: is less than one block; --cache-dir off disables the cache")
+    if isinstance(cache_size, int) and cache_size < block_bytes * len(values.get("cache_dir") or " "):
+        faults.append(
+            f"{_place(settings['cache_size'])}: is less than one block in each directory; --cache-dir off disables the cache"
+        )
     if values.get("no_sign_request") and "profile" in settings and not settings["profile"].origin.startswith("env AWS"):
         faults.append(f"{_place(settings['profile'])}: contradicts {settings['no_sign_request'].origin}")
     if values.get("all_buckets") and "snapshot" in settings:
@@ -188,25 +192,39 @@ def _reader(values: Mapping[str, Any], blocks: BlocksConfig) -> ReaderConfig:
     )
 
 
-def _disk_cache(
+def _disk_caches(
     values: Mapping[str, Any], host: HostFacts, disk_space: Callable[[str], DiskSpace], blocks: BlocksConfig
-) -> DiskCacheConfig | None:
-    directory = resolve_cache_directory(values, host)
-    if directory is None:
-        return None
-    floor = values.get("cache_free", _DEFAULT_FREE_FLOOR)
-    size_bytes, base = values.get("cache_size"), DiskCacheConfig(directory=directory, size_bytes=0)
-    if not isinstance(size_bytes, int):
-        wanted = cast("Share | None", size_bytes) or Share(_DEFAULT_CACHE_SHARE)
-        size_bytes = int(disk_space(directory).usable_bytes * min(wanted.fraction, 1 - floor))
-    return DiskCacheConfig(
-        directory=directory,
-        size_bytes=size_bytes,
-        free_floor_fraction=floor,
-        block_bytes=blocks.block_bytes,
-        verify=values.get("verify", base.verify),
-        # Blocks that wait for the disk hold their buffers, so prefetch slows down before any of them is skipped.
-        write_queue_bytes=blocks.memory_limit_bytes,
+) -> tuple[DiskCacheConfig, ...]:
+    """Return the parts of the disk cache, one a directory.
+
+    A size in bytes is shared out, and objects are, in proportion to the filesystems; one that holds several of the
+    directories counts once, in as many shares.
+    """
+    directories = resolve_cache_directories(values, host)
+    size, floor = values.get("cache_size"), values.get("cache_free", _DEFAULT_FREE_FLOOR)
+    if len(directories) == 1 and isinstance(size, int):
+        usable = {directories[0]: 1}  # nothing to share out: the disk need not be asked
+    else:
+        spaces = {directory: disk_space(directory) for directory in directories}
+        sharing = Counter(space.device for space in spaces.values())
+        usable = {name: max(1, space.usable_bytes // sharing[space.device]) for name, space in spaces.items()}
+    if isinstance(size, int):
+        sizes = {name: size * share // sum(usable.values()) for name, share in usable.items()}
+    else:
+        wanted = cast("Share | None", size) or Share(_DEFAULT_CACHE_SHARE)
+        sizes = {name: int(share * min(wanted.fraction, 1 - floor)) for name, share in usable.items()}
+    return tuple(
+        DiskCacheConfig(
+            directory=name,
+            size_bytes=sizes[name],
+            weight=usable[name],
+            free_floor_fraction=floor,
+            block_bytes=blocks.block_bytes,
+            verify=values.get("verify", "once"),
+            # What waits for the disk holds its memory: the rest is left to those who read, however slow the disk is.
+            write_queue_bytes=max(blocks.block_bytes, blocks.memory_limit_bytes // (4 * len(directories))),
+        )
+        for name in directories
     )
 
 

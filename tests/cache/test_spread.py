@@ -1,0 +1,146 @@
+"""Several directories: the contract holds, drives share the load, and a lost one loses only its blocks."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tigrismount.cache.base import BlockCache
+from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.cache.spread import SpreadBlockCache
+from tigrismount.errors import ConfigError
+from tigrismount.testing.cache_contract import BLOCK_BYTES, BlockCacheContract, check_all, fill, object_id
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tigrismount.core.types import ObjectId
+
+OBJECTS = [object_id(f"model-{number}") for number in range(24)]
+
+
+class Drives:
+    """Some directories that stand for drives."""
+
+    def __init__(self, path: Path, count: int = 3) -> None:
+        self.paths = [path / f"drive-{number}" for number in range(count)]
+        self.configs = [
+            DiskCacheConfig(
+                directory=str(path), size_bytes=1 << 30, free_floor_fraction=0.0, block_bytes=BLOCK_BYTES, weight=1
+            )
+            for path in self.paths
+        ]
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[SpreadBlockCache]:
+        cache = await SpreadBlockCache.open(self.configs, store_id="test")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(cache.run)
+            yield cache
+            nursery.cancel_scope.cancel()
+        await cache.aclose()
+
+    def files(self) -> list[int]:
+        return [len(list(path.glob("objects/*/*"))) for path in self.paths]
+
+
+@pytest.fixture
+def drives(tmp_path: Path) -> Drives:
+    return Drives(tmp_path)
+
+
+class TestSpreadBlockCache(BlockCacheContract):
+    """All blocks of one version are in one directory, so with the other one tiny the bound is the large one's."""
+
+    @pytest.fixture(autouse=True)
+    def _drives(self, tmp_path: Path) -> None:
+        self.drives = Drives(tmp_path, 2)
+        self.drives.configs[0] = replace(self.drives.configs[0], weight=1 << 60)
+
+    @asynccontextmanager
+    async def open_cache(self, *, capacity_bytes: int = 1 << 30) -> AsyncIterator[BlockCache]:
+        first, second = self.drives.configs
+        self.drives.configs = [replace(first, size_bytes=capacity_bytes), replace(second, size_bytes=0)]
+        async with self.drives.open() as cache:
+            yield cache
+
+    def damage(self, cache: BlockCache, obj: ObjectId, index: int) -> None:
+        (path,) = self.drives.paths[0].glob("objects/*/*")
+        with path.open("r+b") as file:
+            file.seek(index * BLOCK_BYTES + 4711)
+            byte = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 1]))
+
+
+async def test_every_drive_gets_its_share_and_is_found_again(drives: Drives) -> None:
+    async with drives.open() as cache:
+        for obj in OBJECTS:
+            assert await fill(cache, obj) == 4
+        statistics = cache.statistics()
+        assert (statistics.objects_cached, statistics.blocks_written) == (24, 96)
+    assert all(drives.files())
+    assert sum(drives.files()) == 24
+    drives.configs.reverse()  # the order of flags does not matter
+    async with drives.open() as cache:
+        assert [await check_all(cache, obj) for obj in OBJECTS] == [4] * 24
+
+
+async def test_lost_drive_loses_only_its_blocks(drives: Drives, caplog: pytest.LogCaptureFixture) -> None:
+    """Gone at a start: its versions are cached elsewhere; back again: it has what it had."""
+    async with drives.open() as cache:
+        for obj in OBJECTS:
+            await fill(cache, obj)
+    lost = drives.paths[1]
+    had = drives.files()
+    lost.rename(lost.with_name("away"))
+    lost.touch()  # no directory
+    async with drives.open() as cache:
+        found = [await check_all(cache, obj) for obj in OBJECTS]
+        assert sorted(found) == [0] * had[1] + [4] * (24 - had[1])
+        assert f"{lost}: " in cache.statistics().degraded
+        for obj in OBJECTS:
+            assert await fill(cache, obj) == 4
+    assert sum(drives.files()) == 24
+    assert "going on without a part of the disk cache" in caplog.text
+    lost.unlink()
+    lost.with_name("away").rename(lost)
+    async with drives.open() as cache:
+        assert cache.statistics().degraded == ""
+        assert [await check_all(cache, obj) for obj in OBJECTS] == [4] * 24
+
+
+async def test_all_drives_lost_is_the_first_ones_fault(drives: Drives) -> None:
+    for path in drives.paths:
+        path.touch()
+    with pytest.raises(ConfigError, match="drive-0 is not a directory"):
+        await SpreadBlockCache.open(drives.configs, store_id="test")
+
+
+async def test_drive_that_fails_later_is_passed_over(drives: Drives) -> None:
+    """What is opened from then on goes to the next in order; what others hold stays readable."""
+    async with drives.open() as cache:
+        for obj in OBJECTS[:12]:
+            await fill(cache, obj)
+        shutil.rmtree(drives.paths[0] / "objects")
+        (drives.paths[0] / "objects").touch()
+        for obj in OBJECTS[12:]:
+            await fill(cache, obj)
+        assert "drive-0: " in cache.statistics().degraded
+        assert [await fill(cache, obj) for obj in OBJECTS] == [4] * 24
+        assert await cache.records.put("orders", b"a", b"1")
+        assert await cache.records.items("orders") == [(b"a", b"1")]
+
+
+async def test_small_records_are_in_the_first_drive(drives: Drives) -> None:
+    async with drives.open() as cache:
+        await cache.records.put("orders", b"a", b"1")
+    drives.configs = drives.configs[:1]
+    async with drives.open() as cache:
+        assert await cache.records.get("orders", b"a") == b"1"

@@ -1,0 +1,142 @@
+"""One cache over several directories, each on a drive of its own and complete in itself.
+
+An object version lives in one directory, chosen by weighted rendezvous hashing (``core.placement``): every daemon that
+has the same directories chooses alike, drives fill in proportion to their sizes, and adding or losing one moves only
+what has to move. A directory that cannot be opened, or whose disk fails, loses its own blocks and nothing else: its
+versions go to the directory that is next in their order for as long as that lasts.
+
+Small records live in the first directory that works.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.base import CacheStatistics
+from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.cache.none import UncachedObject
+from tigrismount.cache.records import object_digest
+from tigrismount.core.placement import preference
+from tigrismount.errors import CacheError, ConfigError, TigrisMountError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tigrismount.cache.base import CachedObject, RecordStore
+    from tigrismount.cache.options import DiskCacheConfig
+    from tigrismount.core.types import ObjectId
+
+_log = logging.getLogger(__name__)
+
+
+class SpreadBlockCache:
+    """A ``BlockCache`` over several directories. Made by ``open``.
+
+    Args:
+        caches: The directories that could be opened, with their configurations.
+        lost: Why others could not, by directory.
+        store_id: Store the objects come from.
+    """
+
+    def __init__(
+        self, caches: Sequence[tuple[DiskCacheConfig, DiskBlockCache]], lost: dict[str, str], *, store_id: str
+    ) -> None:
+        self._caches = {config.directory: cache for config, cache in caches}
+        self._weights = {config.directory: config.weight for config, _ in caches}
+        self._block_bytes = caches[0][0].block_bytes
+        self._lost = lost
+        self._store_id = store_id
+
+    @classmethod
+    async def open(
+        cls,
+        configs: Sequence[DiskCacheConfig],
+        open_one: Callable[..., Awaitable[DiskBlockCache]] = DiskBlockCache.open,
+        *,
+        store_id: str,
+    ) -> SpreadBlockCache:
+        """Open every directory that can be opened.
+
+        Args:
+            configs: The directories and their bounds.
+            open_one: Opens one of them.
+            store_id: Store the objects come from.
+
+        Raises:
+            ConfigError: None of them can be used; the reason is the first one's.
+            CacheError: Likewise.
+        """
+        opened: dict[str, tuple[DiskCacheConfig, DiskBlockCache]] = {}
+        failures: dict[str, TigrisMountError] = {}
+
+        async def open_(config: DiskCacheConfig) -> None:
+            try:
+                opened[config.directory] = config, await open_one(config, store_id=store_id)
+            except (CacheError, ConfigError) as error:
+                failures[config.directory] = error
+
+        try:
+            async with trio.open_nursery() as nursery:
+                for config in configs:
+                    nursery.start_soon(open_, config)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for _, cache in opened.values():
+                    await cache.aclose()
+            raise
+        if not opened:
+            raise failures[configs[0].directory]
+        for error in failures.values():
+            _log.warning("going on without a part of the disk cache: %s", error)
+        lost = {directory: str(error) for directory, error in failures.items()}
+        in_order = [opened[config.directory] for config in configs if config.directory in opened]
+        return cls(in_order, lost, store_id=store_id)
+
+    @property
+    def records(self) -> RecordStore:
+        """Small records, in the first directory that works."""
+        working = [cache for cache in self._caches.values() if not cache.failing]
+        return (working or list(self._caches.values()))[0].records
+
+    async def open_object(self, obj: ObjectId) -> CachedObject:
+        """Return a pinned handle on *obj*, from the directory where it belongs or the next one that works."""
+        if not obj.cacheable:
+            await trio.lowlevel.checkpoint()
+            return UncachedObject(self._block_bytes)
+        order = preference(object_digest(self._store_id, obj), self._weights)
+        for directory in order:
+            cache = self._caches[directory]
+            handle = await cache.open_object(obj)
+            # A disk that is full or read-only still serves what it has.
+            if handle.count() or not cache.failing:
+                return handle
+            handle.close()
+        return UncachedObject(self._block_bytes)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look after all directories until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for cache in self._caches.values():
+                await nursery.start(cache.run)
+            task_status.started()
+
+    def statistics(self) -> CacheStatistics:
+        """Return the sums over all directories, and each one's trouble under its name."""
+        each = {directory: cache.statistics() for directory, cache in self._caches.items()}
+        sums = {
+            item.name: sum(getattr(statistics, item.name) for statistics in each.values())
+            for item in fields(CacheStatistics)
+            if item.name != "degraded"
+        }
+        reasons = {directory: statistics.degraded for directory, statistics in each.items()} | self._lost
+        degraded = "; ".join(f"{directory}: {why}" for directory, why in reasons.items() if why)
+        return CacheStatistics(**sums, degraded=degraded)
+
+    async def aclose(self) -> None:
+        """Close all directories. Idempotent."""
+        for cache in self._caches.values():
+            await cache.aclose()
