@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from tigrismount.cache.base import BlockCache
+from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.errors import ConfigError
@@ -29,6 +32,8 @@ class Drives:
     """Some directories that stand for drives."""
 
     def __init__(self, path: Path, count: int = 3) -> None:
+        ticks = itertools.count(1)  # so that recency has an order
+        self.open_one = partial(DiskBlockCache.open, clock=lambda: float(next(ticks)))
         self.paths = [path / f"drive-{number}" for number in range(count)]
         self.configs = [
             DiskCacheConfig(
@@ -39,7 +44,7 @@ class Drives:
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[SpreadBlockCache]:
-        cache = await SpreadBlockCache.open(self.configs, store_id="test")
+        cache = await SpreadBlockCache.open(self.configs, self.open_one, store_id="test")
         async with trio.open_nursery() as nursery:
             await nursery.start(cache.run)
             yield cache

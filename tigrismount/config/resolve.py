@@ -135,7 +135,8 @@ def _contradictions(values: Mapping[str, Any], settings: Mapping[str, Setting]) 
     cache_size = values.get("cache_size")
     if isinstance(cache_size, int) and cache_size < block_bytes * len(values.get("cache_dir") or " "):
         faults.append(
-            f"{_place(settings['cache_size'])}: is less than one block in each directory; --cache-dir off disables the cache"
+            f"{_place(settings['cache_size'])}: is less than one block in each directory; "
+            "--cache-dir off disables the cache"
         )
     if values.get("no_sign_request") and "profile" in settings and not settings["profile"].origin.startswith("env AWS"):
         faults.append(f"{_place(settings['profile'])}: contradicts {settings['no_sign_request'].origin}")
