@@ -133,6 +133,8 @@ def test_root_has_the_systems_cache_and_lets_others_in(resolved):
 def test_the_disk_cache_can_be_off(resolved):
     assert resolved(cache_dir="off").disk_caches == ()
     assert resolved(cache_dir=False).disk_caches == ()
+    assert resolved(cache_dir=("a", "off")).disk_caches == ()
+    assert len(resolved(cache_dir=("a", "off", "b", "c")).disk_caches) == 2
 
 
 @pytest.mark.parametrize(
@@ -230,8 +232,7 @@ def test_the_report_names_every_value_and_its_origin(resolved):
         ("max_retries", "-1"),
         ("cache_dir", ""),
         ("cache_dir", True),
-        ("cache_dir", ["a", "off"]),
-        ("cache_dir", []),
+        ("cache_dir", ["a", True]),
         ("cache_dir", "a:"),
         ("cache_dir", 5),
         ("cache_free", "96%"),

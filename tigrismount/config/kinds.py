@@ -77,7 +77,7 @@ def parse_path(value: object) -> str:
 
 
 def parse_cache_directories(value: object) -> tuple[str, ...]:
-    """Return paths, none of them for ``off``.
+    """Return paths, none of them for ``off``, which takes back what came before it.
 
     Several are a list, as a repeated flag and TOML have it, or one text with ``:`` between, as in ``PATH``.
 
@@ -85,12 +85,13 @@ def parse_cache_directories(value: object) -> tuple[str, ...]:
         ValueError: They cannot be paths.
     """
     written = list(value) if isinstance(value, (list, tuple)) else [value]
-    paths = [path for item in written for path in (item.split(":") if isinstance(item, str) else [item])]
-    if paths in ([False], ["off"]):
-        return ()
-    if not paths or "off" in paths:
-        raise ValueError("expected directories, or off alone")
-    return tuple(dict.fromkeys(parse_path(path) for path in paths))
+    paths: dict[str, None] = {}
+    for path in (path for item in written for path in (item.split(":") if isinstance(item, str) else [item])):
+        if path is False or path == "off":
+            paths.clear()
+        else:
+            paths[parse_path(path)] = None
+    return tuple(paths)
 
 
 def parse_mode(value: object) -> int:
