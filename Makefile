@@ -3,9 +3,12 @@
 #   PYTHON=python3.12     another interpreter (3.11 or later)
 #   DEMO_ARGS, TEST_ARGS, BENCH_ARGS     passed on to the command behind the target
 
+#   FAULT_CASES=3000     how many cases of `make stress`
+
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
+FAULT_CASES ?= 3000
 .DELETE_ON_ERROR:
 
 BIN := .venv/bin
@@ -97,6 +100,11 @@ test: $(LOADERS) ## all tests: real S3 server, real mounts, real loaders
 .PHONY: test-fast
 test-fast: $(DEV) ## the tests that mount nothing
 	@$(BIN)/python -m pytest -m 'not fuse and not slow' $(TEST_ARGS)
+
+.PHONY: stress
+stress: $(DEV) ## an hour of faults: thousands of cases of readers and misbehaving stores (FAULT_CASES=)
+	@TIGRISMOUNT_FAULT_CASES=$(FAULT_CASES) $(BIN)/python -m pytest -s --timeout=7200 \
+	    tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
 
 .PHONY: check
 check: fmt-check lint imports types docs ## everything but the tests: format, lint, layers, types, documentation

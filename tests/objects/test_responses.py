@@ -114,7 +114,7 @@ TARGET = Target("https://s3.example.org", "AWS_ACCESS_KEY_ID", "b", "k")
         (400, "ExpiredToken", ObjectAccessError, "expired"),
         (403, "RequestTimeTooSkewed", ObjectAccessError, "clock"),
         (301, "PermanentRedirect", ObjectAccessError, "another region"),
-        (307, "307", ObjectAccessError, "another region"),
+        (307, "307", ObjectUnavailableError, "from elsewhere for now"),
         (400, "AuthorizationHeaderMalformed", ObjectAccessError, "another region"),
         (503, "SlowDown", SlowDownError, "fewer requests"),
         (503, "503", SlowDownError, "fewer requests"),

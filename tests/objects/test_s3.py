@@ -264,7 +264,7 @@ class RecordingSink(CollectingSink):
         (403, "InvalidObjectState", ObjectArchivedError),
         (403, "AccessDenied", ObjectAccessError),
         (400, "ExpiredToken", ObjectAccessError),
-        (307, "TemporaryRedirect", ObjectAccessError),
+        (301, "PermanentRedirect", ObjectAccessError),
     ],
 )
 async def test_an_answer_that_will_not_change_is_asked_for_once(server, say, client, status, code, expected):
@@ -281,12 +281,12 @@ async def test_a_moved_bucket_names_its_region(server, say, client):
 
 
 async def test_a_store_in_trouble_is_asked_again(server, say, client):
-    for status, code in ((503, "SlowDown"), (500, "InternalError"), (502, "BadGateway")):
+    for status, code in ((503, "SlowDown"), (500, "InternalError"), (502, "BadGateway"), (307, "TemporaryRedirect")):
         server.answer(say.error(status, code))
     server.answer(say.part(DATA, 0, SIZE))
     assert await fetch(client) == DATA
     statistics = client.statistics()
-    assert (statistics.get_requests, statistics.retries, statistics.slow_downs) == (4, 3, 1)
+    assert (statistics.get_requests, statistics.retries, statistics.slow_downs) == (5, 4, 1)
 
 
 async def test_retries_can_be_limited(server, say, make_client):

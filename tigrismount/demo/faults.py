@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
 
 Action = Literal["status", "delay", "truncate", "reset", "stall"]
 
@@ -54,21 +54,40 @@ class FaultRule:
         return asdict(self)
 
 
-class FaultBook:
+class Rule(Protocol):
+    """What every rule says about the requests it is for."""
+
+    @property
+    def match(self) -> str:
+        """Regular expression searched in ``METHOD /bucket/key?query``."""
+
+    @property
+    def skip(self) -> int:
+        """Matching requests that pass unharmed first."""
+
+    @property
+    def count(self) -> int:
+        """Matching requests that are hit after those; -1 is all of them."""
+
+
+RuleT = TypeVar("RuleT", bound=Rule)
+
+
+class FaultBook(Generic[RuleT]):
     """The rules in force, with what each has seen; safe to ask from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._rules: list[FaultRule] = []
+        self._rules: list[RuleT] = []
         self._seen: list[int] = []
 
-    def replace(self, rules: list[FaultRule]) -> None:
+    def replace(self, rules: list[RuleT]) -> None:
         """Put *rules* in force in place of all others, with nothing seen yet."""
         with self._lock:
             self._rules = rules
             self._seen = [0] * len(rules)
 
-    def hit(self, request: str) -> FaultRule | None:
+    def hit(self, request: str) -> RuleT | None:
         """Return the rule that *request* falls to, and count it.
 
         Args:

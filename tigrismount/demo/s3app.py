@@ -84,7 +84,7 @@ class S3Application:
         logging.getLogger("moto").setLevel(logging.ERROR)
         self._moto = create_backend_app("s3")
         self.recorder = Recorder()
-        self.faults = FaultBook()
+        self.faults: FaultBook[FaultRule] = FaultBook()
         self.signatures_required = False
 
     def require_signatures(self) -> tuple[str, str]:

@@ -236,6 +236,14 @@ def _elsewhere(answer: ErrorAnswer, target: Target) -> ObjectError:
     return ObjectAccessError(f"the bucket lies in another region: {advice}{_said(answer)}", bucket=target.bucket)
 
 
+def _elsewhere_for_now(answer: ErrorAnswer, target: Target) -> ObjectError:
+    """A temporary redirect may be gone in a moment: a mounted file must not fail for it."""
+    detail = (
+        f"{target.endpoint_url} answers from elsewhere for now{_said(answer)}: if it stays so, check --endpoint-url"
+    )
+    return ObjectUnavailableError(detail, bucket=target.bucket, key=target.key)
+
+
 def _slow_down(answer: ErrorAnswer, target: Target) -> ObjectError:
     detail = f"{target.endpoint_url} asks for fewer requests{_said(answer)}"
     wait_s = retry_after_s(answer.headers)
@@ -275,7 +283,7 @@ _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     "InvalidRange": _changed,
     "PreconditionFailed": _changed,
     "PermanentRedirect": _elsewhere,
-    "TemporaryRedirect": _elsewhere,
+    "TemporaryRedirect": _elsewhere_for_now,
     "InternalError": _unavailable,
     "RequestTimeout": _unavailable,
     "SlowDown": _slow_down,
@@ -287,7 +295,7 @@ _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
 _BY_STATUS: dict[int, Callable[[ErrorAnswer, Target], ObjectError]] = {
     301: _elsewhere,
     302: _elsewhere,
-    307: _elsewhere,
+    307: _elsewhere_for_now,
     308: _elsewhere,
     401: _access("the store refuses the key from {source}"),
     403: _denied,

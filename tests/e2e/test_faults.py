@@ -1,0 +1,188 @@
+"""A mount whose store misbehaves in every way a header can tell: right bytes or an errno, and all is well afterwards.
+
+The cases are drawn with fixed seeds; ``TIGRISMOUNT_FAULT_CASES`` sets how many, and how many were tried is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import zlib
+from typing import get_args
+
+import pytest
+
+from tigrismount.testing.fault_proxy import SILENT, FaultProxy, Trouble, TroubleRule
+from tigrismount.testing.mount import mounted
+
+MIB = 1 << 20
+SIZE = 3 * MIB + 4097
+CASES = int(os.environ.get("TIGRISMOUNT_FAULT_CASES", "60")) // 7
+TIMEOUT_S = 2
+TROUBLES = [trouble for trouble in get_args(Trouble) if trouble not in SILENT]
+
+PROLOGUE = "import hashlib, json, mmap, os, sys\npath = sys.argv[1]\n"
+
+READERS = """
+import concurrent.futures, random
+seed = int(sys.argv[2])
+
+def whole(_):
+    with open(path, "rb", buffering=0) as file:
+        parts = []
+        while part := file.read(1 << 18): parts.append(part)
+        return 0, b"".join(parts)
+
+def some(number):
+    draw = random.Random(seed * 10 + number)
+    start, length = draw.randrange(size), draw.randrange(1, 1 << 20)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return start, os.pread(fd, length, start)
+    finally:
+        os.close(fd)
+
+def attempt(number):
+    try:
+        start, data = (whole if number == 0 else some)(number)
+    except OSError as exc:
+        return [errno.errorcode[exc.errno], 0, 0, ""]
+    return ["", start, len(data), hashlib.sha256(data).hexdigest()]
+
+size = int(sys.argv[3])
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    print(json.dumps(list(pool.map(attempt, range(4)))))
+"""
+
+
+def draw_rules(draw: random.Random, key: str) -> list[TroubleRule]:
+    return [
+        TroubleRule(
+            match=draw.choice([f"GET .*/{key}", f"GET .*/{key}", "HEAD", "list-type"]),
+            trouble=draw.choice(TROUBLES),
+            skip=draw.randrange(3),
+            count=draw.choice([1, 2, 3, -1]),
+            status=draw.choice([500, 503, 429, 403, 404, 412]),
+            code=draw.choice(["InternalError", "SlowDown", "AccessDenied", "NoSuchKey", "PreconditionFailed"]),
+            retry_after=draw.choice(["", "0", "1"]),
+            delay_s=draw.choice([0.0, 0.3]),
+            after_bytes=draw.choice([0, 1, 4096, MIB // 2]),
+        )
+        for _ in range(draw.randint(1, 3))
+    ]
+
+
+def check(answers, data: bytes, allowed: set[str]) -> int:
+    """Compare what the readers got; return how many got an errno."""
+    for error, start, length, digest in answers:
+        if error:
+            assert error in allowed
+            continue
+        assert hashlib.sha256(data[start : start + length]).hexdigest() == digest, (start, length)
+    whole_error, _, whole_bytes, _ = answers[0]
+    assert whole_error or whole_bytes == len(data), "a silently short file"
+    return sum(bool(error) for error, *_ in answers)
+
+
+@pytest.fixture(scope="module")
+def flaky(s3, tmp_path_factory):
+    """A mount through the proxy."""
+    directory = tmp_path_factory.mktemp("faults")
+    (directory / "mnt").mkdir()
+    client = s3.client()
+    client.create_bucket(Bucket="flaky")
+    client.put_object(Bucket="flaky", Key="there", Body=b"x")
+    with FaultProxy(s3.endpoint_url) as proxy:
+        env = s3.env() | {"AWS_ENDPOINT_URL_S3": proxy.url}
+        flags = [f"--cache-dir={directory / 'cache'}", "--block-size=1MiB", "--memory-limit=64MiB"]
+        flags += [f"--request-timeout={TIMEOUT_S}s", "--metadata-ttl=0", "--negative-ttl=0"]
+        with mounted("s3://flaky", directory / "mnt", env, *flags) as mount:
+            yield mount, proxy, client
+    client.close()
+
+
+@pytest.mark.parametrize("seed", range(CASES))
+def test_a_read_is_right_or_an_errno_and_the_mount_recovers(flaky, python, noise, seed):
+    mount, proxy, client = flaky
+    draw = random.Random(seed)
+    key, data = f"file-{seed}", noise(SIZE, seed)
+    client.put_object(Bucket="flaky", Key=key, Body=data)
+    proxy.inject(*draw_rules(draw, key))
+    readers = (READERS, os.path.join(mount.path, key), seed, SIZE)
+    # Refused keys and lost objects are what a rule may say; ESTALE is another version, EIO everything else.
+    refused = check(json.loads(python(*readers)), data, {"EIO", "EACCES", "ENOENT", "ESTALE"})
+    spoiled = proxy.hits
+    proxy.inject()
+    assert check(json.loads(python(*readers)), data, set()) == 0
+    print(f"case {seed}: {spoiled} answers spoiled, {refused} of 4 readers got an errno")
+
+
+def test_an_outage_shorter_than_the_deadline_is_invisible(flaky, python, noise):
+    """Readers by ``read`` and by ``mmap`` wait while nothing listens, and get their bytes when it does again."""
+    mount, proxy, client = flaky
+    data = noise(SIZE, 1000)
+    client.put_object(Bucket="flaky", Key="outage", Body=data)
+    proxy.inject()
+    code = """
+import subprocess, threading, zlib
+file = open(path, "rb", buffering=0)
+mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print("open", flush=True)
+sys.stdin.readline()
+sums = []
+threads = [threading.Thread(target=lambda: sums.append(zlib.crc32(os.pread(file.fileno(), len(mapped), 0)))),
+           threading.Thread(target=lambda: sums.append(zlib.crc32(mapped)))]
+for thread in threads: thread.start()
+print("reading", flush=True)
+for thread in threads: thread.join()
+print(json.dumps(sums))
+"""
+    command = [sys.executable, "-c", PROLOGUE + code, os.path.join(mount.path, "outage")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "open\n"
+        proxy.refuse()
+        before = mount.status()["requests"]["retries"]
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
+        assert reader.stdout.readline() == "reading\n"
+        while mount.status()["requests"]["retries"] == before:
+            pass  # until it was felt
+        proxy.accept()
+        assert json.loads(reader.stdout.readline()) == [zlib.crc32(data)] * 2
+        reader.wait(30)
+    assert reader.returncode == 0
+
+
+def test_what_is_cached_stays_readable_while_the_store_is_away(flaky, python, noise):
+    mount, proxy, client = flaky
+    data = noise(SIZE, 1001)
+    client.put_object(Bucket="flaky", Key="cached", Body=data)
+    proxy.inject()
+    path = os.path.join(mount.path, "cached")
+    # Open before the store goes: names are trusted for no time at all here, so that a look-up would ask.
+    code = """
+with open(path, "rb", buffering=0) as file:
+    print(hashlib.sha256(file.readall()).hexdigest(), flush=True)
+    sys.stdin.readline()
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    print(hashlib.sha256(os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0)).hexdigest(), flush=True)
+"""
+    digest = hashlib.sha256(data).hexdigest()
+    command = [sys.executable, "-c", PROLOGUE + code, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+        assert reader.stdout.readline().strip() == digest
+        proxy.refuse()
+        try:
+            reader.stdin.write("go\n")
+            reader.stdin.flush()
+            assert reader.stdout.readline().strip() == digest
+        finally:
+            proxy.accept()

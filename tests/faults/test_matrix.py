@@ -1,0 +1,277 @@
+"""Readers x faults: right bytes or an error within the deadline, and all is well again once the fault ends.
+
+Drawn at random from every trouble of the fault proxy that an honest client can notice, with several rules at a time,
+readers that share blocks, look-ups and listings beside them. ``TIGRISMOUNT_FAULT_CASES`` sets how many cases are
+tried; how many were is printed at the end.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import get_args
+
+import pytest
+import trio
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.none import NoCache
+from tigrismount.core.types import Extent, ObjectId, Priority
+from tigrismount.errors import ObjectError, StaleObjectError
+from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.options import S3Config
+from tigrismount.objects.s3 import S3Client
+from tigrismount.testing.fault_proxy import SILENT, FaultProxy, Trouble, TroubleRule
+from tigrismount.testing.object_contract import pattern
+
+KIB = 1 << 10
+BLOCK = 64 * KIB
+SIZES = {"a": 5 * BLOCK + 777, "b": BLOCK, "c": 1, "empty": 0}
+DATA = {key: pattern(size) for key, size in SIZES.items()}
+TIMEOUT_S = 0.8
+"""Longest a request may keep trying, in these tests."""
+MARGIN_S = 10.0
+"""What a loaded machine may add before a test calls it a hang."""
+CASES = int(os.environ.get("TIGRISMOUNT_FAULT_CASES", "60"))
+
+troubles = st.sampled_from([trouble for trouble in get_args(Trouble) if trouble not in SILENT])
+errors = st.sampled_from(
+    [
+        (503, "SlowDown"),
+        (500, "InternalError"),
+        (503, "ServiceUnavailable"),
+        (429, "TooManyRequests"),
+        (403, "AccessDenied"),
+        (403, "ExpiredToken"),
+        (400, "RequestTimeout"),
+        (404, "NoSuchKey"),
+        (412, "PreconditionFailed"),
+        (416, "InvalidRange"),
+        (301, "PermanentRedirect"),
+        (204, "NoContent"),
+    ]
+)
+rules = st.builds(
+    lambda match, trouble, skip, count, error, retry_after, delay_s, after_bytes: TroubleRule(
+        match=match,
+        trouble=trouble,
+        skip=skip,
+        count=count,
+        status=error[0],
+        code=error[1],
+        retry_after=retry_after,
+        delay_s=delay_s,
+        after_bytes=after_bytes,
+    ),
+    match=st.sampled_from(["GET .*/a", "GET .*/b", "GET .*/[abc]", "HEAD", "list-type", ""]),
+    trouble=troubles,
+    skip=st.integers(0, 3),
+    count=st.sampled_from([1, 1, 2, 2, 5, -1]),
+    error=errors,
+    retry_after=st.sampled_from(["", "0", "1", "-1", "soon", "Wed, 21 Oct 2015 07:28:00 GMT", "9" * 30]),
+    delay_s=st.sampled_from([0.0, 0.05, 0.4]),
+    after_bytes=st.sampled_from([0, 1, 4096, BLOCK - 1, BLOCK, 3 * BLOCK]),
+)
+reads = st.builds(
+    lambda key, start, length: (key, min(start, SIZES[key]), min(start + length, SIZES[key])),
+    st.sampled_from(["a", "a", "a", "b", "c"]),
+    st.integers(0, 5 * BLOCK + 776),
+    st.sampled_from([1, 4096, BLOCK, 2 * BLOCK, 6 * BLOCK]),
+)
+plans = st.lists(st.sampled_from(["read-ahead", "head", "list"]), max_size=3, unique=True)
+
+
+@dataclass
+class Score:
+    """What came of the cases, to be printed."""
+
+    cases: int = 0
+    spoiled: int = 0
+    right: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def score():
+    score = Score()
+    yield score
+    refused = ", ".join(f"{count} {name}" for name, count in sorted(score.refused.items()))
+    print(f"\nfaults: {score.cases} cases, {score.spoiled} answers spoiled, {score.right} reads right, then {refused}")
+
+
+@pytest.fixture(scope="module")
+def world(s3):
+    client = s3.client()
+    client.create_bucket(Bucket="faults")
+    ids = {}
+    for key, data in DATA.items():
+        etag = client.put_object(Bucket="faults", Key=key, Body=data)["ETag"].strip('"')
+        ids[key] = ObjectId("faults", key, etag, len(data))
+    client.close()
+    with FaultProxy(s3.endpoint_url) as proxy:
+        yield s3, proxy, ids
+
+
+class Stack:
+    """Client and block store over the proxy, for one case."""
+
+    def __init__(self, s3, proxy, ids) -> None:
+        key = Credentials(source="the test", access_key_id=s3.access_key, secret_access_key=s3.secret_key)
+        config = S3Config(
+            endpoint_url=proxy.url,
+            region=s3.region,
+            request_timeout_s=TIMEOUT_S,
+            metadata_timeout_s=TIMEOUT_S,
+            stall_timeout_s=0.2,
+            concurrency=4,
+        )
+        self.client = S3Client(config, key)
+        limits = BlocksConfig(block_bytes=BLOCK, part_bytes=2 * BLOCK, memory_limit_bytes=16 * BLOCK, concurrency=4)
+        self.store = BlockStore(self.client, NoCache(BLOCK), limits)
+        self.proxy = proxy
+        self.ids = ids
+
+    async def read(self, key: str, start: int, stop: int) -> bytes:
+        obj = self.ids[key]
+        with trio.fail_after(TIMEOUT_S * 2 + MARGIN_S):
+            data = b""
+            while start < stop:  # as the kernel does: a read lies within what one reply may hold
+                end = min(stop, (start // BLOCK + 2) * BLOCK)
+                data += bytes(await self.store.read(obj, start, end, Priority.DEMAND))
+                start = end
+            return data
+
+
+async def try_it(score: Score, count: bool, action) -> None:
+    """Run *action*; an error of ours is one of the two things allowed, and is counted."""
+    try:
+        await action()
+    except ObjectError as exc:
+        error = exc
+    else:
+        score.right += count
+        return
+    assert str(error)
+    assert "\n" not in str(error)
+    name = type(error).__name__
+    score.refused[name] = score.refused.get(name, 0) + 1
+
+
+async def one_case(stack: Stack, score: Score, case_rules, case_reads, beside) -> None:
+    async def read(key, start, stop):
+        async def action():
+            assert await stack.read(key, start, stop) == DATA[key][start:stop]
+
+        await try_it(score, True, action)
+
+    async def head():
+        async def action():
+            info = await stack.client.head("faults", "a")
+            assert info.id.size_bytes == SIZES["a"] or info.id.etag != stack.ids["a"].etag
+
+        with trio.fail_after(TIMEOUT_S * 2 + MARGIN_S):
+            await try_it(score, False, action)
+
+    async def list_all():
+        async def action():
+            page = await stack.client.list_page("faults", "")
+            assert [info.id for info in page.objects] == [stack.ids[key] for key in sorted(SIZES)]
+
+        with trio.fail_after(TIMEOUT_S * 2 + MARGIN_S):
+            await try_it(score, False, action)
+
+    async with trio.open_nursery() as services:
+        await services.start(lambda task_status: stack.store.run(task_status=task_status))
+        for key in ("a", "b", "c"):
+            stack.store.retain(stack.ids[key])
+        stack.proxy.inject(*case_rules)
+        async with trio.open_nursery() as nursery:
+            if "read-ahead" in beside:
+                stack.store.plan(stack.ids["a"], [Extent(0, SIZES["a"])], Priority.READAHEAD)
+            if "head" in beside:
+                nursery.start_soon(head)
+            if "list" in beside:
+                nursery.start_soon(list_all)
+            for wanted in case_reads:
+                nursery.start_soon(read, *wanted)
+        score.spoiled += stack.proxy.hits
+        stack.proxy.inject()
+        for key in ("a", "b", "c"):  # all is well again, with the same store and client
+            assert await stack.read(key, 0, SIZES[key]) == DATA[key], key
+        stack.store.plan(stack.ids["a"], (), Priority.READAHEAD)
+        for key in ("a", "b", "c"):
+            stack.store.release(stack.ids[key])
+        stack.store.check_invariants()
+        services.cancel_scope.cancel()
+    score.cases += 1
+
+
+@settings(
+    max_examples=CASES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # what fails is small enough to read
+)
+@given(st.lists(rules, min_size=1, max_size=4), st.lists(reads, min_size=1, max_size=4), plans)
+def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, case_reads, beside):
+    stack = Stack(*world)
+
+    async def run():
+        try:
+            await one_case(stack, score, case_rules, case_reads, beside)
+        finally:
+            with trio.CancelScope(shield=True):
+                await stack.client.aclose()
+
+    trio.run(run)
+
+
+@pytest.mark.parametrize("trouble", [trouble for trouble in get_args(Trouble) if trouble not in SILENT])
+def test_each_trouble_alone_once_is_invisible_to_a_reader(world, score, trouble):
+    """A single bad answer costs time and no more, unless it says that the object is another one now."""
+    stack = Stack(*world)
+    rule = TroubleRule(match="GET .*/a", trouble=trouble, delay_s=0.05, after_bytes=BLOCK // 2)
+
+    async def run():
+        async with trio.open_nursery() as services:
+            await services.start(lambda task_status: stack.store.run(task_status=task_status))
+            stack.store.retain(stack.ids["a"])
+            stack.proxy.inject(rule)
+            try:
+                assert await stack.read("a", 0, SIZES["a"]) == DATA["a"]
+            except StaleObjectError:
+                assert trouble == "wrong_etag"
+            assert stack.proxy.hits == 1
+            stack.proxy.inject()
+            assert await stack.read("a", 0, SIZES["a"]) == DATA["a"]
+            services.cancel_scope.cancel()
+        await stack.client.aclose()
+
+    trio.run(run)
+
+
+def test_refused_connections_for_less_than_the_deadline_are_invisible(world):
+    stack = Stack(*world)
+    stack.proxy.inject()
+
+    async def run():
+        async with trio.open_nursery() as services:
+            await services.start(lambda task_status: stack.store.run(task_status=task_status))
+            stack.store.retain(stack.ids["a"])
+            await trio.to_thread.run_sync(stack.proxy.refuse)
+
+            async def read_it():
+                assert await stack.read("a", 0, SIZES["a"]) == DATA["a"]
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read_it)
+                while not stack.client.statistics().retries:  # noqa: ASYNC110 -- counted in threads
+                    await trio.sleep(0.01)
+                await trio.to_thread.run_sync(stack.proxy.accept)
+            services.cancel_scope.cancel()
+        await stack.client.aclose()
+
+    trio.run(run)
