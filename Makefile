@@ -2,7 +2,6 @@
 #
 #   PYTHON=python3.12     another interpreter (3.11 or later)
 #   DEMO_ARGS, TEST_ARGS, BENCH_ARGS     passed on to the command behind the target
-
 #   FAULT_CASES=3000     how many cases of `make stress`
 
 SHELL := /bin/sh
