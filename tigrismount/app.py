@@ -33,6 +33,7 @@ from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.config.model import MountConfig
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
+from tigrismount.core.loadlog import LoadLog
 from tigrismount.errors import CacheError, ConfigError, MountError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.invalidation import forget_names
@@ -43,6 +44,7 @@ from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
+from tigrismount.reader.loads import MOST_SHOWN, LoadRecorder
 from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import Takeovers, configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
@@ -85,8 +87,16 @@ class Engine:
         self.takeovers = takeovers
         self.client = client
         self.cache = cache
-        self.store = BlockStore(client, cache, config.blocks)
-        self.readers = Readers(self.store, config.reader)
+        log = LoadLog(time.monotonic)
+        self.loads = LoadRecorder(
+            log,
+            cache.records,
+            counters=client.statistics,
+            identity={"source": config.source, "mountpoint": config.mountpoint},
+            epoch_s=time.time() - time.monotonic(),
+        )
+        self.store = BlockStore(client, cache, config.blocks, log)
+        self.readers = Readers(self.store, config.reader, log)
         self.journal = NodeJournal()
         self.filesystem = FileSystem(
             client, self.readers, config.vfs, clock=time.monotonic, cache=cache, on_new=self.journal.append
@@ -108,6 +118,7 @@ class Engine:
             cache=self.cache.statistics(),
             blocks=self.store.statistics(),
             vfs=self.filesystem.statistics(),
+            loads=self.loads.in_progress(),
         )
 
 
@@ -133,7 +144,7 @@ async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIter
         engine = Engine(config, client, cache, takeovers)
         try:
             async with trio.open_nursery() as nursery:
-                for service in (cache, engine.store, engine.readers):
+                for service in (cache, engine.store, engine.readers, engine.loads):
                     await nursery.start(_run_service, service)
                 if takeovers.count:
                     nursery.start_soon(engine.access.run)
@@ -141,6 +152,7 @@ async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIter
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):
+                await engine.loads.finish()
                 await cache.aclose()
     finally:
         with trio.CancelScope(shield=True):
@@ -234,7 +246,10 @@ class Worker:
             async def refresh(request: Mapping[str, Any]) -> Mapping[str, Any]:
                 return await _refresh(engine, request)
 
-            handlers = {"status": status, "refresh": refresh}
+            async def loads(request: Mapping[str, Any]) -> Mapping[str, Any]:
+                return {"loads": await engine.loads.reports(min(int(request.get("limit", MOST_SHOWN)), MOST_SHOWN))}
+
+            handlers = {"status": status, "refresh": refresh, "loads": loads}
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(ControlServer(path, handlers).run)

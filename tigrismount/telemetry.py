@@ -48,6 +48,7 @@ def mount_status(
     cache: CacheStatistics,
     blocks: BlocksStatistics,
     vfs: VfsStatistics,
+    loads: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return one element of ``status --json``'s ``mounts``; keys are added, never renamed (docs/reference/cli.md).
 
@@ -63,6 +64,7 @@ def mount_status(
         cache: The disk cache's counters.
         blocks: The block store's counters.
         vfs: The filesystem's counters.
+        loads: Loads in progress.
     """
     cache_dirs = [cache.directory for cache in config.disk_caches]
     reads = blocks.reads_hit + blocks.reads_joined + blocks.reads_missed
@@ -111,7 +113,7 @@ def mount_status(
         "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
         "cache": asdict(cache),
         "names": asdict(vfs),
-        "loads": [],
+        "loads": list(loads),
         "config": config.report(),
     }
 

@@ -5,19 +5,21 @@ Reads only, needs no event loop, and waits for nobody: LMDB readers do not distu
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tigrismount.cache.directory import CacheDirectory
 from tigrismount.cache.index import CacheIndex
+from tigrismount.cache.kept import RecordTables
 from tigrismount.cache.probe import index_damage
 from tigrismount.cache.reclaim import disk_room_bytes
 from tigrismount.cache.records import SCHEMA
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from tigrismount.cache.records import ObjectRecord
 
@@ -76,6 +78,28 @@ def read_cache_statistics(directory: str, *, limit: int = 20) -> CacheReport:
     Raises:
         CacheError: It is not a cache of this release, is damaged, or cannot be read.
     """
+    with _opened(directory) as (where, index):
+        return _report(where, index, limit)
+
+
+def read_records(directory: str, table: str, *, limit: int) -> list[tuple[bytes, bytes]]:
+    """Return the first records of one table, in the order of their keys.
+
+    Args:
+        directory: The directory, as given to ``--cache-dir``.
+        table: One of ``cache.kept.TABLES``.
+        limit: Most records.
+
+    Raises:
+        CacheError: It is not a cache of this release, is damaged, or cannot be read.
+    """
+    with _opened(directory) as (_, index):
+        return RecordTables(index).items(table, limit=limit)
+
+
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[tuple[CacheDirectory, CacheIndex]]:
+    """Open the index for reading while the context lasts."""
     where = CacheDirectory(directory)
     try:
         where.check_version()
@@ -84,7 +108,7 @@ def read_cache_statistics(directory: str, *, limit: int = 20) -> CacheReport:
             raise CacheCorruptError(f"the cache in {directory} is damaged ({damage}); the next mount starts it anew")
         index = CacheIndex(where.index_path, readonly=True)
         try:
-            return _report(where, index, limit)
+            yield where, index
         finally:
             index.close()
     except OSError as error:

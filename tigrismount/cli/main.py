@@ -23,6 +23,7 @@ _COMMANDS = {
     "mount": "Mount a bucket and return once it serves.",
     "unmount": "Unmount a mountpoint.",
     "status": "Show what is mounted, and how it does.",
+    "loads": "Show what model loads cost, and why.",
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
     "snapshots": "List the snapshots of a Tigris bucket.",
     "refresh": "Forget what is known of a path, so that a change is seen at once.",

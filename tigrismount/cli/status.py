@@ -150,6 +150,7 @@ def _print_details(mount: dict[str, Any]) -> None:
     rows += (
         [["cache", f"{_cache_fill(mount.get('cache', {}))} in {mount['cache_dir']}"]] if mount.get("cache_dir") else []
     )
+    rows += [["loading", _progress(load)] for load in mount.get("loads", ())]
     rows += [[f"bytes from {name}", _size(count)] for name, count in mount.get("bytes", {}).items()]
     rows += [[f"requests: {name}", str(count)] for name, count in mount.get("requests", {}).items()]
     rows += _hidden_rows(mount.get("names", {}))
@@ -159,6 +160,11 @@ def _print_details(mount: dict[str, Any]) -> None:
         click.echo()
         rows = [[key.replace("_", "-"), _value(key, item), str(item.get("from", ""))] for key, item in config.items()]
         print_table(("OPTION", "VALUE", "FROM"), rows)
+
+
+def _progress(load: dict[str, Any]) -> str:
+    done, total = _size(load.get("bytes_needed")), _size(load.get("bytes_total"))
+    return f"{load.get('model')}: {done} of {total}, {_size(load.get('bytes_fetched'))} fetched"
 
 
 def _hidden_rows(names: dict[str, Any]) -> list[list[str]]:

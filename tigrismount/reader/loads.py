@@ -1,0 +1,141 @@
+"""Load reports of one mount: folds what the read path noted, and keeps a report of each load that has ended.
+
+Reports lie in the cache's record table ``loads``, so that they outlive the mount and can be read without one; those
+the cache would not take are shown as long as the mount lives. The newest come first in the order of their keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tigrismount.core.loadtracker import LoadTracker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.cache.base import RecordStore
+    from tigrismount.core.loadlog import LoadLog
+    from tigrismount.core.loadreport import Load
+    from tigrismount.objects.client import ObjectStatistics
+
+TABLE = "loads"
+"""Name of the record table."""
+MOST_SHOWN = 100
+"""Reports that are given out at once; a screen holds fewer, and the reply of a mount must stay small."""
+FOLD_S = 0.25
+"""How often events are folded while a load is in progress: a millisecond of work each time."""
+IDLE_S = 1.0
+"""How often a mount that nobody reads looks for events."""
+
+_KEY = struct.Struct(">QII")
+_NEVER_MS = (1 << 64) - 1
+
+
+class LoadRecorder:
+    """Keeps the reports of one mount.
+
+    Args:
+        log: What the read path notes.
+        records: Where reports are kept.
+        counters: Gives the counters of the store's client.
+        identity: What every report says beside its load: source and mountpoint.
+        epoch_s: Seconds since 1970 at the zero of the log's clock.
+    """
+
+    def __init__(
+        self,
+        log: LoadLog,
+        records: RecordStore,
+        *,
+        counters: Callable[[], ObjectStatistics],
+        identity: dict[str, str],
+        epoch_s: float,
+    ) -> None:
+        self._log = log
+        self._records = records
+        self._counters = counters
+        self._identity = identity
+        self._epoch_s = epoch_s
+        self._tracker = LoadTracker()
+        self._before: dict[Load, ObjectStatistics] = {}
+        """The counters as they were when a load was first seen."""
+        self._unkept: deque[dict[str, Any]] = deque(maxlen=MOST_SHOWN)
+        self._kept = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fold events and keep the reports of loads that end, until cancelled."""
+        task_status.started()
+        while True:
+            await trio.sleep(FOLD_S if self._tracker.active else IDLE_S)
+            self._fold()
+            await self._keep(self._tracker.finish(self._log.clock()))
+
+    async def finish(self) -> None:
+        """Keep the reports of loads that are still in progress, because the mount ends."""
+        self._fold()
+        await self._keep(self._tracker.finish_all())
+
+    def in_progress(self) -> list[dict[str, Any]]:
+        """Return what ``status`` shows of each load in progress, oldest first."""
+        self._fold()
+        return [load.summary(self._epoch_s) for load in self._tracker.active]
+
+    async def reports(self, limit: int = MOST_SHOWN) -> list[dict[str, Any]]:
+        """Return the newest reports of all that share the cache, and of loads in progress here; newest last.
+
+        Args:
+            limit: Most reports.
+        """
+        kept = unpack_reports(await self._records.items(TABLE, limit=limit))
+        self._fold()
+        here = [*self._unkept, *(self._report(load) for load in self._tracker.active)]
+        return sorted([*kept, *here], key=lambda report: report["started"])[-limit:]
+
+    def _fold(self) -> None:
+        self._tracker.fold(self._log.take())
+        for load in self._tracker.active:
+            if load not in self._before:
+                self._before[load] = self._counters()
+
+    async def _keep(self, loads: list[Load]) -> None:
+        for load in loads:
+            report = {**self._report(load), "state": "done"}
+            self._kept += 1
+            key = _KEY.pack(_NEVER_MS - int(report["started"] * 1000), os.getpid(), self._kept)
+            if not await self._records.put(TABLE, key, pack_report(report)):
+                self._unkept.append(report)
+        for load in self._before.keys() - set(self._tracker.active):
+            del self._before[load]
+
+    def _report(self, load: Load) -> dict[str, Any]:
+        before, now = self._before.get(load), self._counters()
+        report = load.report(self._epoch_s)
+        # Of the whole mount: retries are not told apart by object, and two loads at once are rare.
+        report["gets"]["retries"] = now.retries - before.retries if before else 0
+        report["gets"]["slow_downs"] = now.slow_downs - before.slow_downs if before else 0
+        return {**self._identity, **report}
+
+
+def pack_report(report: dict[str, Any]) -> bytes:
+    """Return a report as a record."""
+    return zlib.compress(json.dumps(report, separators=(",", ":")).encode())
+
+
+def unpack_reports(records: list[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
+    """Return the reports in records of the table ``loads``, newest last; what is none is left out."""
+    reports = []
+    for _, value in reversed(records):
+        try:
+            report = json.loads(zlib.decompress(value))
+        except (zlib.error, ValueError):
+            continue
+        if isinstance(report, dict) and isinstance(report.get("started"), int | float):
+            reports.append(report)
+    return reports
