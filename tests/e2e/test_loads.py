@@ -33,9 +33,10 @@ def test_a_load_leaves_a_report_that_agrees_with_the_server(mount, bucket, s3, p
     assert loading["model"] == f"s3://{bucket.name}/llama"
     assert loading["state"] == seen["state"] == "loading"
     assert loading["bytes_total"] >= loading["bytes_needed"] >= total
-    assert seen["bytes_fetched"] == sum(get.bytes for get in gets)
+    # A GET that lagged may have been asked for twice; the report counts what arrived.
+    assert total <= seen["bytes_fetched"] <= sum(get.bytes for get in gets)
     assert seen["amplification"] <= 1.01
-    assert seen["gets"]["count"] == len(gets)
+    assert 0 < seen["gets"]["count"] <= len(gets)
     assert seen["first_tensor_s"] is not None
     assert sorted({row[0] for row in seen["timeline"]["cells"]} - {"pushed"}) == ["fetched", "read"]
 
