@@ -105,6 +105,10 @@ stress: $(DEV) ## an hour of faults: thousands of cases of readers and misbehavi
 	@TIGRISMOUNT_FAULT_CASES=$(FAULT_CASES) $(BIN)/python -m pytest -s --timeout=7200 \
 	    tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
 
+.PHONY: fuzz
+fuzz: $(LOADERS) ## damaged and made-up tensor files for the parsers, for minutes (FUZZ_EXAMPLES=20000)
+	@$(BIN)/python -m pytest tests/formats -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
+
 .PHONY: check
 check: fmt-check lint imports types docs ## everything but the tests: format, lint, layers, types, documentation
 

@@ -113,6 +113,10 @@ class FormatError(TigrisMountError):
         self.offset = offset
 
 
+class ForeignFormatError(FormatError):
+    """The file is in another format than its name lets hope for, which is nobody's fault; no plan then either."""
+
+
 class PathError(TigrisMountError):
     """A path does not mean what the caller takes it for."""
 

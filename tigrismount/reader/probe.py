@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.core.types import Priority
-from tigrismount.errors import FormatError, ObjectError
+from tigrismount.errors import ForeignFormatError, FormatError, ObjectError
 from tigrismount.formats.parsing import FIRST_READ_BYTES
 
 if TYPE_CHECKING:
@@ -72,9 +72,11 @@ class Probe:
         try:
             layout = await self._read(obj, tensor_format)
         except FormatError as exc:
-            self.format_errors += 1
+            foreign = isinstance(exc, ForeignFormatError)
+            self.format_errors += not foreign
             exc.bucket, exc.key = obj.bucket, obj.key
-            log.warning("no plan for this %s file: %s", tensor_format.name, exc)
+            level = logging.INFO if foreign else logging.WARNING
+            log.log(level, "no plan for this %s file: %s", tensor_format.name, exc)
         except ObjectError as exc:
             self.probe_errors += 1
             log.info("no plan for this %s file, its header cannot be read: %s", tensor_format.name, exc)
