@@ -230,3 +230,9 @@ def remove_old_caches(directory: CacheDirectory) -> None:
     for name in os.listdir(directory.path):
         if name.startswith(_ASIDE_PREFIX):
             shutil.rmtree(os.path.join(directory.path, name), ignore_errors=True)
+
+
+def kernel_boot_id() -> str:
+    """Return the kernel's name for this boot of the machine."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

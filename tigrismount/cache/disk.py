@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.cache.base import CacheStatistics, block_length_bytes
-from tigrismount.cache.directory import open_cache_directory, remove_old_caches
+from tigrismount.cache.directory import kernel_boot_id, open_cache_directory, remove_old_caches
 from tigrismount.cache.health import Health
 from tigrismount.cache.kept import KeptRecords
 from tigrismount.cache.none import UncachedObject
@@ -126,7 +126,7 @@ class DiskBlockCache:
             raise ConfigError(f"a block size of {config.block_bytes} bytes is not a power of two from 4096")
 
         def work() -> DiskBlockCache:
-            boot = _kernel_boot_id() if boot_id is None else boot_id
+            boot = kernel_boot_id() if boot_id is None else boot_id
             directory, index = open_cache_directory(config.directory)
             try:
                 return cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock)
@@ -372,8 +372,3 @@ class _DiskObject:
         if not self._closed:
             self._closed = True
             self._cache._versions.close(self._version, self._handle)
-
-
-def _kernel_boot_id() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()

@@ -1,6 +1,7 @@
 """Look into a cache directory from outside, while daemons use it: for ``tigrismount cache stats``.
 
-Reads only, needs no event loop, and waits for nobody: LMDB readers do not disturb writers.
+What changes something is in ``access``. This reads only, needs no event loop, and waits for nobody: LMDB readers do
+not disturb writers.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class ObjectReport:
     """Bytes of it in the cache."""
     last_used_s: float
     """When it was last opened, closed or written; seconds since 1970, up to a second late."""
+    is_pinned: bool = False
+    """Whether eviction leaves it alone (``cache pin``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,15 +134,18 @@ def _report(directory: CacheDirectory, index: CacheIndex, limit: int) -> CacheRe
 
 
 def _top(records: Iterable[ObjectRecord], limit: int) -> tuple[ObjectReport, ...]:
-    return tuple(
-        ObjectReport(
-            store_id=record.store_id,
-            bucket=record.bucket,
-            key=record.key,
-            etag=record.etag,
-            size_bytes=record.size_bytes,
-            cached_bytes=record.cached_bytes,
-            last_used_s=record.last_used_ms / 1000,
-        )
-        for record in list(records)[:limit]
+    return tuple(report_of(record) for record in list(records)[:limit])
+
+
+def report_of(record: ObjectRecord, *, is_pinned: bool = False) -> ObjectReport:
+    """Return what there is to say of a recorded version."""
+    return ObjectReport(
+        store_id=record.store_id,
+        bucket=record.bucket,
+        key=record.key,
+        etag=record.etag,
+        size_bytes=record.size_bytes,
+        cached_bytes=record.cached_bytes,
+        last_used_s=record.last_used_ms / 1000,
+        is_pinned=is_pinned,
     )

@@ -165,6 +165,23 @@ class RecordTables:
             lambda txn: self._set_state(txn, table, self._remove(txn, table, stored, self._state(txn, table)))
         )
 
+    def clear(self, table: str) -> None:
+        """Forget every record of a table.
+
+        Raises:
+            CacheError: The index failed.
+        """
+        bounds_of(self._bounds, table)
+        self._index.write(partial(self._clear, table))
+
+    def _clear(self, table: str, txn: Any) -> None:
+        head = _table_prefix(table)
+        for database in (self._index.records, self._index.record_order):
+            cursor = txn.cursor(db=database)
+            while cursor.set_range(head) and cursor.key().startswith(head):
+                cursor.delete()
+        self._set_state(txn, table, _State(self._state(txn, table).next_sequence))
+
     def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
         """Return the records whose keys begin with *prefix*, in key order; damaged ones are left out.
 

@@ -50,7 +50,7 @@ def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
         OSError: The directory cannot be read, or a file not be removed.
     """
     recorded = set(index.objects())
-    found = set(_files(directory))
+    found = set(data_files(directory))
     for digest in found - recorded:
         # Asked again with the file locked: its first block may just have been recorded.
         remove_file(directory.object_path(digest), partial(_is_unknown, index, digest))
@@ -63,7 +63,15 @@ def _is_unknown(index: CacheIndex, digest: bytes) -> bool:
     return index.object(digest) is None
 
 
-def _files(directory: CacheDirectory) -> list[bytes]:
+def data_files(directory: CacheDirectory) -> list[bytes]:
+    """Return the digests that there are data files of.
+
+    Args:
+        directory: The cache directory.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
     digests = []
     for shelf in os.scandir(directory.objects_path):
         if shelf.is_dir(follow_symlinks=False):

@@ -136,8 +136,17 @@ def object_digest(store_id: str, obj: ObjectId) -> bytes:
         store_id: Store the version is from; nobody's endpoint can plant bytes for another's.
         obj: The version.
     """
+    return _digest(store_id, obj.bucket, obj.key, obj.etag, obj.size_bytes)
+
+
+def digest_of(record: ObjectRecord) -> bytes:
+    """Return the name under which a record belongs."""
+    return _digest(record.store_id, record.bucket, record.key, record.etag, record.size_bytes)
+
+
+def _digest(store_id: str, bucket: str, key: str, etag: str, size_bytes: int) -> bytes:
     digest = hashlib.sha256(_DIGEST_LABEL)
-    for text in (store_id, obj.bucket, obj.key, obj.etag, str(obj.size_bytes)):
+    for text in (store_id, bucket, key, etag, str(size_bytes)):
         field = encode_text(text)
         digest.update(len(field).to_bytes(8, "little") + field)
     return digest.digest()

@@ -1,8 +1,9 @@
 """Room for new blocks: reserved before a write, made by evicting what was used least recently.
 
 Two bounds hold at once: ``size_bytes`` for everything in the directory, and a floor of free space on its filesystem.
-Sizes and recency come from the index, which all daemons share; who must stay is known from this process's pins and
-from the locks of the others, found when an eviction is tried. ``core.eviction`` decides, this module asks and acts.
+Sizes, recency and pinned prefixes come from the index, which all daemons share; who has a version open is known from
+this process's handles and from the locks of the others, found when an eviction is tried. ``core.eviction`` decides,
+this module asks and acts.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount.cache.pins import Pins, matches
 from tigrismount.cache.reclaim import disk_room_bytes, evict_version
 from tigrismount.core.eviction import Occupancy, Usage
 
@@ -141,8 +143,10 @@ class Room:
         """Evict for *length_bytes* more; return whether they fit now."""
         busy: set[bytes] = set()
         while True:
-            usages, self._disk_room_bytes = await trio.to_thread.run_sync(self._survey, self._recency_ms())
+            survey = await trio.to_thread.run_sync(self._survey, self._recency_ms())
+            usages, pinned, self._disk_room_bytes = survey
             self._occupancy.replace(usages)
+            busy |= pinned
             need_bytes = self._reserved_bytes + length_bytes
             disk_room = self._usable_disk_bytes(length_bytes)
             plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
@@ -156,12 +160,15 @@ class Room:
                 return plan.enough
             busy.update(set(plan.victims) - set(evicted))
 
-    def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], int]:
+    def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], set[bytes], int]:
+        """Return who takes how much, who is pinned by its name, and what the disk has room for."""
+        prefixes, objects = Pins(self._index).all(), self._index.objects()
         usages = {
             digest: Usage(record.cached_bytes, max(record.last_used_ms, recency_ms.get(digest, 0)))
-            for digest, record in self._index.objects().items()
+            for digest, record in objects.items()
         }
-        return usages, self._measure()
+        pinned = {digest for digest, record in objects.items() if matches(record, prefixes)}
+        return usages, pinned, self._measure()
 
     def _evict_all(self, digests: tuple[bytes, ...]) -> list[bytes]:
         return [digest for digest in digests if evict_version(self._directory, self._index, digest)]

@@ -19,7 +19,7 @@ import xxhash
 
 from tigrismount.cache.base import block_length_bytes
 from tigrismount.cache.datafile import DataFile
-from tigrismount.cache.records import BlockRecord, valid_block_bytes
+from tigrismount.cache.records import BlockRecord, digest_of, valid_block_bytes
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
@@ -95,6 +95,9 @@ class StoredVersion:
         known = self._index.object(self.digest)
         if known is None:
             return {}
+        if digest_of(known) != self.digest:
+            self._index.drop_object(self.digest)  # damage that nothing else would notice: it names another object
+            return {}
         if not self.file.open_existing():
             # Removed by hand. Or just being made by another process, which will not mind recording once more.
             self._index.drop_object(self.digest)
@@ -135,20 +138,37 @@ class StoredVersion:
             CacheError: It cannot be read.
         """
         try:
-            self._read(index, block, buffer, check=check)
+            self._read(index, block, buffer)
+            if check:
+                self._check(index, block, buffer)
         except CacheError:
             with suppress(CacheError):  # an index that fails as well will be told by the next one who reads
                 self._index.drop_block(self.digest, index, block)
             raise
 
-    def _read(self, index: int, block: BlockRecord, buffer: memoryview, *, check: bool) -> None:
-        where = {"bucket": self.record.bucket, "key": self.record.key}
+    def compare(self, index: int, block: BlockRecord, buffer: memoryview) -> None:
+        """Read a block and compare it with its record; the index is left as it is.
+
+        Raises:
+            CacheCorruptError: Its bytes are not those that were written.
+            CacheError: It cannot be read.
+        """
+        self._read(index, block, buffer)
+        self._check(index, block, buffer)
+
+    def _read(self, index: int, block: BlockRecord, buffer: memoryview) -> None:
         try:
             self.file.read(index * self.record.block_bytes, buffer, block.length_bytes)
         except OSError as error:
-            raise CacheError(f"block {index} cannot be read back: {error.strerror}", **where) from error
-        if check and xxhash.xxh3_64_intdigest(buffer[: block.length_bytes]) != block.checksum:
-            raise CacheCorruptError(f"block {index} fails its checksum", **where)
+            raise CacheError(f"block {index} cannot be read back: {error.strerror}", **self._where) from error
+
+    def _check(self, index: int, block: BlockRecord, buffer: memoryview) -> None:
+        if xxhash.xxh3_64_intdigest(buffer[: block.length_bytes]) != block.checksum:
+            raise CacheCorruptError(f"block {index} fails its checksum", **self._where)
+
+    @property
+    def _where(self) -> dict[str, str]:
+        return {"bucket": self.record.bucket, "key": self.record.key}
 
     def write(self, index: int, buffer: memoryview, length_bytes: int, now_ms: int) -> BlockRecord | None:
         """Write a block and record it, in this order.
