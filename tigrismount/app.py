@@ -42,18 +42,20 @@ from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
-from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.loads import MOST_SHOWN, LoadRecorder
 from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import Takeovers, configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
+from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
 from tigrismount.vfs.journal import NodeJournal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from tigrismount.holder.protocol import Message
+    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.keys import FindCredentials
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Engine:
         client: The store.
         cache: The disk cache, or none.
         takeovers: What happened to the workers before this one.
+        away: Why the store cannot be used at the moment; empty where that is not known.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Engine:
         client: S3Client,
         cache: DiskBlockCache | SpreadBlockCache | NoCache,
         takeovers: Takeovers,
+        *,
+        away: str = "",
     ) -> None:
         self.config = config
         self.takeovers = takeovers
@@ -98,10 +103,17 @@ class Engine:
         self.store = BlockStore(client, cache, config.blocks, log)
         self.readers = Readers(self.store, config.reader, log)
         self.journal = NodeJournal()
+        self.kept_names = kept_names(client, config.s3, config.vfs, cache.records)
         self.filesystem = FileSystem(
-            client, self.readers, config.vfs, clock=time.monotonic, cache=cache, on_new=self.journal.append
+            client,
+            self.readers,
+            config.vfs,
+            clock=time.monotonic,
+            cache=cache,
+            names=self.kept_names,
+            on_new=self.journal.append,
         )
-        self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix)
+        self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, degraded=away)
         self._started_s = time.monotonic()
 
     def status(self) -> dict[str, Any]:
@@ -133,30 +145,43 @@ async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIter
     """
     find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
     credentials = find()
-    config = replace(config, s3=await with_snapshot(config.s3, config.vfs.bucket, credentials))
-    connect = partial(S3Client, config.s3, credentials, find_credentials=find)
-    client = await trio.to_thread.run_sync(connect)
-    try:
-        if takeovers.count:
-            cache = await _open_cache(config, or_none=(CacheError, ConfigError))
+    async with contextlib.AsyncExitStack() as stack:
+        away = ""
+        if config.s3.snapshot is not None and config.s3.snapshot_version is None:
+            cache = await _open_cache(config)
+            stack.push_async_callback(_shielded, cache.aclose)
+            beginning = await begin_frozen(config.s3, config.vfs, credentials, cache.records)
+            config, away = replace(config, s3=beginning.s3), beginning.away
+            client = await _connect(config, credentials, find)
+            stack.push_async_callback(_shielded, client.aclose)
+            await prove_frozen(client, config.vfs, cache.records, beginning)
         else:
-            cache = await _open_beside_check(config, client)
-        engine = Engine(config, client, cache, takeovers)
-        try:
-            async with trio.open_nursery() as nursery:
-                for service in (cache, engine.store, engine.readers, engine.loads):
+            client = await _connect(config, credentials, find)
+            stack.push_async_callback(_shielded, client.aclose)
+            if takeovers.count:
+                cache = await _open_cache(config, or_none=(CacheError, ConfigError))
+            else:
+                cache = await _open_beside_check(config, client)
+            stack.push_async_callback(_shielded, cache.aclose)
+        engine = Engine(config, client, cache, takeovers, away=away)
+        stack.push_async_callback(_shielded, engine.loads.finish)
+        async with trio.open_nursery() as nursery:
+            for service in (cache, engine.store, engine.readers, engine.loads, engine.kept_names):
+                if service is not None:
                     await nursery.start(_run_service, service)
-                if takeovers.count:
-                    nursery.start_soon(engine.access.run)
-                yield engine
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await engine.loads.finish()
-                await cache.aclose()
-    finally:
-        with trio.CancelScope(shield=True):
-            await client.aclose()
+            if takeovers.count or away:
+                nursery.start_soon(engine.access.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+
+
+async def _connect(config: MountConfig, credentials: Credentials | None, find: FindCredentials) -> S3Client:
+    return await trio.to_thread.run_sync(partial(S3Client, config.s3, credentials, find_credentials=find))
+
+
+async def _shielded(finish: Callable[[], Awaitable[None]]) -> None:
+    with trio.CancelScope(shield=True):
+        await finish()
 
 
 async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
@@ -232,7 +257,7 @@ class Worker:
         self._channel.send(
             "ready",
             listable=client.listable,
-            warnings=[] if client.listable else client.notes(),
+            warnings=_warnings(engine),
             snapshot_version=engine.config.s3.snapshot_version,
         )
         try:
@@ -320,6 +345,13 @@ def _ours(error: BaseException) -> TigrisMountError | None:
         return error if isinstance(error, TigrisMountError) else None
     found = [_ours(inner) for inner in error.exceptions]
     return None if None in found else found[0]
+
+
+def _warnings(engine: Engine) -> list[str]:
+    """Return what whoever mounts should hear at once."""
+    degraded = engine.access.degraded
+    away = [f"mounted with what is cached of the snapshot, as the store cannot be used: {degraded}"] if degraded else []
+    return away + ([] if engine.client.listable else engine.client.notes())
 
 
 async def _refresh(engine: Engine, request: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -4,67 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 import pytest
 
-from tigrismount.demo.command import Finished, run_child, run_command, wait_until
-from tigrismount.testing.mount import Mounted, mounted, require_fuse
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from pathlib import Path
+from tigrismount.demo.command import wait_until
 
 pytestmark = pytest.mark.fuse
-
-OWN = ("AWS_", "TIGRIS_", "TIGRISMOUNT_", "BUCKET_NAME", "MODEL_BUCKET_NAME")
-
-
-@dataclass(frozen=True)
-class Mounter:
-    """Mounts the bucket ``models``."""
-
-    mountpoint: Path
-    env: dict[str, str]
-
-    def __call__(self, url: str, *flags: str) -> AbstractContextManager[Mounted]:
-        own = ["--cache-dir=off", "--block-size=1MiB", "--memory-limit=32MiB", "--endpoint-url", url]
-        return mounted("s3://models", self.mountpoint, self.env, *own, *flags)
-
-    def refused(self, url: str, *flags: str) -> Finished:
-        """Return how a mount that must not succeed ended."""
-        own = ["--cache-dir=off", "--endpoint-url", url]
-        ended = run_command("mount", "s3://models", str(self.mountpoint), *own, *flags, env=self.env)
-        assert ended.status != 0
-        assert ended.errors.count("\n") == 1
-        return ended
-
-    def cat(self, name: str) -> str:
-        """Return what a child reads from a file, or the name of its error."""
-        return self._python("print(open(path, 'rb').read().decode())", name)
-
-    def ls(self) -> str:
-        """Return the names a child finds at the root, or the name of its error."""
-        return self._python("print(*sorted(os.listdir(path)))", "")
-
-    def _python(self, code: str, name: str) -> str:
-        program = (
-            "import errno, os, sys\npath = sys.argv[1]\n"
-            f"try: {code}\nexcept OSError as exc: print(errno.errorcode[exc.errno])"
-        )
-        return run_child(sys.executable, "-c", program, f"{self.mountpoint}/{name}").check().output.strip()
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Mounter:
-    require_fuse()
-    (tmp_path / "mnt").mkdir()
-    (tmp_path / "home").mkdir()
-    env = {name: value for name, value in os.environ.items() if not name.startswith(OWN)}
-    env |= {"HOME": str(tmp_path / "home"), "AWS_ACCESS_KEY_ID": "tid_one", "AWS_SECRET_ACCESS_KEY": "s"}
-    return Mounter(tmp_path / "mnt", env | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"})
 
 
 @pytest.mark.claim("fresh-snapshot")
@@ -140,7 +86,7 @@ def test_a_revoked_key_is_a_refusal_and_a_new_one_mends_it_without_a_remount(tig
 
     write("tid_one")
     env = {name: value for name, value in mount.env.items() if not name.startswith("AWS_")}
-    with Mounter(mount.mountpoint, env)(tigris.url, "--metadata-ttl=0", "--negative-ttl=0") as mounted:
+    with replace(mount, env=env)(tigris.url, "--metadata-ttl=0", "--negative-ttl=0") as mounted:
         tigris.tigris.keys = {"tid_two"}
         assert mount.cat("weights") == "EACCES"
         write("tid_two")

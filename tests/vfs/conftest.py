@@ -60,7 +60,7 @@ class FakeReaders:
 class World:
     """A mounted bucket without FUSE."""
 
-    def __init__(self, *keys, client=None, cache=None, on_new=None, bucket="bucket", **config):
+    def __init__(self, *keys, client=None, cache=None, names=None, on_new=None, bucket="bucket", **config):
         self.client = client or MemoryObjectClient()
         self.readers = FakeReaders()
         self.now_s = 1000.0
@@ -70,6 +70,7 @@ class World:
             VfsConfig(bucket=bucket, **config),
             clock=lambda: self.now_s,
             cache=cache,
+            names=names,
             on_new=on_new,
         )
         for key in keys:

@@ -70,8 +70,9 @@ async def _print_rows(config: MountConfig, rows: Any, *, as_json: bool) -> None:
 async def _shown_rows(client: Any, config: MountConfig) -> AsyncIterator[dict[str, Any]]:
     from tigrismount.core.names import DirectoryKey
     from tigrismount.vfs.directory import Directories
+    from tigrismount.vfs.names import LiveNames
 
-    directories = Directories(client, config.vfs, time.monotonic)
+    directories = Directories(LiveNames(client), config.vfs, time.monotonic)
     where, cursor = DirectoryKey(config.vfs.bucket, config.vfs.prefix), 0
     directories.shelf.pin(where)
     while True:

@@ -1,8 +1,8 @@
-"""Whether the store can be reached, found out beside the service of a worker that has taken over a mount.
+"""Whether the store can be reached, found out beside the service of a mount.
 
 The first worker of a mount proves access before anything is mounted. A successor must not: a mount is not lost because
 the store is away when a worker dies, and readers wait while it starts. It serves what is cached at once, looks beside
-that, and says what it found.
+that, and says what it found. So does the first worker of a frozen mount that began while the store was away.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ class AccessWatch:
         client: The store.
         bucket: As for :meth:`ObjectClient.check_access`.
         prefix: Likewise.
+        degraded: Why access failed already, empty where it was not tried.
     """
 
-    def __init__(self, client: ObjectClient, bucket: str, prefix: str) -> None:
+    def __init__(self, client: ObjectClient, bucket: str, prefix: str, *, degraded: str = "") -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
-        self.degraded = ""
+        self.degraded = degraded
         """Why access failed when it was last tried; empty while nothing is known against it."""
 
     async def run(self) -> None:

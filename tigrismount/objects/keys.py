@@ -10,6 +10,7 @@ connections. ``KeyRenewal`` decides when to look.
 
 from __future__ import annotations
 
+import hmac
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,12 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         """Return the key to sign the next request with, None where there is none."""
         inner = self._inner
         return inner.get_frozen_credentials() if inner is not None else None
+
+    def seal(self, text: bytes) -> bytes:
+        """Return a digest of *text* that only who has the same key can make; what is kept by it tells no secret."""
+        key = self.get_frozen_credentials()
+        name, secret = (key.access_key, key.secret_key) if key is not None else ("", "")
+        return hmac.digest(secret.encode(), name.encode() + b"\0" + text, "sha256")
 
     def replace(self, credentials: Credentials | None) -> bool:
         """Take the key that *credentials* name, if it is another one; return whether it is. May read files."""

@@ -255,6 +255,10 @@ class S3Client:
         """Where the key in use came from."""
         return self._keys.source
 
+    def seal(self, text: bytes) -> bytes:
+        """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
+        return self._keys.seal(text)
+
     @property
     def listable(self) -> bool:
         """Whether the bucket could be listed when access was checked."""

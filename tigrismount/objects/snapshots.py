@@ -133,8 +133,28 @@ async def resolve_snapshot(store: SnapshotStore, bucket: str, selector: str, *, 
         ObjectNotFoundError: No snapshot is called so.
         ObjectError: The store could not say.
     """
+    version = await find_version(store, bucket, selector, clock_ns=clock_ns)
+    await refuse_caches(store, bucket)
+    return version
+
+
+async def find_version(store: SnapshotStore, bucket: str, selector: str, *, clock_ns: int) -> str:
+    """Return the version that *selector* means now, as :func:`resolve_snapshot` does, but whoever answers.
+
+    The request that it takes at the least proves that the key may look at the bucket.
+
+    Args:
+        store: A client without a snapshot.
+        bucket: The bucket.
+        selector: What ``parse_selector`` returned.
+        clock_ns: This machine's time.
+
+    Raises:
+        ConfigError: The bucket keeps no snapshots, or the moment lies ahead.
+        ObjectNotFoundError: No snapshot is called so.
+        ObjectError: The store could not say.
+    """
     headers = await check_snapshots_enabled(store, bucket)
-    await _refuse_caches(store, bucket)
     moment_ns = _moment_ns(headers, clock_ns)
     if selector == NOW:
         return str(moment_ns)
@@ -155,10 +175,13 @@ def _moment_ns(headers: Mapping[str, str], clock_ns: int) -> int:
     return clock_ns if second_ns <= clock_ns < second_ns + SECOND_NS else second_ns
 
 
-async def _refuse_caches(store: SnapshotStore, bucket: str) -> None:
+async def refuse_caches(store: SnapshotStore, bucket: str) -> None:
     """Look whether something on the way caches objects: it would answer with bytes of another moment.
 
     TAG passes requests about buckets through, so that only the HEAD of an object gives it away.
+
+    Raises:
+        ConfigError: Something does.
     """
     try:
         page = await store.list_page(bucket, "", delimiter="", max_keys=1)

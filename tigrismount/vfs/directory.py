@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 from tigrismount.core.dentries import Dentries, Known
 from tigrismount.core.listing import ListingShelf
 from tigrismount.core.names import check_key, check_name
-from tigrismount.vfs.links import LinkFinder
-from tigrismount.vfs.resolve import resolve
 from tigrismount.vfs.singleflight import SingleFlight
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
     from tigrismount.core.listing import Listing
     from tigrismount.core.names import DirectoryKey
-    from tigrismount.objects.client import ObjectClient
+    from tigrismount.vfs.names import NameSource
     from tigrismount.vfs.options import VfsConfig
 
 
@@ -33,13 +31,13 @@ class Directories:
     """What is in each directory.
 
     Args:
-        client: The store.
+        names: Says what names there are.
         config: How long names are trusted, and how many.
         clock: Seconds; does not go backwards.
     """
 
-    def __init__(self, client: ObjectClient, config: VfsConfig, clock: Callable[[], float]) -> None:
-        self._client = client
+    def __init__(self, names: NameSource, config: VfsConfig, clock: Callable[[], float]) -> None:
+        self._names = names
         self._clock = clock
         self.shelf = ListingShelf(ttl_s=config.metadata_ttl_s, name_limit=config.listed_limit)
         """Listings, known as far as they were read."""
@@ -56,7 +54,6 @@ class Directories:
         """Look-ups for which the store was asked."""
         self.listings = 0
         """Listings begun."""
-        self._links = LinkFinder(client)
         self._expirations = 0
         self._asking: SingleFlight[Known] = SingleFlight()
         self._listing: SingleFlight[None] = SingleFlight()
@@ -116,6 +113,7 @@ class Directories:
         self.shelf.expire(lambda where: where in doubtful or below.holds(where))
         self._asking = SingleFlight()
         self._expirations += 1
+        self._names.distrust()
         return self.dentries.expire(lambda where, name: below.holds(where) or (where, name) in on_the_way)
 
     async def _find_out(self, where: DirectoryKey, name: bytes) -> Known:
@@ -145,7 +143,7 @@ class Directories:
     async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
         self.lookups_asked += 1
         asked_s, expirations = self._clock(), self._expirations
-        dentry = await resolve(self._client, where, name, asked_s)
+        dentry = await self._names.look_up(where, name, asked_s)
         if self._expirations != expirations:
             return Known(dentry, asked_s, 0.0)
         if dentry is None:
@@ -156,11 +154,5 @@ class Directories:
         if listing.next_token is None:
             self.listings += 1
         asked_s = self._clock()
-        bucket, prefix = listing.where
-        if listing.where.holds_buckets:
-            buckets = await self._client.list_buckets()
-            self.shelf.feed(listing, (), [f"{name}/" for name in buckets], None, asked_s)
-            return
-        page = await self._client.list_page(bucket, prefix, token=listing.next_token)
-        objects = await self._links.complete(page.objects)
-        self.shelf.feed(listing, objects, page.prefixes, page.next_token, asked_s)
+        page = await self._names.page(listing.where, listing.next_token)
+        self.shelf.feed(listing, page.objects, page.prefixes, page.next_token, asked_s)

@@ -31,6 +31,7 @@ from tigrismount.errors import (
 )
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
+from tigrismount.vfs.names import LiveNames
 from tigrismount.vfs.openfiles import OpenFile, whole
 from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
     from tigrismount.vfs.entries import Attributes
+    from tigrismount.vfs.names import NameSource
     from tigrismount.vfs.openfiles import Readers
     from tigrismount.vfs.options import VfsConfig
 
@@ -60,6 +62,7 @@ class FileSystem:
         config: What is mounted and how it looks.
         clock: Seconds; does not go backwards.
         cache: The disk cache, asked only how much of a version it holds; None where there is none.
+        names: Asked for names; None asks the store.
         on_new: Called with each node before its id is handed out (see :class:`InodeTable`).
     """
 
@@ -71,6 +74,7 @@ class FileSystem:
         *,
         clock: Callable[[], float],
         cache: BlockCache | None = None,
+        names: NameSource | None = None,
         on_new: Callable[[Node], None] | None = None,
     ) -> None:
         self._client = client
@@ -78,7 +82,7 @@ class FileSystem:
         self._config = config
         self._clock = clock
         self._cache = cache
-        self._directories = Directories(client, config, clock)
+        self._directories = Directories(names or LiveNames(client), config, clock)
         self._inodes = InodeTable(
             config.store_id,
             DirectoryKey(config.bucket, config.prefix),

@@ -1,0 +1,89 @@
+"""Where names come from: the store, one look-up or one page of a listing at a time.
+
+``vfs.directory`` decides when to ask and remembers what was said. A *name source* is whom it asks. The one in here asks
+the store each time; ``vfs.kept`` puts another one before it, for mounts in which nothing can change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tigrismount.vfs.links import LinkFinder
+from tigrismount.vfs.resolve import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tigrismount.core.inodes import VersionInfo
+    from tigrismount.core.listing import Dentry
+    from tigrismount.core.names import DirectoryKey
+    from tigrismount.objects.client import ObjectClient
+
+
+@dataclass(frozen=True, slots=True)
+class NamePage:
+    """One page of a directory's listing, in the order of the keys' bytes."""
+
+    objects: Sequence[VersionInfo]
+    """Keys of the page, links with their targets."""
+    prefixes: Sequence[str]
+    """Rolled-up prefixes of the page."""
+    next_token: str | None
+    """What to ask the next page with, None on the last one."""
+
+
+class NameSource(Protocol):
+    """Says what names there are. Both questions raise ``ObjectError`` where nobody can say."""
+
+    async def look_up(self, where: DirectoryKey, name: bytes, asked_s: float) -> Dentry | None:
+        """Return what *name* in *where* stands for, None when there is no such name.
+
+        Args:
+            where: The directory; not the one that holds buckets.
+            name: A name that a key can have.
+            asked_s: The time, for the answer.
+        """
+
+    async def page(self, where: DirectoryKey, token: str | None) -> NamePage:
+        """Return a page of the names in *where*.
+
+        Args:
+            where: The directory.
+            token: ``next_token`` of the page before, None for the first one.
+        """
+
+    def distrust(self) -> None:
+        """Say that what is known may be wrong: from now on the store is asked."""
+
+
+class LiveNames:
+    """Asks the store.
+
+    Args:
+        client: The store.
+    """
+
+    def __init__(self, client: ObjectClient) -> None:
+        self._client = client
+        self._links = LinkFinder(client)
+
+    async def look_up(self, where: DirectoryKey, name: bytes, asked_s: float) -> Dentry | None:
+        """Return what a name stands for, as in the protocol."""
+        return await resolve(self._client, where, name, asked_s)
+
+    async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
+        """Return a page, as in the protocol.
+
+        Args:
+            where: The directory.
+            token: As in the protocol.
+            start_after: Row to start behind where there is no token.
+        """
+        if where.holds_buckets:
+            return NamePage((), [f"{name}/" for name in await self._client.list_buckets()], None)
+        page = await self._client.list_page(where.bucket, where.prefix, token=token, start_after=start_after)
+        return NamePage(await self._links.complete(page.objects), page.prefixes, page.next_token)
+
+    def distrust(self) -> None:
+        """Do nothing: nothing is known here."""
