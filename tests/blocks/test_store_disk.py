@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, Priority
+from tigrismount.errors import ObjectUnavailableError
 
 from .conftest import KIB, pattern
 
@@ -162,3 +164,86 @@ async def test_draining_waits_for_the_disk(client, open_store) -> None:
         with trio.fail_after(5):
             await store.drain()
         assert [disk.block(obj, i) is not None for i in range(4)] == [True] * 4
+
+
+# --- filling the disk cache for nobody
+
+
+async def test_a_filled_block_is_on_disk_and_not_in_memory(client, open_store):
+    data = pattern(3 * BLOCK - 5)
+    obj, cache = client.put("key", data), _disk()
+    async with open_store(cache=cache) as store:
+        assert await store.fill(obj, 2)
+        assert cache.block(obj, 2) == data[2 * BLOCK :]
+        assert store.statistics().memory_used_bytes == 0
+        assert client.requests == [("GET", "key", 2 * BLOCK, len(data))]
+        assert await store.fill(obj, 2), "a second time it is there"
+        assert len(client.requests) == 1
+        store.check_idle()
+
+
+async def test_filling_and_reading_one_block_share_a_flight_and_the_reader_keeps_it_in_memory(client, open_store):
+    data = pattern(BLOCK)
+    obj, cache = client.put("key", data), _disk()
+    gate = client.hold("GET", after_bytes=4096)
+    found = []
+    async with open_store(cache=cache) as store, trio.open_nursery() as nursery:
+
+        async def read() -> None:
+            found.append(bytes(await store.read(obj, 0, BLOCK, Priority.DEMAND)))
+
+        nursery.start_soon(store.fill, obj, 0)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(read)
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert found == [data]
+        assert len(client.requests) == 1
+        assert cache.block(obj, 0) == data
+        assert store.try_read(obj, 0, BLOCK) == data
+
+
+async def test_a_block_that_the_disk_refused_is_offered_again_without_being_fetched_again(client, open_store):
+    data = pattern(BLOCK)
+    obj, cache = client.put("key", data), _disk()
+    cache.refuse_writes = True
+    async with open_store(cache=cache) as store:
+        await store.read(obj, 0, BLOCK, Priority.DEMAND)
+        assert not await store.fill(obj, 0)
+        cache.refuse_writes = False
+        assert await store.fill(obj, 0)
+        assert len(client.requests) == 1
+
+
+async def test_filling_waits_until_the_disk_has_the_block(client, open_store):
+    obj, cache = client.put("key", pattern(BLOCK)), _disk()
+    cache.write_gate = trio.Event()
+    filled = []
+    async with open_store(cache=cache) as store, trio.open_nursery() as nursery:
+
+        async def fill() -> None:
+            filled.append(await store.fill(obj, 0))
+
+        nursery.start_soon(fill)
+        await wait_all_tasks_blocked()
+        assert filled == []
+        cache.write_gate.set()
+        await wait_all_tasks_blocked()
+        assert filled == [True]
+
+
+async def test_without_a_disk_cache_nothing_is_filled_and_filling_says_so(client, open_store):
+    obj = client.put("key", pattern(BLOCK))
+    async with open_store() as store:
+        assert not await store.fill(obj, 0)
+
+
+async def test_filling_raises_what_the_store_says(client, open_store):
+    obj, cache = client.put("key", pattern(BLOCK)), _disk()
+    client.fail(ObjectUnavailableError("gone"))
+    async with open_store(cache=cache) as store:
+        with pytest.raises(ObjectUnavailableError):
+            await store.fill(obj, 0)
+        assert await store.fill(obj, 0)
+        store.check_idle()

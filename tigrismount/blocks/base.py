@@ -66,3 +66,30 @@ class BlockSource(Protocol):
             later: What the disk cache may be filled with when nothing else is wanted; memory keeps none of it.
             cut: Whether what is in flight for an earlier plan alone is cut short too. Never cuts where a reader waits.
         """
+
+
+class BlockFiller(Protocol):
+    """What brings blocks into the disk cache for nobody who reads them now."""
+
+    def retain(self, obj: ObjectId) -> None:
+        """Say that *obj* is in use, as in :class:`BlockSource`."""
+
+    def release(self, obj: ObjectId) -> None:
+        """Take back one :meth:`retain`."""
+
+    async def read(self, obj: ObjectId, start: int, stop: int, priority: Priority) -> Buffer:
+        """Return bytes, as in :class:`BlockSource`."""
+
+    async def fill(self, obj: ObjectId, index: int) -> bool:
+        """Bring block *index* into the disk cache with the least priority; joins flights, leaves nothing in memory.
+
+        Args:
+            obj: Version to read.
+            index: Block, in the size that the disk cache counts this version in.
+
+        Returns:
+            Whether the disk cache has it now; False when it takes none at the moment, or never of this version.
+
+        Raises:
+            ObjectError: The store could not give the bytes of this version.
+        """

@@ -120,10 +120,12 @@ class Block:
         "on_disk",
         "parts",
         "pins",
+        "settled",
         "start",
         "state",
         "stop",
         "waiters",
+        "writing",
     )
 
     def __init__(self, state: ObjectState, index: int, start: int, stop: int) -> None:
@@ -143,6 +145,16 @@ class Block:
         self.waiters: list[Waiter] = []
         self.pins = 0
         """Readers and writers that need the buffer to stay."""
+        self.writing = False
+        """On its way to the disk cache."""
+        self.settled: trio.Event | None = None
+        """Set for who waits until it is complete and the disk cache has taken or refused it."""
+
+    def settle(self) -> None:
+        """Tell who waits that it is complete, and not on its way to the disk cache."""
+        if self.settled is not None:
+            self.settled.set()
+            self.settled = None
 
     @property
     def length_bytes(self) -> int:

@@ -228,6 +228,37 @@ class BlockStore:
         state.later = [i for i in wanted_later if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.later.reverse()
 
+    async def fill(self, obj: ObjectId, index: int) -> bool:
+        """Bring one block into the disk cache; see ``BlockFiller.fill``."""
+        state = self._state(obj)
+        state.users += 1
+        try:
+            await state.opened.wait()
+            if state.cached is None:
+                return False
+            return state.cached.has(index) or await self._fill_missing(state, state.block(index))
+        finally:
+            state.users -= 1
+            self._retire(state)
+
+    async def _fill_missing(self, state: ObjectState, block: Block) -> bool:
+        assert state.cached is not None
+        delivered_bytes = block.delivered_bytes
+        block.pins += 1
+        try:
+            await self._wait_for(block, block.start, block.stop, Priority.PREFETCH, joined=False)
+            if block.complete and not (block.writing or state.cached.has(block.index)):
+                self._flights.writes.keep(block)  # it was refused when it came
+            while not block.complete or block.writing:
+                block.settled = block.settled or trio.Event()
+                await block.settled.wait()
+            return state.cached.has(block.index)
+        finally:
+            self._flights.unpin(block)
+            if block.on_disk and block.evictable and block.delivered_bytes == delivered_bytes + block.length_bytes:
+                self._memory.forget(block)  # nobody but us wanted it in memory
+            self._flights.pump()
+
     async def drain(self) -> None:
         """Wait until every complete block is on the disk, or the cache has refused it."""
         await self._flights.writes.drain()

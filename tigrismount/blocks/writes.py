@@ -35,8 +35,10 @@ class DiskWrites:
         """Write *block*, which is complete, unless the disk has it or there is none."""
         cached = block.state.cached
         if block.on_disk or cached is None or cached.has(block.index):
+            block.settle()
             return
         block.pins += 1
+        block.writing = True
         self._writing += 1
         self._nursery().start_soon(self._write, block)
 
@@ -53,6 +55,8 @@ class DiskWrites:
         except CacheError as exc:
             log.warning("not cached: %s", exc)
         finally:
+            block.writing = False
+            block.settle()
             self._writing -= 1
             if not self._writing:
                 self._idle.set()
