@@ -49,10 +49,13 @@ from tigrismount.telemetry import Takeovers, configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
 from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
 from tigrismount.vfs.journal import NodeJournal
+from tigrismount.warm.engine import WarmEngine
+from tigrismount.warm.serving import warm_in_mount
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from tigrismount.control.server import Send
     from tigrismount.holder.protocol import Message
     from tigrismount.objects.credentials import Credentials
     from tigrismount.objects.keys import FindCredentials
@@ -274,10 +277,15 @@ class Worker:
             async def loads(request: Mapping[str, Any]) -> Mapping[str, Any]:
                 return {"loads": await engine.loads.reports(min(int(request.get("limit", MOST_SHOWN)), MOST_SHOWN))}
 
+            layers = WarmEngine(client, engine.cache, engine.store)
+
+            async def warm(request: Mapping[str, Any], send: Send) -> Mapping[str, Any]:
+                return await warm_in_mount(layers, engine.config, request, send)
+
             handlers = {"status": status, "refresh": refresh, "loads": loads}
             async with trio.open_nursery() as nursery:
                 try:
-                    await nursery.start(ControlServer(path, handlers).run)
+                    await nursery.start(ControlServer(path, handlers, {"warm": warm}).run)
                 except MountError as exc:
                     if not engine.takeovers.count:
                         raise

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
-from tigrismount.cli.refresh import _locate
+from tigrismount.cli.place import locate
 from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
 
 
@@ -24,17 +24,17 @@ def entry(mountpoint, type_=FUSE_TYPE):
     ],
 )
 def test_the_mount_that_a_path_lies_in_is_found_whether_the_path_is_there_or_not(path, found):
-    assert _locate(path, [entry("/m"), entry("/m/inner"), entry("/", "ext4")]) == found
+    assert locate(path, [entry("/m"), entry("/m/inner"), entry("/", "ext4")]) == found
 
 
 def test_a_link_to_a_mount_leads_there(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "m")
-    assert _locate(str(tmp_path / "link/a"), [entry(str(tmp_path / "m"))]) == (str(tmp_path / "m"), "a")
+    assert locate(str(tmp_path / "link/a"), [entry(str(tmp_path / "m"))]) == (str(tmp_path / "m"), "a")
 
 
 def test_a_mount_of_another_kind_is_none():
     with pytest.raises(CommandFailure, match="is not under a mount") as failure:
-        _locate("/m/a", [entry("/m", "fuse.other")])
+        locate("/m/a", [entry("/m", "fuse.other")])
     assert failure.value.exit_code == NOT_FOUND
 
 

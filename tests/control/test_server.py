@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tigrismount.control.client import request
+from tigrismount.control.client import request, stream
 from tigrismount.control.server import MAX_REQUEST_BYTES, ControlServer
 from tigrismount.errors import MountError
 
@@ -131,3 +131,52 @@ async def test_a_socket_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Pa
     path = str(tmp_path / ("d" * 120) / "a.sock")
     with pytest.raises(MountError, match="control socket cannot be made"):
         await _server(path).run()
+
+
+# --- streams
+
+
+async def _counting(request, send):
+    for number in range(request["to"]):
+        await send({"number": number})
+    return {"done": request["to"]}
+
+
+async def test_a_stream_sends_lines_and_then_its_result(path, nursery):
+    await nursery.start(ControlServer(path, {}, {"count": _counting}).run)
+    lines = await trio.to_thread.run_sync(lambda: list(stream(path, "count", timeout_s=10, to=3)))
+    assert lines == [{"number": 0}, {"number": 1}, {"number": 2}, {"done": 3}]
+
+
+async def test_a_stream_ends_when_its_client_leaves(path, nursery):
+    ended = trio.Event()
+
+    async def endless(_request, send):
+        try:
+            while True:
+                await send({"more": True})
+                await trio.sleep(0.01)
+        finally:
+            ended.set()
+
+    await nursery.start(ControlServer(path, {}, {"endless": endless}).run)
+
+    def leave() -> None:
+        for _ in stream(path, "endless", timeout_s=10):
+            return
+
+    await trio.to_thread.run_sync(leave)
+    with trio.fail_after(10):
+        await ended.wait()
+
+
+async def test_a_stream_that_fails_says_so_and_the_server_goes_on(path, nursery):
+    async def failing(_request, send):
+        await send({"number": 1})
+        raise RuntimeError("broken")
+
+    await nursery.start(ControlServer(path, {}, {"fail": failing, "count": _counting}).run)
+    with pytest.raises(MountError, match="internal error"):
+        await trio.to_thread.run_sync(lambda: list(stream(path, "fail", timeout_s=10)))
+    lines = await trio.to_thread.run_sync(lambda: list(stream(path, "count", timeout_s=10, to=0)))
+    assert lines == [{"done": 0}]

@@ -250,7 +250,8 @@ class BlockStore:
             if block.complete and not (block.writing or state.cached.has(block.index)):
                 self._flights.writes.keep(block)  # it was refused when it came
             while not block.complete or block.writing:
-                block.settled = block.settled or trio.Event()
+                if block.settled is None:
+                    block.settled = trio.Event()
                 await block.settled.wait()
             return state.cached.has(block.index)
         finally:

@@ -40,5 +40,10 @@ def print_warning(message: str) -> None:
     click.echo(f"tigrismount: warning: {_one_line(message)}", err=True)
 
 
+def print_note(message: str) -> None:
+    """Write a line that tells how far it is, where there is no terminal to show it on."""
+    click.echo(f"tigrismount: {_one_line(message)}", err=True)
+
+
 def _one_line(message: str) -> str:
     return " ".join(message.split())

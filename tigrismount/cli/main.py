@@ -27,6 +27,7 @@ _COMMANDS = {
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
     "snapshots": "List the snapshots of a Tigris bucket.",
     "refresh": "Forget what is known of a path, so that a change is seen at once.",
+    "warm": "Fill the disk cache, through a mount or without one.",
     "cache": "Look into a disk cache.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }

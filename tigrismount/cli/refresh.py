@@ -8,9 +8,10 @@ import os
 import click
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.cli.place import locate
 from tigrismount.control.client import StaleSocketError, request
 from tigrismount.control.paths import runtime_directory, socket_path
-from tigrismount.holder.mountinfo import MountEntry, read_mounts
+from tigrismount.holder.mountinfo import read_mounts
 
 _ANSWER_TIMEOUT_S = 30.0  # the kernel waits for look-ups in progress, and those for the store
 
@@ -24,7 +25,7 @@ def refresh(path: str, as_json: bool) -> int:
 
     Files that are open keep their version.
     """
-    mountpoint, below = _locate(path, read_mounts())
+    mountpoint, below = locate(path, read_mounts())
     socket = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
     try:
         reply = request(socket, "refresh", timeout_s=_ANSWER_TIMEOUT_S, below=below)
@@ -37,19 +38,3 @@ def refresh(path: str, as_json: bool) -> int:
         later = "" if complete else ", some of them only when the look-ups in progress are answered"
         click.echo(f"{os.path.join(mountpoint, below).rstrip('/')}: names asked for again: {names}{later}")
     return 0
-
-
-def _locate(path: str, mounts: list[MountEntry]) -> tuple[str, str]:
-    """Return the mountpoint that *path* lies under, and the rest of it; nothing in the mount is touched.
-
-    Raises:
-        CommandFailure: It lies under none of ours.
-    """
-    absolute = os.path.abspath(path)
-    ours = [entry.mountpoint for entry in mounts if entry.is_ours]
-    for candidate in (absolute, os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))):
-        under = [point for point in ours if candidate == point or candidate.startswith(point.rstrip("/") + "/")]
-        if under:
-            mountpoint = max(under, key=len)
-            return mountpoint, candidate[len(mountpoint) :].strip("/")
-    raise CommandFailure(f"{path}: is not under a mount; 'tigrismount status' lists the mounts", NOT_FOUND)

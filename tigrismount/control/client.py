@@ -12,12 +12,11 @@ from tigrismount.control.paths import SUFFIX, is_private
 from tigrismount.errors import MountError
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator
 
 MAX_REPLY_BYTES = 16 << 20
 """Longest reply: a status with many load reports is below a MiB; without a bound a foreign socket could fill memory."""
-
-_READ_BYTES = 64 << 10
 
 
 class StaleSocketError(MountError):
@@ -37,17 +36,42 @@ def request(path: str, command: str, *, timeout_s: float, **arguments: object) -
         StaleSocketError: Nobody listens there.
         MountError: It did not answer in time, or not with a JSON object.
     """
+    with _asked(path, command, timeout_s, arguments) as lines:
+        return _parse(path, lines.readline(MAX_REPLY_BYTES))
+
+
+def stream(path: str, command: str, *, timeout_s: float, **arguments: object) -> Iterator[dict[str, Any]]:
+    """Yield the lines that the worker sends while it works; the last one is the result. Stopping early ends the work.
+
+    Args:
+        path: Its control socket.
+        command: What is asked, for example ``warm``.
+        timeout_s: Seconds between two lines.
+        **arguments: Further members of the request.
+
+    Raises:
+        StaleSocketError: Nobody listens there.
+        MountError: It fell silent, or a line is no JSON object or an error.
+    """
+    with _asked(path, command, timeout_s, arguments) as lines:
+        while line := lines.readline(MAX_REPLY_BYTES):
+            yield _parse(path, line)
+
+
+@contextlib.contextmanager
+def _asked(path: str, command: str, timeout_s: float, arguments: dict[str, object]) -> Iterator[io.BufferedReader]:
+    """Connect and ask, and give what is answered to read."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
             connection.connect(path)
             connection.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            reply = _read_line(connection)
+            with connection.makefile("rb") as lines:
+                yield lines
         except (ConnectionRefusedError, FileNotFoundError) as exc:
             raise StaleSocketError(f"{path}: nobody listens there") from exc
         except OSError as exc:
             raise MountError(f"{path}: the mount's daemon does not answer: {exc.strerror or 'timed out'}") from exc
-    return _parse(path, reply)
 
 
 def sockets(directory: str) -> Iterator[str]:
@@ -63,16 +87,6 @@ def drop_stale(path: str) -> None:
     """Remove a socket that nobody listens on; it may be gone already."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-
-
-def _read_line(connection: socket.socket) -> bytes:
-    reply = bytearray()
-    while not reply.endswith(b"\n") and len(reply) < MAX_REPLY_BYTES:
-        data = connection.recv(_READ_BYTES)
-        if not data:
-            break
-        reply += data
-    return bytes(reply)
 
 
 def _parse(path: str, reply: bytes) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The control socket of a mount: one JSON line in, one JSON line out, for this user only.
 
+A long command is a *stream*: it sends lines as it goes on and a last one with its result. Who asked may leave at any
+time, which ends the command.
+
 The socket lies in a directory that only the user can enter; the peer's uid is checked as well, in case the directory
 is passed into a container.
 """
@@ -12,18 +15,22 @@ import logging
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import trio
 
 from tigrismount.control.paths import ensure_runtime_directory
 from tigrismount.errors import MountError
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-
 log = logging.getLogger(__name__)
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+"""Takes a request, returns the reply."""
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+"""Sends one line of a stream."""
+Streamer = Callable[[Mapping[str, Any], Send], Awaitable[Mapping[str, Any]]]
+"""Takes a request, sends lines meanwhile, returns the last one."""
 
 MAX_REQUEST_BYTES = 64 << 10
 """Longest request line; ours are below 1 KiB."""
@@ -31,6 +38,8 @@ _IDLE_S = 10.0
 """A client that says nothing for so long is hung up on."""
 _ACCEPT_PAUSE_S = 1.0
 """How long to wait when a connection cannot be taken; the next attempt would fail as fast."""
+_SEND_S = 10.0
+"""A client that takes none of a stream's lines for so long is hung up on."""
 _UCRED = struct.Struct("=iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -40,13 +49,15 @@ class ControlServer:
     Args:
         path: Where; a leftover of a dead worker is replaced.
         handlers: By command: takes the request, returns the reply.
+        streams: Long commands, likewise.
     """
 
     def __init__(
-        self, path: str, handlers: Mapping[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]
+        self, path: str, handlers: Mapping[str, Handler], streams: Mapping[str, Streamer] | None = None
     ) -> None:
         self._path = path
         self._handlers = handlers
+        self._streams = streams or {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and answer until cancelled; removes the socket on the way out.
@@ -79,11 +90,16 @@ class ControlServer:
         stream = trio.SocketStream(connection)
         async with stream:
             try:
+                if _peer_uid(connection) not in (os.geteuid(), 0):
+                    return
+                streamer: Streamer | None = None
                 with trio.move_on_after(_IDLE_S):
-                    if _peer_uid(connection) not in (os.geteuid(), 0):
-                        return
-                    reply = await self._answer(await _line(stream))
-                    await stream.send_all(json.dumps(reply).encode() + b"\n")
+                    request = _parse(await _line(stream))
+                    streamer = self._streams.get(str(request.get("command")))
+                    if streamer is None:
+                        await _send(stream, await self._answer(request))
+                if streamer is not None:
+                    await _run_stream(stream, streamer, request)
             except (trio.BrokenResourceError, OSError):
                 log.debug("a control client went away")
             except Exception as exc:
@@ -91,13 +107,47 @@ class ControlServer:
                 with contextlib.suppress(trio.BrokenResourceError):
                     await stream.send_all(json.dumps({"error": f"internal error: {exc!r}"}).encode() + b"\n")
 
-    async def _answer(self, line: bytes) -> Mapping[str, Any]:
-        try:
-            request = json.loads(line)
-            handler = self._handlers[request["command"]]
-        except (ValueError, TypeError, KeyError):
-            return {"error": f"not a command; known are: {', '.join(sorted(self._handlers))}"}
+    async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        handler = self._handlers.get(str(request.get("command")))
+        if handler is None:
+            return {"error": f"not a command; known are: {', '.join(sorted((*self._handlers, *self._streams)))}"}
         return await handler(request)
+
+
+async def _run_stream(stream: trio.SocketStream, streamer: Streamer, request: Mapping[str, Any]) -> None:
+    """Run a long command as long as its client stays."""
+
+    async def send(line: Mapping[str, Any]) -> None:
+        try:
+            with trio.fail_after(_SEND_S):
+                await _send(stream, line)
+        except (trio.TooSlowError, trio.BrokenResourceError):
+            nursery.cancel_scope.cancel()
+            await trio.lowlevel.checkpoint()
+
+    async def end_with_client() -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some(4096):
+                pass  # it has nothing more to say
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end_with_client)
+        await send(await streamer(request, send))
+        nursery.cancel_scope.cancel()
+
+
+async def _send(stream: trio.SocketStream, line: Mapping[str, Any]) -> None:
+    await stream.send_all(json.dumps(line).encode() + b"\n")
+
+
+def _parse(line: bytes) -> Mapping[str, Any]:
+    """Return a request; what is none is one of no command."""
+    try:
+        request = json.loads(line)
+    except ValueError:
+        return {}
+    return request if isinstance(request, dict) else {}
 
 
 async def _accept(listener: trio.socket.SocketType) -> trio.socket.SocketType:

@@ -1,0 +1,229 @@
+"""The engine of warming, over fakes: what it fetches, what it reports, when it stops."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.errors import ObjectNotFoundError, ObjectUnavailableError
+from tigrismount.objects.memory import MemoryObjectClient
+from tigrismount.warm.follow import follow
+from tigrismount.warm.report import Progress, WarmReport
+from tigrismount.warm.selection import Target
+from tigrismount.warm.warmer import FIRST_JOBS, Warmer
+
+KIB = 1 << 10
+BLOCK = 64 * KIB
+
+
+class Bench:
+    """A warmer's surroundings."""
+
+    def __init__(self, client: MemoryObjectClient, cache: MemoryBlockCache, store: BlockStore) -> None:
+        self.client = client
+        self.cache = cache
+        self.store = store
+
+    def job(self, jobs: int = 8) -> Warmer:
+        return Warmer(self.client, self.cache, self.store, jobs=jobs)
+
+    async def warm(self, *names: str, jobs: int = 8) -> WarmReport:
+        return await self.job(jobs).run([Target("bucket", name) for name in names])
+
+    def gets(self) -> list[tuple[object, ...]]:
+        return [request for request in self.client.requests if request[0] == "GET"]
+
+
+@asynccontextmanager
+async def _bench(capacity_bytes: int = 1 << 40) -> AsyncIterator[Bench]:
+    client = MemoryObjectClient()
+    cache = MemoryBlockCache(block_bytes=BLOCK, capacity_bytes=capacity_bytes)
+    config = BlocksConfig(block_bytes=BLOCK, memory_limit_bytes=64 * BLOCK, concurrency=16)
+    store = BlockStore(client, cache, config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: store.run(task_status=task_status))
+        yield Bench(client, cache, store)
+        store.check_idle()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def bench() -> Callable[..., object]:
+    return _bench
+
+
+def told(report: WarmReport) -> Sequence[str]:
+    return [f"{failure.what}: {failure.reason}" for failure in report.failures]
+
+
+async def test_each_missing_block_is_fetched_once_and_the_report_adds_up(bench) -> None:
+    async with bench() as b:
+        objects = [b.client.put(f"m/{n}", bytes([n]) * (3 * BLOCK + n)) for n in range(4)]
+        b.cache.put(objects[0], 1, bytes(BLOCK))
+        b.client.put("m/empty", b"")
+        report = await b.warm("m")
+        size = sum(obj.size_bytes for obj in objects)
+        assert told(report) == []
+        assert (report.objects, report.bytes) == (5, size)
+        assert (report.cached_bytes, report.fetched_bytes) == (BLOCK, size - BLOCK)
+        assert len(b.gets()) == len(set(b.gets())) == 14  # 3 + 4 + 4 + 4 less the one that was there
+        assert report.requests == {"list": 1, "head": 1, "get": 14}
+        assert b.store.statistics().memory_used_bytes == 0
+
+
+async def test_warming_again_is_one_listing(bench) -> None:
+    async with bench() as b:
+        for n in range(5):
+            b.client.put(f"m/{n}", b"x" * BLOCK)
+        await b.warm("m/")
+        b.client.requests.clear()
+        report = await b.warm("m/")
+        assert b.client.requests == [("LIST", "m/", None)]
+        assert (report.cached_bytes, report.fetched_bytes) == (5 * BLOCK, 0)
+
+
+async def test_a_new_version_is_fetched_and_the_old_one_does_not_count(bench) -> None:
+    async with bench() as b:
+        b.client.put("m/a", b"1" * BLOCK)
+        await b.warm("m/a")
+        b.client.put("m/a", b"2" * BLOCK)
+        assert (await b.warm("m/a")).fetched_bytes == BLOCK
+
+
+async def test_it_begins_with_few_requests_and_ends_at_the_limit(bench) -> None:
+    async with bench() as b:
+        b.client.put("m", bytes(64 * BLOCK))
+        gate = b.client.hold("GET")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.warm, "m")
+            await wait_all_tasks_blocked()
+            assert b.client.in_flight == FIRST_JOBS
+            gate.set()
+        assert FIRST_JOBS < b.client.peak_in_flight <= 8
+
+
+async def test_two_runs_at_once_share_every_flight(bench) -> None:
+    async with bench() as b:
+        b.client.put("m", bytes(6 * BLOCK))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(b.warm, "m")
+            nursery.start_soon(b.warm, "m")
+        assert len(b.gets()) == 6
+
+
+async def test_an_object_that_fails_is_a_line_and_the_others_go_on(bench) -> None:
+    async with bench() as b:
+        b.client.put("m/a", bytes(3 * BLOCK))
+        b.client.put("m/b", bytes(BLOCK))
+        b.client.fail(ObjectNotFoundError("gone meanwhile", bucket="bucket", key="m/a"), "GET", "m/a", times=9)
+        report = await b.warm("m")
+        assert told(report) == ["s3://bucket/m/a: gone meanwhile"]
+        assert report.fetched_bytes == BLOCK
+
+
+async def test_a_store_that_is_away_ends_the_run(bench) -> None:
+    async with bench() as b:
+        for n in range(30):
+            b.client.put(f"m/{n:02}", bytes(BLOCK))
+        b.client.fail(ObjectUnavailableError("the store is away"), "GET", times=99)
+        report = await b.warm("m", jobs=1)
+        assert told(report) == [
+            "s3://bucket/m/00: the store is away",
+            "29 more files: not tried any more: the store is away",
+        ]
+        assert len(b.gets()) == 1
+
+
+async def test_a_disk_that_takes_no_more_ends_the_run(bench) -> None:
+    async with bench() as b:
+        for n in range(3):
+            b.client.put(f"m/{n}", bytes(BLOCK))
+        b.cache.refuse_writes = True
+        report = await b.warm("m", jobs=1)
+        assert told(report)[0] == "s3://bucket/m/0: the disk cache takes no more of it"
+        assert report.fetched_bytes == 0
+        assert len(b.gets()) == 1
+
+
+async def test_more_than_the_cache_may_hold_is_refused(bench) -> None:
+    async with bench(capacity_bytes=2 * BLOCK) as b:
+        b.client.put("m", bytes(3 * BLOCK))
+        report = await b.warm("m")
+        assert "raise --cache-size" in told(report)[0]
+        assert b.gets() == []
+
+
+async def test_versions_that_cannot_be_kept_are_said_so(bench) -> None:
+    async with bench() as b:
+        b.client.put("m/weak", b"x", etag='W/"1"')
+        b.client.put("m/cold", b"x", storage_class="GLACIER")
+        report = await b.warm("m")
+        assert sorted(told(report)) == [
+            "s3://bucket/m/cold: archived as GLACIER: restore the object, then warm it again",
+            "s3://bucket/m/weak: the store gives it no strong ETag, so it cannot be kept between reads",
+        ]
+
+
+async def test_what_was_evicted_meanwhile_does_not_count_as_cached(bench) -> None:
+    async with bench(capacity_bytes=4 * BLOCK) as b:
+        first = b.client.put("m/1", bytes(2 * BLOCK))
+        b.client.put("m/2", bytes(2 * BLOCK))
+        other = b.client.put("x", bytes(3 * BLOCK))
+        gate = b.client.hold("GET", "m/2")
+        reports = []
+
+        async def warm() -> None:
+            reports.append(await b.warm("m", jobs=1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(warm)
+            await wait_all_tasks_blocked()
+            assert b.cache.block(first, 0) is not None
+            handle = await b.cache.open_object(other)  # another daemon's load
+            for index in range(3):
+                await handle.write_block(index, memoryview(bytearray(BLOCK)), BLOCK)
+            assert b.cache.block(first, 0) is None
+            handle.close()
+            gate.set()
+        assert "is not all there any more" in told(reports[0])[0]
+
+
+async def test_check_reads_back_what_is_there_and_fetches_nothing(bench) -> None:
+    async with bench() as b:
+        good = b.client.put("m/good", bytes(2 * BLOCK))
+        bad = b.client.put("m/bad", bytes(2 * BLOCK))
+        b.client.put("m/gone", bytes(BLOCK))
+        await b.warm("m/good", "m/bad")
+        b.client.requests.clear()
+        b.cache.corrupt(bad, 1)
+        report = await b.job().check([Target("bucket", "m")])
+        assert b.gets() == []
+        assert report.checked_bytes == 4 * BLOCK
+        assert sorted(told(report)) == [
+            "s3://bucket/m/bad: 1 of 2 blocks were damaged and are dropped: warm it again",
+            "s3://bucket/m/gone: 1 of 1 blocks are not cached: warm it without --check",
+        ]
+        assert (good, 1) in b.cache.reads
+
+
+async def test_progress_is_told_to_the_end(bench, autojump_clock) -> None:
+    async with bench() as b:
+        b.client.put("m", bytes(2 * BLOCK))
+        seen: list[Progress] = []
+
+        async def tell(progress: Progress) -> None:
+            seen.append(replace(progress))
+            await trio.lowlevel.checkpoint()
+
+        report = await follow(b.job(), [Target("bucket", "m")], tell)
+        assert seen[-1].done_bytes == seen[-1].wanted_bytes == report.fetched_bytes == 2 * BLOCK
+        assert (seen[-1].objects, seen[-1].objects_done) == (1, 1)
+        assert WarmReport.from_json(report.to_json()) == report

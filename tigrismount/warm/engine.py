@@ -1,0 +1,102 @@
+"""An engine without a mount: the client, the disk cache and the block store, for as long as a command runs.
+
+What an init container uses: no FUSE, no privileges, no daemon. The cache is the one that mounts use, and may be in use
+by them at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.errors import ConfigError
+from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.frozen import with_snapshot
+from tigrismount.objects.s3 import S3Client
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tigrismount.cache.base import BlockCache
+    from tigrismount.config.model import MountConfig
+    from tigrismount.objects.client import ObjectClient
+
+_MEMORY_SHARE = 2
+"""Warming may hold one half of the block buffers: the other one is for those who read."""
+
+
+class WarmEngine(NamedTuple):
+    """What warming works with."""
+
+    client: ObjectClient
+    """The store."""
+    cache: BlockCache
+    """The disk cache."""
+    store: BlockStore
+    """Brings blocks from the one to the other."""
+
+
+@contextlib.asynccontextmanager
+async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
+    """Run the layers that warming needs while the context lasts.
+
+    Args:
+        config: As of a mount of the same source.
+
+    Raises:
+        ConfigError: There is no disk cache to fill, or the endpoint or the credentials are unusable.
+        CacheError: The disk cache cannot be opened.
+    """
+    if config.disk_cache is None:
+        raise ConfigError("the disk cache is configured off, and there is nothing else to warm; pass --cache-dir")
+    find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
+    credentials = find()
+    s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
+    client = await trio.to_thread.run_sync(partial(S3Client, s3, credentials, find_credentials=find))
+    try:
+        cache = await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id)
+        try:
+            store = BlockStore(client, cache, config.blocks)
+            async with trio.open_nursery() as nursery:
+                for service in (cache, store):
+                    await nursery.start(_run_service, service)
+                yield WarmEngine(client, cache, store)
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await cache.aclose()
+    finally:
+        with trio.CancelScope(shield=True):
+            await client.aclose()
+
+
+def most_jobs(config: MountConfig, wanted: int | None) -> int:
+    """Return how many blocks may be on their way at once.
+
+    Args:
+        config: Whose memory and connections they use.
+        wanted: What was asked for; None leaves it to the configuration.
+    """
+    block_bytes = config.disk_cache.block_bytes if config.disk_cache else config.blocks.block_bytes
+    in_memory = config.blocks.memory_limit_bytes // _MEMORY_SHARE // block_bytes
+    return max(1, min(wanted or config.blocks.concurrency, config.blocks.concurrency, in_memory))
+
+
+def with_jobs(config: MountConfig, jobs: int | None) -> MountConfig:
+    """Return *config* with as many connections as *jobs* asks for; for an engine of our own, which nobody shares."""
+    if jobs is None:
+        return config
+    blocks = dataclasses.replace(config.blocks, concurrency=jobs)
+    return dataclasses.replace(config, blocks=blocks, s3=dataclasses.replace(config.s3, concurrency=jobs + 1))
+
+
+async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
+    await service.run(task_status=task_status)

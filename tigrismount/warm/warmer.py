@@ -1,0 +1,311 @@
+"""The engine of warming: compares what is asked for with what is cached, and fills the difference block by block.
+
+Blocks go through the block store at the lowest priority, so that a mount's readers come first and whoever wants the
+same bytes shares one flight; from there straight to the disk, without FUSE and without staying in memory. A block
+counts when the disk cache has it. Nothing is kept about a run: what is cached is skipped, so an interrupted run goes
+on where it stopped.
+
+It begins with a few requests and doubles them with each answer, like TCP: many machines that start in the same second
+find the store's limit from below, and the client's own limit halves when the store asks for fewer. An object that
+fails is one line at the end and the others go on; a store or a disk that takes no more ends the run.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.cache.base import block_length_bytes
+from tigrismount.core.types import Priority
+from tigrismount.errors import CacheError, ObjectError, ObjectUnavailableError
+from tigrismount.vfs.filesystem import ARCHIVE_CLASSES
+from tigrismount.warm.report import Failure, Progress, WarmReport
+from tigrismount.warm.selection import Selector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from tigrismount.blocks.base import BlockFiller
+    from tigrismount.cache.base import BlockCache, CachedObject
+    from tigrismount.core.types import ObjectId
+    from tigrismount.objects.client import ObjectClient, ObjectInfo, ObjectStatistics
+    from tigrismount.warm.selection import Target
+
+FIRST_JOBS = 4
+"""Requests to begin with: enough to fill a link of a few hundred MB/s, and 50 machines make 200 of them."""
+_CHECKS_AT_ONCE = 4
+"""Versions read back at once: as many blocks as the block store itself reads from the disk at once."""
+_OPENS_AT_ONCE = 8
+"""Versions compared with the cache at once; each waits for the index in a thread."""
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one version lacks."""
+
+    obj: ObjectId
+    block_bytes: int
+    missing: list[int] = field(default_factory=list)
+    """Blocks not in the cache."""
+    left: int = 0
+    """Of those, how many are not filled yet."""
+    failed: bool = False
+
+    def length_bytes(self, index: int) -> int:
+        return block_length_bytes(self.obj.size_bytes, self.block_bytes, index)
+
+
+class Warmer:
+    """One run: made, run once, and read out.
+
+    Args:
+        client: The store.
+        cache: Where the blocks go.
+        store: Brings them there.
+        jobs: Most blocks on their way at once.
+        clock: Seconds that do not go backwards.
+    """
+
+    def __init__(
+        self,
+        client: ObjectClient,
+        cache: BlockCache,
+        store: BlockFiller,
+        *,
+        jobs: int,
+        clock: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._client = client
+        self._cache = cache
+        self._store = store
+        self._jobs = max(1, jobs)
+        self._clock = clock
+        self._blocks: Iterator[tuple[_Work, int]] = iter(())
+        self._workers = 0
+        self._stopped = ""
+        self._retained: set[ObjectId] = set()
+        self.progress = Progress()
+        """How far it is."""
+        self.report = WarmReport()
+        """What came of it so far; complete when ``run`` has returned."""
+
+    async def run(self, targets: Sequence[Target]) -> WarmReport:
+        """Bring all that *targets* name into the cache; return how that went. What goes wrong is in the report."""
+        started_s, before = self._clock(), self._client.statistics()
+        infos = await self.select(targets)
+        work = await self.compare(infos)
+        self.report.cached_bytes = self.progress.cached_bytes
+        if self._fits():
+            await self._fetch(work)
+            await self._confirm(work)
+        self._finish(started_s, before)
+        return self.report
+
+    async def check(self, targets: Sequence[Target]) -> WarmReport:
+        """Read back all that is cached of *targets* and compare it with its checksums; fetch nothing.
+
+        What fails its checksum leaves the cache, and it and what is missing are failures.
+        """
+        started_s, before = self._clock(), self._client.statistics()
+        works = await self.compare(await self.select(targets))
+        self.progress.phase = "checking"
+        self.report.cached_bytes = self.progress.wanted_bytes = self.progress.cached_bytes
+        rows = iter(works)
+
+        async def read_back() -> None:
+            for work in rows:
+                await self._check(work)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(_CHECKS_AT_ONCE):
+                nursery.start_soon(read_back)
+        self._finish(started_s, before)
+        return self.report
+
+    async def _check(self, work: _Work) -> None:
+        count = -(-work.obj.size_bytes // work.block_bytes)
+        if work.missing:
+            self._fail(work.obj, f"{len(work.missing)} of {count} blocks are not cached: warm it without --check")
+        damaged = 0
+        missing = set(work.missing)
+        cached = await self._cache.open_object(work.obj)
+        try:
+            with mmap.mmap(-1, work.block_bytes) as memory, memoryview(memory) as buffer:  # aligned, for O_DIRECT
+                for index in range(count):
+                    if index not in missing:
+                        damaged += not await _reads_back(cached, index, buffer)
+                        self.progress.done_bytes += work.length_bytes(index)
+        finally:
+            cached.close()
+        self.report.checked_bytes = self.progress.done_bytes
+        if damaged:
+            self._fail(work.obj, f"{damaged} of {count} blocks were damaged and are dropped: warm it again")
+
+    def _finish(self, started_s: float, before: ObjectStatistics) -> None:
+        after = self._client.statistics()
+        self.report.requests = {
+            "list": after.list_requests - before.list_requests,
+            "head": after.head_requests - before.head_requests,
+            "get": after.get_requests - before.get_requests,
+        }
+        self.report.seconds = self._clock() - started_s
+
+    async def select(self, targets: Sequence[Target]) -> list[ObjectInfo]:
+        """Return the versions that *targets* name; those that cannot be cached are failures already."""
+        selector = Selector(self._client, self._read_small)
+        for target in targets:
+            await selector.add(target)
+            self.progress.objects = len(selector.found)
+        self.report.failures += selector.failures
+        infos = [info for info in selector.found.values() if info.id.size_bytes > 0]
+        self.progress.objects = self.report.objects = len(selector.found)
+        self.progress.objects_done = len(selector.found) - len(infos)
+        self.progress.bytes = self.report.bytes = sum(info.id.size_bytes for info in infos)
+        refused = {info.id: reason for info in infos if (reason := _why_not(info))}
+        for obj, reason in refused.items():
+            self._fail(obj, reason)
+        return [info for info in infos if info.id not in refused]
+
+    async def compare(self, infos: Sequence[ObjectInfo]) -> list[_Work]:
+        """Return what each version lacks in the cache, in the order given."""
+        self.progress.phase = "comparing"
+        works: list[_Work | None] = [None] * len(infos)
+        rows = iter(enumerate(infos))
+
+        async def look() -> None:
+            for place, info in rows:
+                works[place] = await self._look(info.id)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(_OPENS_AT_ONCE):
+                nursery.start_soon(look)
+        return [work for work in works if work is not None]
+
+    async def _look(self, obj: ObjectId) -> _Work:
+        cached = await self._cache.open_object(obj)
+        try:
+            work = _Work(obj, cached.block_bytes)
+            count = -(-obj.size_bytes // work.block_bytes)
+            work.missing = [index for index in range(count) if not cached.has(index)]
+        finally:
+            cached.close()
+        work.left = len(work.missing)
+        missing_bytes = sum(map(work.length_bytes, work.missing))
+        self.progress.cached_bytes += obj.size_bytes - missing_bytes
+        self.progress.wanted_bytes += missing_bytes
+        self.progress.objects_done += not work.missing
+        return work
+
+    def _fits(self) -> bool:
+        """Tell whether the cache can hold all of it; filling it in vain would throw out what others warmed."""
+        capacity_bytes = self._cache.statistics().capacity_bytes
+        if self.progress.bytes <= capacity_bytes or not self.progress.wanted_bytes:
+            return True
+        reason = (
+            f"these {self.progress.objects} files have {self.progress.bytes} bytes and the cache may hold "
+            f"{capacity_bytes}: raise --cache-size, or warm less"
+        )
+        self.report.failures.append(Failure("the cache", reason))
+        return False
+
+    # -- fetching ----------------------------------------------------------------------------------------------
+
+    async def _fetch(self, works: Sequence[_Work]) -> None:
+        self.progress.phase = "fetching"
+        self._blocks = self._in_turn(works)
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(min(FIRST_JOBS, self._jobs)):
+                    self._workers += 1
+                    nursery.start_soon(self._fill_blocks, nursery)
+        finally:
+            for obj in list(self._retained):
+                self._release(obj)
+        untried = sum(1 for work in works if work.left and not work.failed)
+        if self._stopped and untried:
+            self.report.failures.append(Failure(f"{untried} more files", f"not tried any more: {self._stopped}"))
+
+    def _in_turn(self, works: Sequence[_Work]) -> Iterator[tuple[_Work, int]]:
+        for work in works:
+            if work.missing and not self._stopped:
+                self._store.retain(work.obj)  # open until its last block is done
+                self._retained.add(work.obj)
+            for index in work.missing:
+                if self._stopped:
+                    return
+                if work.failed:
+                    break
+                yield work, index
+
+    def _release(self, obj: ObjectId) -> None:
+        self._retained.discard(obj)
+        self._store.release(obj)
+
+    async def _fill_blocks(self, nursery: trio.Nursery) -> None:
+        for work, index in self._blocks:
+            await self._fill(work, index)
+            work.left -= 1
+            if not work.left:
+                self._release(work.obj)
+            if self._workers < self._jobs:
+                self._workers += 1
+                nursery.start_soon(self._fill_blocks, nursery)
+
+    async def _fill(self, work: _Work, index: int) -> None:
+        try:
+            kept = await self._store.fill(work.obj, index)
+        except ObjectError as exc:
+            if not work.failed:
+                work.failed = True
+                self._fail(work.obj, exc.detail)
+            if isinstance(exc, ObjectUnavailableError):  # it was tried again for minutes already
+                self._stopped = exc.detail
+            return
+        if not kept:
+            self._stopped = self._cache.statistics().degraded or "the disk cache takes no more of it"
+            if not work.failed:
+                work.failed = True
+                self._fail(work.obj, self._stopped)
+            return
+        self.progress.done_bytes += work.length_bytes(index)
+        self.report.fetched_bytes = self.progress.done_bytes
+        self.progress.objects_done += work.left == 1
+
+    async def _confirm(self, works: Sequence[_Work]) -> None:
+        """Look once more whether everything is there: other daemons share the cache, and its bounds hold for all."""
+        for work in works:
+            if work.failed or work.left:
+                continue
+            cached = await self._cache.open_object(work.obj)
+            try:
+                complete = cached.count() == -(-work.obj.size_bytes // cached.block_bytes)
+            finally:
+                cached.close()
+            if not complete:
+                self._fail(work.obj, "is not all there any more: the cache is too small for all that uses it")
+
+    async def _read_small(self, obj: ObjectId) -> bytes:
+        return bytes(await self._store.read(obj, 0, obj.size_bytes, Priority.READAHEAD))
+
+    def _fail(self, obj: ObjectId, reason: str) -> None:
+        self.report.failures.append(Failure(f"s3://{obj.bucket}/{obj.key}", reason))
+
+
+async def _reads_back(cached: CachedObject, index: int, buffer: memoryview) -> bool:
+    try:
+        await cached.read_block(index, buffer)
+    except CacheError:
+        return False
+    return True
+
+
+def _why_not(info: ObjectInfo) -> str:
+    """Return why an object cannot be brought into the cache, or nothing."""
+    if info.storage_class in ARCHIVE_CLASSES:
+        return f"archived as {info.storage_class}: restore the object, then warm it again"
+    if not info.id.cacheable:
+        return "the store gives it no strong ETag, so it cannot be kept between reads"
+    return ""
