@@ -128,7 +128,9 @@ def _path_runs(names: Sequence[str], jobs: int | None, check: bool) -> list[_Run
             try:
                 mountpoint, path = locate(name, mounts)
             except CommandFailure as exc:
-                hint = f"{name}: is not under a mount, and a source needs its scheme: s3://{name.lstrip('/')}?"
+                if name.startswith(("/", ".", "~")):
+                    raise
+                hint = f"{name}: is not under a mount, and a source has its scheme: s3://{name}?"
                 raise CommandFailure(hint, NOT_FOUND) from exc
             below.setdefault(mountpoint, []).append(path)
     return [

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.cache.base import block_length_bytes
+from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheError, ObjectError, ObjectUnavailableError
 from tigrismount.vfs.filesystem import ARCHIVE_CLASSES
@@ -205,10 +206,10 @@ class Warmer:
         if self.progress.bytes <= capacity_bytes or not self.progress.wanted_bytes:
             return True
         reason = (
-            f"these {self.progress.objects} files have {self.progress.bytes} bytes and the cache may hold "
-            f"{capacity_bytes}: raise --cache-size, or warm less"
+            f"these {self.progress.objects} files have {format_size(self.progress.bytes)} and it may hold "
+            f"{format_size(capacity_bytes)}: raise --cache-size, or warm less"
         )
-        self.report.failures.append(Failure("the cache", reason))
+        self.report.failures.append(Failure("the disk cache", reason))
         return False
 
     # -- fetching ----------------------------------------------------------------------------------------------
