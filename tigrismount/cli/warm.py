@@ -41,6 +41,9 @@ _SILENCE_S = 60.0  # a daemon tells progress four times a second; one that is ta
 _RECONNECTS = 10  # a takeover is over in a second or two; a daemon that dies ten times will not finish
 _RECONNECT_PAUSE_S = 1.0
 
+_SAME = ("endpoint_url", "store_id", "cache_dir", "snapshot", "no_sign_request")
+"""Options in which a mount must agree, so that its daemon does what this process would."""
+
 _OPTIONS = (
     *("snapshot", "store_id", "cache_dir", "cache_size", "cache_free", "block_size", "memory_limit"),
     *CONNECTION,
@@ -190,16 +193,10 @@ def _source_run(
 
 def _serves(mount: dict[str, Any], config: MountConfig, targets: Sequence[Target]) -> bool:
     """Tell whether a mount's daemon would do for *targets* just what this process would."""
-    if mount.get("state") not in ("ok", "degraded") or config.disk_cache is None:
+    if mount.get("state") not in ("ok", "degraded") or not config.disk_caches:
         return False
-    options = mount.get("config", {})
-    same = {
-        "endpoint_url": config.s3.endpoint_url,
-        "store_id": config.vfs.store_id,
-        "cache_dir": config.disk_cache.directory,
-        "snapshot": config.s3.snapshot,
-    }
-    if any(options.get(key, {}).get("value") != value for key, value in same.items()):
+    theirs, ours = mount.get("config", {}), config.report()
+    if any(theirs.get(key, {}).get("value") != ours[key]["value"] for key in _SAME):
         return False
     source = str(mount.get("source", ""))
     return source == "s3://" or all(f"{target}/".startswith(f"{source}/") for target in targets)
@@ -220,8 +217,8 @@ def _by_ourselves(
     from tigrismount.warm.warmer import Warmer
 
     config = with_jobs(config, jobs)
-    if check and config.disk_cache is not None:
-        config = replace(config, disk_cache=replace(config.disk_cache, verify="always"))
+    if check:
+        config = replace(config, disk_caches=tuple(replace(cache, verify="always") for cache in config.disk_caches))
 
     async def tell_it(progress: Any) -> None:
         tell(asdict(progress))

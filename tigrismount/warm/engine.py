@@ -17,6 +17,7 @@ import trio
 
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.errors import ConfigError
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.frozen import with_snapshot
@@ -55,14 +56,14 @@ async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
         ConfigError: There is no disk cache to fill, or the endpoint or the credentials are unusable.
         CacheError: The disk cache cannot be opened.
     """
-    if config.disk_cache is None:
+    if not config.disk_caches:
         raise ConfigError("the disk cache is configured off, and there is nothing else to warm; pass --cache-dir")
     find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
     credentials = find()
     s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
     client = await trio.to_thread.run_sync(partial(S3Client, s3, credentials, find_credentials=find))
     try:
-        cache = await DiskBlockCache.open(config.disk_cache, store_id=config.vfs.store_id)
+        cache = await _open_cache(config)
         try:
             store = BlockStore(client, cache, config.blocks)
             async with trio.open_nursery() as nursery:
@@ -85,8 +86,7 @@ def most_jobs(config: MountConfig, wanted: int | None) -> int:
         config: Whose memory and connections they use.
         wanted: What was asked for; None leaves it to the configuration.
     """
-    block_bytes = config.disk_cache.block_bytes if config.disk_cache else config.blocks.block_bytes
-    in_memory = config.blocks.memory_limit_bytes // _MEMORY_SHARE // block_bytes
+    in_memory = config.blocks.memory_limit_bytes // _MEMORY_SHARE // config.blocks.block_bytes
     return max(1, min(wanted or config.blocks.concurrency, config.blocks.concurrency, in_memory))
 
 
@@ -96,6 +96,12 @@ def with_jobs(config: MountConfig, jobs: int | None) -> MountConfig:
         return config
     blocks = dataclasses.replace(config.blocks, concurrency=jobs)
     return dataclasses.replace(config, blocks=blocks, s3=dataclasses.replace(config.s3, concurrency=jobs + 1))
+
+
+async def _open_cache(config: MountConfig) -> DiskBlockCache | SpreadBlockCache:
+    if len(config.disk_caches) > 1:
+        return await SpreadBlockCache.open(config.disk_caches, store_id=config.vfs.store_id)
+    return await DiskBlockCache.open(config.disk_caches[0], store_id=config.vfs.store_id)
 
 
 async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:

@@ -36,7 +36,7 @@ async def warm_in_mount(
         request: ``paths`` below the mountpoint, ``targets`` as pairs of bucket and name, ``jobs`` and ``check``.
         send: Sends a line.
     """
-    if config.disk_cache is None:
+    if not config.disk_caches:
         return {"error": f"{config.mountpoint} is mounted without a disk cache: there is nothing to warm"}
     targets = [_target(config, str(path)) for path in request.get("paths", ())]
     targets += [Target(str(bucket), str(name)) for bucket, name in request.get("targets", ())]
