@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.objects.inlined import parse_contents
+from tigrismount.objects.listed import parse_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 INLINED = "TigrisData"
 """Where an answer to a listing holds what came with its rows; one entry per row, or none at all."""
+
+LISTED = "TigrisMetadata"
+"""Where it holds the user metadata of its rows, likewise."""
 
 _METADATA = frozenset({"HeadObject", "ListObjectsV2"})
 _FROZEN = frozenset({"GetObject", "HeadObject", "ListObjectsV2"})
@@ -40,8 +44,8 @@ class Manner:
     """Ask caches on the way to let the store itself answer."""
     consistent: bool = False
     """Ask Tigris for the answer of the one place that always knows."""
-    prefetch: bool = False
-    """Let Tigris move what is listed near us, and send small files along, where that was asked for."""
+    page: bool = False
+    """This is a page of a directory: Tigris may say more of its rows, and move what they stand for near us."""
     snapshots_of: str = ""
     """List the snapshots of this bucket instead of buckets."""
     version_id: str = ""
@@ -105,7 +109,9 @@ class RequestHeaders:
             return headers
         if manner.consistent or (self._config.consistent and operation in _METADATA):
             headers["X-Tigris-Consistent"] = "true"
-        if manner.prefetch and self._config.tigris_prefetch:
+        if manner.page:
+            headers["X-Tigris-List-Metadata"] = "true"
+        if manner.page and self._config.tigris_prefetch:
             headers["X-Tigris-Prefetch"] = "true"
             headers["X-Tigris-List-Content"] = "true"
         return headers
@@ -118,3 +124,4 @@ class RequestHeaders:
         self._traits.observe(http_response.headers)
         if model.name == "ListObjectsV2" and "Contents" in parsed:
             parsed[INLINED] = parse_contents(http_response.content)
+            parsed[LISTED] = parse_metadata(http_response.content)

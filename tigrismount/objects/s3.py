@@ -39,9 +39,10 @@ from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.endpoints import is_tigris
 from tigrismount.objects.failures import translated
-from tigrismount.objects.headers import INLINED, PLAIN, UNCACHED, Manner, RequestHeaders
+from tigrismount.objects.headers import INLINED, LISTED, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
+from tigrismount.objects.listed import ListedMetadata
 from tigrismount.objects.metadata import sha256_of, symlink_target
 from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
@@ -110,6 +111,7 @@ class S3Client:
         self._headers = RequestHeaders(config, self.traits)
         self._headers.register(self._boto.meta.events)
         self._inlined = InlinedFiles()
+        self._listed = ListedMetadata()
         self._versions = VersionIds()
         self._unlistable = False
         self._draw = draw
@@ -194,8 +196,8 @@ class S3Client:
             query["ContinuationToken"] = token
         elif start_after:
             query["StartAfter"] = start_after
-        # A look-up lists one row; moving data for it would be for nothing.
-        return await self._list(query, self._metadata_policy, Manner(prefetch=max_keys > 1))
+        # A look-up lists one row; saying more of it, or moving data, would be for nothing.
+        return await self._list(query, self._metadata_policy, Manner(page=max_keys > 1))
 
     async def fetch(self, obj: ObjectId, start: int, stop: int, sink: FetchSink) -> None:
         """Put bytes ``[start, stop)`` of exactly the version *obj* into *sink*, in order."""
@@ -326,7 +328,7 @@ class S3Client:
                 answer = self._boto.list_objects_v2(**query, **self._extra)
                 page = page_of(answer, query, target)
             self._inlined.keep((info.id for info in page.objects), answer.get(INLINED, ()))
-            return page
+            return self._listed.complete(page, answer.get(LISTED, ())) if manner.page else page
 
         return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
 

@@ -8,7 +8,8 @@ What it does beyond plain S3, and what tests use it for:
 - ``ListBuckets`` with ``X-Tigris-Snapshot`` lists snapshots, ``HeadBucket`` tells whether there can be any;
 - a *lagging* key shows its version before the last to everybody who does not send ``X-Tigris-Consistent: true``: a
   GET with ``If-Match`` then ends in 412, as from a region that has not heard of the write;
-- asked with ``X-Tigris-List-Content: true``, a listing carries the bytes of tiny objects;
+- asked with ``X-Tigris-List-Content: true``, a listing carries the bytes of tiny objects, and asked with
+  ``X-Tigris-List-Metadata: true`` the user metadata of all, where the test lets it;
 - a 304 has no ETag;
 - keys are accepted or refused by their id, with the code of the test's choice; signatures are not computed.
 
@@ -30,6 +31,8 @@ from xml.sax.saxutils import escape
 from tigrismount.testing.fake_http import HttpAnswer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from tigrismount.testing.fake_http import HttpRequest
 
 _SECOND_NS = 10**9
@@ -44,6 +47,8 @@ class _Version:
     from_ns: int
     body: bytes | None
     """None once it was deleted."""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """User metadata."""
 
     @property
     def etag(self) -> str:
@@ -67,6 +72,7 @@ class FakeTigris:
         refusal: Status and S3 code for other keys.
         lagging: Keys of objects whose last version is not everywhere yet.
         page_size: Most rows of a listing.
+        lists_metadata: Whether listings carry user metadata when asked to.
     """
 
     def __init__(self, *keys: str) -> None:
@@ -75,6 +81,7 @@ class FakeTigris:
         self.refusal = (403, "InvalidAccessKeyId")
         self.lagging: set[str] = set()
         self.page_size = 1000
+        self.lists_metadata = True
         self._buckets: dict[str, _Bucket] = {}
         self._lock = threading.Lock()
         self._moment_ns = 0
@@ -85,9 +92,9 @@ class FakeTigris:
         """Make a bucket; a public one is read, but not listed, by everybody."""
         self._buckets[name] = _Bucket(snapshots, public)
 
-    def put(self, bucket: str, key: str, body: bytes) -> str:
-        """Store an object and return its ETag."""
-        version = _Version(self._tick_ns(), body)
+    def put(self, bucket: str, key: str, body: bytes, metadata: Mapping[str, str] | None = None) -> str:
+        """Store an object, with user metadata, and return its ETag."""
+        version = _Version(self._tick_ns(), body, tuple((metadata or {}).items()))
         self._buckets[bucket].history.setdefault(key, []).append(version)
         return version.etag
 
@@ -174,8 +181,7 @@ class FakeTigris:
             cut = key.find(delimiter, len(prefix)) if delimiter else -1
             name = key[: cut + 1] if cut >= 0 else key
             if name > after:
-                inlined = request.headers.get("x-tigris-list-content") == "true"
-                rows.setdefault(name, _prefix_row(name) if cut >= 0 else _object_row(name, version, inlined=inlined))
+                rows.setdefault(name, _prefix_row(name) if cut >= 0 else self._object_row(request, name, version))
         shown = list(rows)[:limit]
         more = len(rows) > limit
         token = f"<NextContinuationToken>{escape(shown[-1])}</NextContinuationToken>" if more else ""
@@ -184,6 +190,11 @@ class FakeTigris:
             f"<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>{str(more).lower()}</IsTruncated>"
             f"{token}{body}</ListBucketResult>"
         )
+
+    def _object_row(self, request: HttpRequest, name: str, version: _Version) -> str:
+        inlined = request.headers.get("x-tigris-list-content") == "true"
+        told = self.lists_metadata and request.headers.get("x-tigris-list-metadata") == "true"
+        return _object_row(name, version, inlined=inlined, metadata=version.metadata if told else ())
 
     def _object(self, request: HttpRequest, bucket: _Bucket) -> HttpAnswer:
         version_id = request.query.get("versionId", "") if bucket.snapshots_kept else ""
@@ -202,6 +213,7 @@ class FakeTigris:
         reply = object_answer(request, version.etag, version.from_ns // _SECOND_NS, version.body)
         if bucket.snapshots_kept:
             reply.headers["x-amz-version-id"] = str(version.from_ns)
+        reply.headers |= {f"x-amz-meta-{name}": value for name, value in version.metadata}
         return reply
 
     def _version(self, request: HttpRequest, bucket: _Bucket, key: str) -> _Version | None:
@@ -250,9 +262,12 @@ def _prefix_row(name: str) -> str:
     return f"<CommonPrefixes><Prefix>{_url(name)}</Prefix></CommonPrefixes>"
 
 
-def _object_row(name: str, version: _Version, *, inlined: bool) -> str:
+def _object_row(name: str, version: _Version, *, inlined: bool, metadata: Iterable[tuple[str, str]]) -> str:
     body = version.body or b""
     data = f"<Data>{base64.b64encode(body).decode()}</Data>" if inlined and len(body) <= _INLINED_BYTES else ""
+    data += "".join(
+        f"<Metadata><Name>{escape(key)}</Name><Value>{escape(value)}</Value></Metadata>" for key, value in metadata
+    )
     modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(version.from_ns // _SECOND_NS))
     return (
         f"<Contents><Key>{_url(name)}</Key><LastModified>{modified}</LastModified><ETag>&quot;{version.etag}&quot;</ETag>"

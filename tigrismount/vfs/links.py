@@ -1,7 +1,7 @@
 """Which of the empty keys on a page are symbolic links.
 
-Listings do not tell user metadata, so an empty key whose metadata nobody told is asked for by itself: a HEAD each, a
-few at once. Keys that hold something are files, and cost nothing.
+Most listings do not tell user metadata, so an empty key whose metadata nobody told is asked for by itself: a HEAD each,
+a few at once. Keys that hold something are files, and cost nothing.
 """
 
 from __future__ import annotations
