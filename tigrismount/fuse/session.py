@@ -10,6 +10,7 @@ pyfuse3 keeps one session per process in module globals: one ``Session`` per pro
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 _NOTIFY_RESEND = struct.pack("=IiQ", 16, 7, 0)
 """fuse_out_header of FUSE_NOTIFY_RESEND (linux/fuse.h, kernel 6.9): send requests in flight again."""
 _REPLY_BYTES = 64 << 10
+_SOON_S = 0.1
+"""How long requests may take that are in service when a successor waits: enough for what is in memory or on the NVMe,
+a fraction of the pause that a reader may see."""
 _INIT_TIMEOUT_S = 10.0
 """libfuse answers INIT without any I/O; longer means something is badly wrong."""
 
@@ -41,6 +45,8 @@ class Session:
         library, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._fd = library.detach()
         os.set_inheritable(self._fd, False)
+        self._serving = trio.CancelScope()
+        self._served = trio.Event()
         pyfuse3.init(operations, f"/dev/fd/{self._fd}", set())
 
     async def replay_init(self, init: bytes) -> bytes:
@@ -76,8 +82,25 @@ class Session:
                 log.warning("this kernel cannot send requests again (%s): reads in flight may fail", exc.strerror)
 
     async def serve(self, config: FuseConfig) -> None:
-        """Answer requests until the mount is gone or :meth:`stop` is called."""
-        await pyfuse3.main(min_tasks=config.min_tasks, max_tasks=config.max_tasks)
+        """Answer requests until the mount is gone, :meth:`stop` is called or :meth:`release` gives them up."""
+        try:
+            with self._serving:
+                await pyfuse3.main(min_tasks=config.min_tasks, max_tasks=config.max_tasks)
+        finally:
+            self._served.set()
+
+    async def release(self, *, cancel: bool) -> bool:
+        """Take no new requests, and return once none is in service; tell whether some were left unanswered.
+
+        Args:
+            cancel: Give up those that are not answered soon: whoever serves next has the kernel send them again.
+        """
+        self.stop()
+        with trio.move_on_after(_SOON_S if cancel else math.inf):
+            await self._served.wait()
+        self._serving.cancel()
+        await self._served.wait()
+        return self._serving.cancelled_caught
 
     def stop(self) -> None:
         """Take no new requests; :meth:`serve` returns once those in service are answered. Call in the trio thread."""

@@ -6,6 +6,7 @@ the message that is due, with what the worker says or does instead, or with the 
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,19 @@ class StartError(Exception):
     def __init__(self, message: str, exit_code: int = _FAILED) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class InterruptedBySignalError(StartError):
+    """Somebody wants this process to end.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.signal_name = signal.Signals(number).name
+        """Its name."""
+        super().__init__(f"interrupted by {self.signal_name}")
 
 
 class Conversation:
@@ -81,9 +95,14 @@ class Conversation:
         except (KeyError, TypeError, ValueError) as exc:
             raise StartError(f"the worker's answer to the kernel is not valid: {exc!r}") from exc
 
-    def serve(self) -> None:
-        """Let the worker serve, and wait until it does."""
-        self.worker.channel.send("serve")
+    def serve(self, fds: Sequence[int] = (), *, resend: bool = False) -> None:
+        """Let the worker serve, and wait until it does.
+
+        Args:
+            fds: The journal, where it is another one than was handed over with the connection.
+            resend: Have the kernel send again what a worker before this one took and did not answer.
+        """
+        self.worker.channel.send("serve", fds, resend=resend)
         self._expect("serving", "did not begin to serve")
 
     def turn(self) -> None:
@@ -108,6 +127,15 @@ class Conversation:
         deadline_s = time.monotonic() + WAIT_TURN_S
         while not self.worker.has_ended() and time.monotonic() < deadline_s:
             self._events.turn(WAIT_TURN_S)
+
+    def release(self, *, cancel: bool) -> bool:
+        """Have a worker that serves take no new request; return whether some that it took must be sent again.
+
+        Args:
+            cancel: Leave requests unanswered that are not answered soon; else wait for them.
+        """
+        self.worker.channel.send("release", cancel=cancel)
+        return bool(self._expect("released", "did not let go of the connection").body.get("resend"))
 
     def _expect(self, type_: str, complaint: str) -> Message:
         """Wait for a message of the worker.

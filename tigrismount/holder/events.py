@@ -36,6 +36,7 @@ class Events:
         self._previous_wakeup_fd = signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         self._previous = {number: signal.signal(number, _wake_only) for number in _SIGNALS}
         self.watch(self._woken.fileno(), self._take_signals)
+        self.unblock()  # blocked over an exec, when nobody could take them
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,6 +46,16 @@ class Events:
         self._selector.close()
         self._woken.close()
         self._waker.close()
+
+    @staticmethod
+    def block() -> None:
+        """Leave signals pending, for the program that is executed next."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+    @staticmethod
+    def unblock() -> None:
+        """Take signals again."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
     def watch(self, fd: int, call: Callable[[], None]) -> None:
         """Call *call* in each turn in which *fd* is readable or at its end."""

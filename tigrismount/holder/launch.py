@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
+from tigrismount.holder.heirloom import Heirloom, read_memory_file
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.request import MountRequest, Outcome
 from tigrismount.holder.supervisor import Supervisor
@@ -46,12 +47,13 @@ def start_in_background(request: MountRequest) -> Outcome:
     return outcome
 
 
-def run_in_foreground(request: MountRequest, report: Callable[[Outcome], None]) -> int:
+def run_in_foreground(request: MountRequest, report: Callable[[Outcome], None], *, is_held: bool = False) -> int:
     """Be the supervisor, until the mount ends.
 
     Args:
         request: What to mount.
         report: Told once how starting went.
+        is_held: Whether systemd holds the mount: its descriptors come from there.
 
     Returns:
         The exit status.
@@ -61,7 +63,7 @@ def run_in_foreground(request: MountRequest, report: Callable[[Outcome], None]) 
     """
     log = _open_log(request, foreground=True)
     try:
-        return Supervisor(request, log, report).run()
+        return Supervisor(request, log, report, is_held=is_held).run()
     finally:
         log.close()
 
@@ -87,6 +89,30 @@ def run_as_daemon(status_fd: int) -> int:
             return Supervisor(request, log, lambda outcome: _report(status, outcome), status).run()
         finally:
             log.close()
+
+
+def run_resumed(state_fd: int) -> int:
+    """Be the supervisor in the place of the one that executed this program.
+
+    Args:
+        state_fd: Where it left its state.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        MountError: The state is not valid; the worker goes on, with nobody to look after it.
+    """
+    heirloom = Heirloom.from_bytes(read_memory_file(state_fd))
+    os.close(state_fd)
+    for fd in heirloom.fds.values():
+        os.set_inheritable(fd, False)
+    request = heirloom.mount_request()
+    log = _open_log(request, foreground=heirloom.foreground)
+    try:
+        return Supervisor(request, log, lambda _: None, is_held=heirloom.held_by_systemd).resume(heirloom)
+    finally:
+        log.close()
 
 
 def _open_log(request: MountRequest, *, foreground: bool) -> DaemonLog:

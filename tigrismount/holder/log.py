@@ -39,6 +39,8 @@ class DaemonLog:
 
     def __init__(self, *, path: str | None, foreground: bool, level: str, json_lines: bool) -> None:
         self._path = path
+        self.is_foreground = foreground
+        """Whether the default destination is standard error."""
         self._level = _LEVELS[level]
         self._json_lines = json_lines
         self._is_standard_error = path is None and foreground

@@ -11,8 +11,16 @@ Conversation::
     worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, message}
     supervisor → worker   attach {init, first, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}
-    supervisor → worker   serve
+    supervisor → worker   serve {resend} + [journal fd, where it was replaced since attach]
     worker → supervisor   serving, later journal + [journal fd], and at last stopped {reason}
+
+While it serves, at any time::
+
+    supervisor → worker   ping, answered with pong
+    supervisor → worker   note {handover}: how the last attempt to replace it went, for ``status``
+    supervisor → worker   release {cancel}, answered with released {resend}; then it finishes and ends
+    supervisor → worker   stop: finish and end
+    worker → supervisor   leaving: it was told to end and wants to be replaced
 """
 
 from __future__ import annotations

@@ -30,6 +30,10 @@ class Deadlines:
     """How long a busy mount is given before it is taken away lazily, when the supervisor is told to stop."""
     takeover_s: float = 60.0
     """Longest time without a worker: beyond it, whoever waits for a read is better off with an error."""
+    hang_s: float = 20.0
+    """How long a worker may leave its supervisor, or the kernel, without an answer before it counts as hung."""
+    release_s: float = 30.0
+    """How long a worker that is replaced may take to finish requests, where the kernel cannot send them again."""
     stop_s: float = 10.0
     """How long a worker may take to end, before it is killed; it has the cache's last records to write."""
 
@@ -44,6 +48,11 @@ class MountRequest:
     """Program and arguments of the worker; ``--holder-fd N`` is added."""
     deadlines: Deadlines = field(default_factory=Deadlines)
     """How long to wait."""
+    reload_command: tuple[str, ...] = ()
+    """Prints this request as it would be made today: files read again, by the program that is installed. Empty: as it
+    was."""
+    directory: str = "/"
+    """Where the mount was asked for, and *reload_command* runs."""
 
     @property
     def spec(self) -> MountSpec:
@@ -65,9 +74,13 @@ class MountRequest:
         value = self.config["kernel_read_ahead_kib"]
         return None if value is None else int(value)
 
+    def to_values(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return dataclasses.asdict(self)
+
     def to_json(self) -> bytes:
         """Return it as one JSON document."""
-        return json.dumps(dataclasses.asdict(self)).encode()
+        return json.dumps(self.to_values()).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> MountRequest:
@@ -83,6 +96,8 @@ class MountRequest:
                 config=values["config"],
                 worker_command=tuple(values["worker_command"]),
                 deadlines=Deadlines(**values["deadlines"]),
+                reload_command=tuple(values.get("reload_command", ())),
+                directory=values.get("directory", "/"),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise MountError(f"the request to the supervisor is not valid: {exc!r}") from exc

@@ -24,12 +24,13 @@ class Succession:
     """The deaths of one mount's workers, and what follows from each.
 
     Args:
-        can_resend: Whether the kernel can send again what a dead worker had taken.
+        can_resend: See :attr:`can_resend`.
         outage_max_s: Longest time without a worker that serves.
     """
 
     def __init__(self, *, can_resend: bool, outage_max_s: float) -> None:
-        self._can_resend = can_resend
+        self.can_resend = can_resend
+        """Whether the kernel can send again what a dead worker had taken."""
         self._outage_max_s = outage_max_s
         self._deaths: deque[float] = deque()
         self._outage_since_s: float | None = None
@@ -58,13 +59,17 @@ class Succession:
 
     def refusal(self, now_s: float) -> str:
         """Return why there is to be no (other) successor, in words; empty where one is to be tried."""
-        if not self._can_resend:
-            return "this kernel cannot hand its requests to another one (Linux 6.9 and later can)"
-        if len(self._deaths) > DEATHS_MAX:
+        if self.is_spent(now_s):
             return f"{len(self._deaths)} workers ended within {DEATHS_WITHIN_S:g} s, so no other is started"
         if self.left_s(now_s) <= 0:
             return f"no other worker came to serve within {self._outage_max_s:g} s"
+        if not self.can_resend:
+            return "this kernel cannot hand its requests to another one (Linux 6.9 and later can)"
         return ""
+
+    def is_spent(self, now_s: float) -> bool:
+        """Whether so many workers have ended that another one would be of no use."""
+        return sum(death_s > now_s - DEATHS_WITHIN_S for death_s in self._deaths) > DEATHS_MAX
 
     def left_s(self, now_s: float) -> float:
         """Return how many seconds of the outage are left."""

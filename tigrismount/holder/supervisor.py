@@ -1,7 +1,6 @@
 """One mount from start to end: the process that owns it while workers come and go.
 
-The supervisor holds what must outlive a worker: the mount, a duplicate of its ``/dev/fuse`` descriptor, the kernel's
-INIT request and the answer to it, and the journal of node ids. It starts the worker *first* and mounts only once the
+The supervisor holds what must outlive a worker (``connection``). It starts the worker *first* and mounts only once the
 worker says that the bucket answers, so that a mistake leaves nothing behind; and it calls the mount made only once
 ``statvfs`` and a listing have come back through the mountpoint itself. Whatever fails on the way is undone.
 
@@ -11,11 +10,12 @@ The stages, each with its way out::
             │                     │             │          any failure, signal or deadline: undo, report
     RUNNING ── SIGTERM, SIGINT ──→ unmount (lazily after a grace) → stop the worker → exit 0
             ── unmounted by others → the worker sees it and stops → exit 0
-            ── the worker dies ────→ TAKEOVER
-            ── SIGHUP ────────────→ open the log file again
-    TAKEOVER: start a successor → ready → the same INIT answer → attached → serving → RUNNING
-            ── it fails ──────────→ another one, until ``succession`` says that it is enough
-            ── no successor ──────→ let the connection die: reads fail with an error, never an empty directory → exit 1
+            ── the worker dies ────→ take over (``replacement``); the same where it hangs (``watchdog``): it is killed
+            ── SIGHUP ────────────→ open the log file again, execute the installed program (``heirloom``), hand over
+            ── worker: leaving ────→ hand over
+    no successor: let the connection die: reads fail with an error, never an empty directory → mount anew, or exit
+
+Under systemd somebody privileged mounts and unmounts (``helper``), and the descriptors come from systemd's store.
 
 While there is no worker, requests wait in the kernel: whoever reads sees a pause. One thread, one loop (``events``);
 blocking calls are only those that cannot block.
@@ -24,23 +24,27 @@ blocking calls are only those that cannot block.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
-from tigrismount.holder.conversation import WAIT_TURN_S, Conversation, StartError
+from tigrismount.holder.connection import Connection
+from tigrismount.holder.conversation import Conversation, InterruptedBySignalError, StartError
 from tigrismount.holder.events import Events
-from tigrismount.holder.init import INIT_REQUEST_BYTES, describe_init
-from tigrismount.holder.knobs import raise_read_ahead
-from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
-from tigrismount.holder.mounting import BusyError, check_can_mount, mount, unmount
+from tigrismount.holder.heirloom import Heirloom, execute, read_memory_file, write_memory_file
+from tigrismount.holder.mounting import BusyError, check_can_mount, unmount
+from tigrismount.holder.notify import Notifier, take_stored
 from tigrismount.holder.preflight import prepare_mountpoint
 from tigrismount.holder.probe import Finding, Health, Probe
-from tigrismount.holder.request import Outcome
-from tigrismount.holder.succession import Succession
+from tigrismount.holder.protocol import Channel
+from tigrismount.holder.reload import Reload
+from tigrismount.holder.replacement import Replacement
+from tigrismount.holder.request import MountRequest, Outcome
+from tigrismount.holder.watchdog import Watchdog
 from tigrismount.holder.worker import Worker
+from tigrismount.holder.workers import Workers
 
 if TYPE_CHECKING:
     import socket
@@ -48,27 +52,12 @@ if TYPE_CHECKING:
 
     from tigrismount.holder.log import DaemonLog
     from tigrismount.holder.protocol import Message
-    from tigrismount.holder.request import MountRequest
 
 _BUSY_RETRY_S = 0.25  # how soon a busy mount is tried again
 _FAILED = 1
-
-
-class InterruptedBySignalError(StartError):
-    """Somebody wants this process to end.
-
-    Args:
-        number: The signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        self.signal_name = signal.Signals(number).name
-        """Its name."""
-        super().__init__(f"interrupted by {self.signal_name}")
-
-
-class OtherAnswerError(StartError):
-    """A successor would speak to the kernel in another way than was agreed; another try would, too."""
+LOST = 69
+"""Exit status of a supervisor whose mount served and was lost (EX_UNAVAILABLE): not to be mistaken for a failed start,
+after which nothing is left mounted."""
 
 
 class Supervisor:
@@ -79,6 +68,7 @@ class Supervisor:
         log: Where messages go; closed by the caller.
         report: Told once how starting went.
         client: Connection of who asked; when it closes before the report, nobody wants the mount any more.
+        is_held: Whether systemd holds the descriptors too: they come from its store, and others unmount.
     """
 
     def __init__(
@@ -87,35 +77,48 @@ class Supervisor:
         log: DaemonLog,
         report: Callable[[Outcome], None],
         client: socket.socket | None = None,
+        *,
+        is_held: bool = False,
     ) -> None:
         self._request = request
-        self._spec = request.spec
         self._log = log
         self._report = report
         self._client = client
         self._client_is_gone = False
+        self._is_held = is_held
+        self._wants_upgrade = False
+        self._serves = False
+        self._notify = Notifier(os.environ)
         self._events = Events()
-        self._worker: Worker | None = None
-        self._fuse_fd = -1
-        self._init_request = b""
-        self._init_reply = b""
-        self._journal_fd = -1
-        self._entry: MountEntry | None = None
-        self._config = request.config
-        self._succession = Succession(can_resend=False, outage_max_s=request.deadlines.takeover_s)
+        self._connection = Connection(request.spec, log.error, may_unmount=not is_held)
+        self._stored = (-1, -1)
+        self._workers = Workers(
+            request.worker_command,
+            self._events,
+            log,
+            stop_s=request.deadlines.stop_s,
+            keep_journal=self._connection.keep_journal,
+            check=self._check_interruptions,
+        )
+        self._replacement = Replacement(self._connection, self._workers, log, request.config, request.deadlines)
+        self._watchdog = Watchdog(request.spec.mountpoint, request.deadlines.hang_s)
 
     def run(self) -> int:
         """Mount, serve until the end, and return the exit status."""
         with self._events:
             try:
                 warnings = self._start()
-                self._log.info(f"{self._spec.fsname} is mounted on {self._spec.mountpoint}, served by {self._pid()}")
-                self._report(Outcome(ok=True, pid=os.getpid(), worker_pid=self._pid(), warnings=tuple(warnings)))
+                self._log.info(
+                    f"{self._request.spec.fsname} is mounted on {self._request.spec.mountpoint}, "
+                    f"served by {self._workers.pid}"
+                )
+                pid, worker_pid = os.getpid(), self._workers.pid
+                self._report(Outcome(ok=True, pid=pid, worker_pid=worker_pid, warnings=tuple(warnings)))
                 return self._supervise()
             except (MountError, StartError) as exc:
                 self._undo()
                 if not self._log.is_standard_error:
-                    self._log.error(f"{self._spec.mountpoint}: not mounted: {exc}")
+                    self._log.error(f"{self._request.spec.mountpoint}: not mounted: {exc}")
                 exit_code = exc.exit_code if isinstance(exc, StartError) else _FAILED
                 self._report(Outcome(ok=False, exit_code=exit_code, message=str(exc)))
                 return exit_code
@@ -123,75 +126,70 @@ class Supervisor:
                 self._undo()
                 raise
 
+    def resume(self, heirloom: Heirloom) -> int:
+        """Go on where the program before this one executed this one: replace its worker, serve until the end."""
+        with self._events:
+            self._adopt(heirloom)
+            fds = heirloom.fds
+            worker = Worker(
+                heirloom.worker_pid,
+                Channel.from_fd(fds["channel"]),
+                fds["output"],
+                self._events,
+                self._log.line,
+                self._connection.keep_journal,
+            )
+            self._workers.adopt(worker)
+            self._serves = True
+            self._log.info(f"the supervisor was executed anew; replacing worker {worker.pid}")
+            try:
+                self._hand_over("was replaced for an upgrade or a reload", heirloom.refusal)
+            except InterruptedBySignalError as exc:
+                return self._shut_down(exc.signal_name)
+            return self._supervise()
+
+    # ------------------------------------------------------------------ starting
+
     def _start(self) -> list[str]:
         """Go through the stages up to RUNNING; return warnings."""
-        check_can_mount(self._spec)
-        prepare_mountpoint(self._spec.mountpoint, nonempty=self._request.nonempty, log=self._log.warning)
         if self._client is not None:
             self._events.watch(self._client.fileno(), self._notice_client)
-        talk = self._start_worker(self._request.deadlines.start_s)
-        ready = talk.start(config=self._config)
-        self._config = _with_snapshot(self._config, ready)
-        self._mount()
-        self._journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
-        self._attach(talk)
-        talk.serve()
-        warnings = [*self._log.warnings, *map(str, ready.body.get("warnings", ())), *self._raise_read_ahead()]
-        # A public bucket may be read and not listed: then a listing fails, rightly, and proves nothing.
-        self._prove(talk, listing=ready.body.get("listable", True) is not False)
-        return warnings
-
-    def _start_worker(self, within_s: float) -> Conversation:
-        """Start a worker, and return what will be said with it *within_s* seconds."""
-        worker = Worker(self._request.worker_command, self._events, self._log.line, self._keep_journal)
-        self._worker = worker
-        return Conversation(
-            worker, self._events, within_s=within_s, check=self._check_interruptions, warn=self._log.warning
-        )
-
-    def _mount(self) -> None:
-        self._fuse_fd = mount(self._spec)
-        self._entry = mount_at(self._spec.mountpoint)
-        try:
-            self._init_request = os.read(self._fuse_fd, INIT_REQUEST_BYTES)
-        except OSError as exc:
-            raise StartError(f"the kernel did not begin the conversation: {exc.strerror}") from exc
-        kernel = describe_init(self._init_request)
-        self._log.info(f"the kernel speaks FUSE {kernel.major}.{kernel.minor}, resend: {kernel.has_resend}")
-        outage_max_s = self._request.deadlines.takeover_s
-        self._succession = Succession(can_resend=kernel.has_resend, outage_max_s=outage_max_s)
-
-    def _attach(self, talk: Conversation) -> None:
-        """Hand the connection to a worker: the first one's answer goes to the kernel, all others' must be the same."""
-        first = not self._init_reply
-        reply = talk.attach(
-            [self._fuse_fd, self._journal_fd],
-            init=self._init_request.hex(),
-            first=first,
-            mountpoint=self._spec.mountpoint,
-        )
-        if not first:
-            if reply != self._init_reply:
-                raise OtherAnswerError("the next worker's FUSE library speaks to the kernel in another way")
-            return
-        try:
-            os.write(self._fuse_fd, reply)
-        except OSError as exc:
-            raise StartError(f"the worker's answer to the kernel is not valid: {exc!r}") from exc
-        self._init_reply = reply
-
-    def _raise_read_ahead(self) -> list[str]:
-        kib = self._request.kernel_read_ahead_kib
-        if kib is None or self._entry is None:
+        if self._is_held and self._take_from_systemd():
             return []
-        warnings = raise_read_ahead(self._entry.device, kib)
-        for warning in warnings:
-            self._log.warning(warning)
+        if not self._is_held:
+            check_can_mount(self._request.spec)
+            nonempty = self._request.nonempty
+            prepare_mountpoint(self._request.spec.mountpoint, nonempty=nonempty, log=self._log.warning)
+        return [*self._log.warnings, *self._make()]
+
+    def _make(self) -> list[str]:
+        """Start the first worker of a connection, mount, and prove that the mount answers; return warnings."""
+        talk = self._workers.start(self._request.deadlines.start_s)
+        self._workers.current = talk.worker
+        ready = talk.start(config=self._replacement.config, **self._replacement.history())
+        self._replacement.config = _with_snapshot(self._replacement.config, ready)
+        if not self._is_held:
+            self._connection.mount()
+        self._replacement.begin()
+        kernel = self._connection.kernel
+        self._log.info(f"the kernel speaks FUSE {kernel.major}.{kernel.minor}, resend: {kernel.has_resend}")
+        self._replacement.attach(talk)
+        talk.serve()
+        warnings = [str(warning) for warning in ready.body.get("warnings", ())]
+        if not self._is_held:
+            raised = self._connection.raise_read_ahead(self._request.kernel_read_ahead_kib)
+            warnings += raised
+            for warning in raised:
+                self._log.warning(warning)
+        # A public bucket may be read and not listed: then a listing fails, rightly, and proves nothing.
+        listable = ready.body.get("listable", True) is not False and not self._replacement.succession.count
+        self._prove(talk, listing=listable)
+        self._begin_to_serve()
         return warnings
 
     def _prove(self, talk: Conversation, *, listing: bool) -> None:
         """Look through the mountpoint as any process would."""
-        probe = Probe(self._spec.mountpoint, listing=listing)
+        probe = Probe(self._request.spec.mountpoint, listing=listing)
         answered: list[bool] = []
         self._events.watch(probe.fileno(), lambda: answered.append(True))
         finding = Finding(Health.HUNG)
@@ -206,20 +204,24 @@ class Supervisor:
         if finding.health is not Health.OK:
             raise StartError(f"the first look through the mountpoint failed: {finding.detail}")
 
+    def _begin_to_serve(self) -> None:
+        self._serves = True
+        self._wants_upgrade = False
+        self._watchdog.reset()
+        self._leave_with_systemd()
+        status = f"serving {self._request.spec.fsname}, takeovers: {self._replacement.succession.count}"
+        self._notify.say("READY=1", f"STATUS={status}")
+
     def _check_interruptions(self) -> None:
-        """Raise where somebody wants us to end; open the log again where somebody wants that."""
+        """Raise where somebody wants us to end; note where somebody wants an upgrade, and open the log again."""
         while (number := self._events.take_signal()) is not None:
             if number != signal.SIGHUP:
                 raise InterruptedBySignalError(number)
             if not self._log.is_standard_error:
                 self._log.reopen()
+            self._wants_upgrade = self._serves
         if self._client_is_gone:
             raise StartError("interrupted")
-
-    def _keep_journal(self, fd: int) -> None:
-        """Take the journal that a worker has written anew in the place of the old one."""
-        os.close(self._journal_fd)
-        self._journal_fd = fd
 
     def _notice_client(self) -> None:
         assert self._client is not None
@@ -228,12 +230,14 @@ class Supervisor:
 
     def _undo(self) -> None:
         """Leave nothing behind: neither mount nor worker."""
-        if self._still_mounted():
-            self._try_unmount(lazy=True)
-        self._end_worker(ask_first=True)
-        self._close_connection()
-        if self._still_mounted():  # a helper may have hung on a worker that did; it is gone now
-            self._try_unmount(lazy=True)
+        if self._connection.is_mounted():
+            self._connection.try_unmount(lazy=True)
+        self._workers.end_all(ask_first=True)
+        self._let_go()
+        if self._connection.is_mounted():  # a helper may have hung on a worker that did; it is gone now
+            self._connection.try_unmount(lazy=True)
+
+    # ------------------------------------------------------------------ serving
 
     def _supervise(self) -> int:
         if self._client is not None and not self._client_is_gone:
@@ -242,117 +246,214 @@ class Supervisor:
         status = None
         try:
             while status is None:
-                while not self._worker_is_over():
-                    self._events.turn(None)
-                    self._check_interruptions()
-                status = self._worker_ended()
+                status = self._turn()
         except InterruptedBySignalError as exc:
             return self._shut_down(exc.signal_name)
         return status
 
-    def _worker_is_over(self) -> bool:
-        assert self._worker is not None
-        over = self._worker.has_ended() or not self._worker.is_connected
+    def _turn(self) -> int | None:
+        """Wait for the next event and see to what follows; return the exit status at the end."""
+        worker = self._workers.current
+        assert worker is not None
+        self._events.turn(self._watchdog.wait_s())
+        self._check_interruptions()
+        self._workers.reap()
+        if self._worker_is_over(worker):
+            self._workers.end(worker, ask_first=False)
+            return self._worker_ended(worker.describe_end())
+        hang = self._watchdog.turn(worker)
+        if hang:
+            self._log.warning(f"the worker {hang} and is killed")
+            self._workers.kill(worker)
+            return self._worker_ended(f"{hang} and was killed")
+        if self._watchdog.has_progress:
+            self._notify.say("WATCHDOG=1")
+        if self._wants_upgrade:
+            self._upgrade()
+        self._leave_with_systemd()
+        return None
+
+    def _worker_is_over(self, worker: Worker) -> bool:
+        over = worker.has_ended() or not worker.is_connected
         if over:
-            self._worker.drain()
-        while self._worker.messages:
-            message = self._worker.messages.popleft()
+            worker.drain()
+        while worker.messages:
+            message = worker.messages.popleft()
             over = over or message.type in ("stopped", "failed")
             detail = message.body.get("reason") or message.body.get("message", "")
+            if message.type == "failed":
+                worker.last_line = str(detail)
             self._log.info(f"the worker says {message.type}: {detail}")
+            if message.type == "leaving" and not over:
+                self._hand_over("was told to end")
+                break
         return over
 
-    def _worker_ended(self) -> int | None:
+    def _worker_ended(self, how: str) -> int | None:
         """Tell an unmounted filesystem from a crash; return the exit status, None where a successor serves."""
-        assert self._worker is not None
-        self._end_worker(ask_first=False)
-        if self._is_connected():
-            self._succession.note_death(time.monotonic(), self._worker.describe_end())
-            refusal = self._take_over()
+        connection, spec = self._connection, self._request.spec
+        refusal = "the kernel has ended the connection"
+        if connection.is_connected():
+            refusal = self._replacement.take_over(how)
             if not refusal:
+                self._begin_to_serve()
                 return None
-        else:
-            refusal = "the kernel has ended the connection"
-        if not self._is_connected() and not self._still_mounted():
-            self._close_connection()
-            self._log.info(f"{self._spec.mountpoint} was unmounted")
+        if not connection.is_connected() and not connection.is_mounted():
+            self._let_go()
+            self._log.info(f"{spec.mountpoint} was unmounted")
             return 0
         # Not unmounted: an error is better than a directory that is suddenly empty.
-        self._close_connection()
-        how = self._succession.reason or self._worker.describe_end()
-        mountpoint = self._spec.mountpoint
-        self._log.error(f"the worker {how}; {refusal}; reads of {mountpoint} fail until it is mounted again")
-        return _FAILED
+        self._let_go()
+        if self._replacement.may_remount and not self._is_held and self._remount(how, refusal):
+            return None
+        self._log.error(f"the worker {how}; {refusal}; reads of {spec.mountpoint} fail until it is mounted again")
+        return LOST if self._is_held else _FAILED
 
-    def _take_over(self) -> str:
-        """Put a successor in the place of the worker that ended; return why not, empty where it serves."""
-        succession = self._succession
-        while not (refusal := succession.refusal(time.monotonic())):
-            if not self._is_connected():
-                return "the kernel has ended the connection"
+    def _remount(self, how: str, refusal: str) -> bool:
+        """Mount anew over the mount that is lost, so that at no time the directory below can be seen."""
+        self._log.warning(f"the worker {how}; {refusal}; mounting anew: files that are open fail")
+        self._serves = False
+        self._replacement.succession.note_served()  # once more another worker
+        try:
+            self._make()
+        except InterruptedBySignalError:
+            raise
+        except (MountError, StartError) as exc:
+            self._log.error(f"{self._request.spec.mountpoint} could not be mounted anew: {exc}")
+            self._undo()
+            return False
+        return True
+
+    def _hand_over(self, reason: str, complaint: str = "") -> None:
+        """Replace a worker that serves; where that fails, it goes on serving."""
+        failure = self._replacement.hand_over(reason)
+        if not failure:
+            self._begin_to_serve()
+        self._replacement.note(failure or complaint)
+        self._notify.say("READY=1")
+
+    def _upgrade(self) -> None:
+        """Execute the installed program in the place of this one, which then replaces the worker."""
+        self._wants_upgrade = False
+        self._notify.say("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        reload = Reload(self._request, self._events, self._check_interruptions)
+        request, refusal = reload.ask()
+        if not refusal:
+            request = replace(request, config=_keep_snapshot(request.config, self._replacement.config))
             try:
-                self._succeed()
-            except InterruptedBySignalError:
-                self._kill_worker()
-                raise
-            except (StartError, MountError) as exc:
-                self._kill_worker()
-                if isinstance(exc, OtherAnswerError):
-                    return str(exc)
-                succession.note_failure(time.monotonic())
-                self._log.warning(f"another worker did not come to serve: {exc}")
-                self._pause(min(succession.pause_s(), succession.left_s(time.monotonic())))
-            else:
-                return ""
-        return refusal
+                execute(self._heirloom(request, with_worker=True))
+            except OSError as exc:
+                refusal = f"the installed program cannot be executed: {exc.strerror}"
+        self._log.warning(f"not upgraded: {refusal}")
+        self._replacement.note(refusal)
+        self._notify.say("READY=1")
 
-    def _succeed(self) -> None:
-        """Start one successor, up to where it serves."""
-        succession = self._succession
-        began_s = time.monotonic()
-        self._log.warning(f"the worker {succession.reason}; starting another one")
-        talk = self._start_worker(succession.left_s(began_s))
-        talk.start(config=self._config, takeovers=succession.count + 1, takeover_reason=succession.reason)
-        self._attach(talk)
-        talk.serve()
-        succession.note_served()
-        self._log.info(f"worker {self._pid()} has taken over after {time.monotonic() - began_s:.2f} s")
+    # ------------------------------------------------------------------ what others keep
 
-    def _kill_worker(self) -> None:
-        """End a worker that never served: it has nothing to finish."""
-        assert self._worker is not None
-        self._worker.send_signal(signal.SIGKILL)
-        self._end_worker(ask_first=False)
+    def _heirloom(self, request: MountRequest, *, with_worker: bool) -> Heirloom:
+        worker, connection, succession = self._workers.current, self._connection, self._replacement.succession
+        fds: dict[str, int] = {}
+        if with_worker and worker is not None:
+            while self._workers.has_retired():  # they are children of this program, not of the next one
+                self._events.turn(_BUSY_RETRY_S)
+                self._workers.reap()
+            channel_fd, output_fd = worker.inherit()
+            fds = {"fuse": connection.fuse_fd, "journal": connection.journal_fd}
+            fds |= {"channel": channel_fd, "output": output_fd}
+        return Heirloom(
+            request=request.to_values(),
+            init_request=connection.init_request.hex(),
+            init_reply=connection.init_reply.hex(),
+            count=succession.count,
+            reason=succession.reason,
+            held_by_systemd=self._is_held,
+            foreground=self._log.is_foreground,
+            worker_pid=self._workers.pid,
+            fds=fds,
+            journal=f"journal{connection.journal_number % 2}",
+        )
 
-    def _pause(self, pause_s: float) -> None:
-        deadline_s = time.monotonic() + pause_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            self._events.turn(left_s)
-            self._check_interruptions()
+    def _adopt(self, heirloom: Heirloom) -> None:
+        fds = heirloom.fds
+        init = bytes.fromhex(heirloom.init_request), bytes.fromhex(heirloom.init_reply)
+        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init)
+        self._replacement.begin()
+        succession = self._replacement.succession
+        succession.count, succession.reason = heirloom.count, heirloom.reason
 
-    def _is_connected(self) -> bool:
-        """Whether the kernel still speaks to whoever holds the descriptor: also after a lazy unmount, if in use."""
-        poll = select.poll()
-        poll.register(self._fuse_fd, 0)
-        return not poll.poll(0)
+    def _take_from_systemd(self) -> bool:
+        """Take what systemd keeps; return whether a worker has taken over from one that served before."""
+        stored = take_stored(os.environ)
+        if "fuse" not in stored or "init" not in stored:
+            raise StartError("systemd has passed no descriptor named 'fuse'; the unit needs its ExecStartPre= line")
+        os.set_blocking(stored["fuse"], True)
+        init_request = read_memory_file(stored["init"])
+        if "state" not in stored:
+            self._connection.adopt(stored["fuse"], -1, init_request, b"")
+            return False
+        heirloom = Heirloom.from_bytes(read_memory_file(stored["state"]))
+        fds = {"fuse": stored["fuse"], "journal": stored.get(heirloom.journal, -1)}
+        self._adopt(replace(heirloom, fds=fds))
+        config = _keep_snapshot(self._request.config, heirloom.request["config"])
+        self._replacement.config = config
+        self._serves = True
+        refusal = self._replacement.take_over("and its supervisor ended")
+        if refusal:
+            self._let_go()
+            raise StartError(f"no worker could take over: {refusal}", LOST)
+        self._begin_to_serve()
+        return True
+
+    def _leave_with_systemd(self) -> None:
+        """Have systemd keep what its next start of this unit needs to take over."""
+        if not self._is_held or not self._serves:
+            return
+        number, count = self._connection.journal_number, self._replacement.succession.count
+        if self._stored == (number, count):
+            return
+        if self._stored[0] != number:
+            self._notify.store(f"journal{number % 2}", self._connection.journal_fd)
+        self._stored = (number, count)
+        request = replace(self._request, config=self._replacement.config)
+        fd = write_memory_file(self._heirloom(request, with_worker=False).to_bytes())
+        self._notify.store("state", fd)
+        os.close(fd)
+
+    def _let_go(self) -> None:
+        """Hold the connection no longer, nor let systemd: who waits for it gets an error."""
+        self._connection.close()
+        if self._is_held:
+            self._notify.remove("fuse", "init", "state", "journal0", "journal1")
+            self._notify.wait_until_heard()
+
+    # ------------------------------------------------------------------ ending
 
     def _shut_down(self, reason: str) -> int:
-        self._log.info(f"{reason}: unmounting {self._spec.mountpoint}")
+        self._notify.say("STOPPING=1")
+        mountpoint = self._request.spec.mountpoint
+        self._watchdog.reset()
+        if self._is_held:
+            self._log.info(f"{reason}: {mountpoint} is served no longer")
+            self._workers.end_all(ask_first=True)
+            self._connection.close()
+            return 0
+        self._log.info(f"{reason}: unmounting {mountpoint}")
         lazy = self._unmount_within_grace()
-        self._end_worker(ask_first=lazy)
-        self._close_connection()
-        return _FAILED if self._still_mounted() else 0
+        self._workers.end_all(ask_first=lazy)
+        self._connection.close()
+        return _FAILED if self._connection.is_mounted() else 0
 
     def _unmount_within_grace(self) -> bool:
         """Unmount, waiting for the last user; return whether some were left."""
+        mountpoint = self._request.spec.mountpoint
         deadline_s = time.monotonic() + self._request.deadlines.unmount_grace_s
-        while self._still_mounted():
+        while self._connection.is_mounted():
             try:
-                unmount(self._spec.mountpoint)
+                unmount(mountpoint)
             except BusyError:
                 if time.monotonic() >= deadline_s or self._events.take_signal() is not None:
-                    self._log.warning(f"{self._spec.mountpoint} is in use: its open files fail from now on")
-                    self._try_unmount(lazy=True)
+                    self._log.warning(f"{mountpoint} is in use: its open files fail from now on")
+                    self._connection.try_unmount(lazy=True)
                     return True
                 self._events.turn(_BUSY_RETRY_S)
             except MountError as exc:
@@ -360,56 +461,16 @@ class Supervisor:
                 return True
         return False
 
-    def _end_worker(self, *, ask_first: bool) -> None:
-        """Wait for the worker to end by itself, then ask, then kill.
-
-        Args:
-            ask_first: Whether it has no reason to end by itself.
-        """
-        if self._worker is None:
-            return
-        stop_s = self._request.deadlines.stop_s
-        if ask_first:
-            self._worker.send_signal(signal.SIGTERM)
-        if not self._wait_for_worker(stop_s) and not ask_first:
-            self._worker.send_signal(signal.SIGTERM)
-            self._wait_for_worker(stop_s)
-        if not self._worker.has_ended():
-            self._log.warning(f"the worker did not end within {stop_s:g} s and is killed")
-            self._worker.send_signal(signal.SIGKILL)
-            self._wait_for_worker(stop_s)
-        self._worker.close()
-
-    def _wait_for_worker(self, timeout_s: float) -> bool:
-        assert self._worker is not None
-        deadline_s = time.monotonic() + timeout_s
-        while not self._worker.has_ended() and time.monotonic() < deadline_s:
-            self._events.turn(min(WAIT_TURN_S, timeout_s))
-        return self._worker.has_ended()
-
-    def _still_mounted(self) -> bool:
-        entry = self._entry
-        return entry is not None and any(other.mount_id == entry.mount_id for other in read_mounts())
-
-    def _try_unmount(self, *, lazy: bool) -> None:
-        try:
-            unmount(self._spec.mountpoint, lazy=lazy)
-        except MountError as exc:
-            self._log.error(str(exc))
-
-    def _close_connection(self) -> None:
-        for fd in (self._fuse_fd, self._journal_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._fuse_fd = self._journal_fd = -1
-
-    def _pid(self) -> int:
-        return self._worker.pid if self._worker is not None else 0
-
 
 def _with_snapshot(config: dict[str, Any], ready: Message) -> dict[str, Any]:
     """Return *config* with the version that the first worker found for its snapshot, for all workers after it."""
     version = ready.body.get("snapshot_version")
     if version is None:
         return config
+    return {**config, "s3": {**config["s3"], "snapshot_version": version}}
+
+
+def _keep_snapshot(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return *config* with the snapshot's version that was found for *before*: a mount stays with one version."""
+    version = before["s3"].get("snapshot_version")
     return {**config, "s3": {**config["s3"], "snapshot_version": version}}

@@ -25,33 +25,64 @@ class Worker:
     """A running worker; what it says is collected in each turn of *events*.
 
     Args:
-        command: Program and arguments; ``--holder-fd N`` is added.
+        pid: A child of this process.
+        channel: Our end of the conversation.
+        output_fd: Where what it writes can be read.
         events: The loop that its descriptors are watched in.
         log: Told each line that it writes.
         keep_journal: Given the descriptor of a journal that it has written anew.
-
-    Raises:
-        MountError: It cannot be started.
     """
 
     def __init__(
         self,
-        command: tuple[str, ...],
+        pid: int,
+        channel: Channel,
+        output_fd: int,
         events: Events,
         log: Callable[[str], None],
         keep_journal: Callable[[int], None] = os.close,
     ) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.messages: collections.deque[Message] = collections.deque()
+        self.is_connected = True
+        self.last_line = ""
+        self.unanswered = 0
+        """Pings since the last answer to one."""
+        self._status: int | None = None
         self._events = events
         self._log = log
         self._keep_journal = keep_journal
-        self.channel, theirs = Channel.pair()
-        self.messages: collections.deque[Message] = collections.deque()
-        self.is_connected = True
         self._partial = b""
-        self.last_line = ""
-        self._output_fd, write_fd = os.pipe()
+        self._output_fd = output_fd
+        os.set_blocking(self._output_fd, False)
+        self.channel.set_blocking(False)
+        events.watch(self._output_fd, self._take_output)
+        events.watch(self.channel.fileno(), self._take_message)
+
+    @classmethod
+    def start(
+        cls,
+        command: tuple[str, ...],
+        events: Events,
+        log: Callable[[str], None],
+        keep_journal: Callable[[int], None] = os.close,
+    ) -> Worker:
+        """Start a worker.
+
+        Args:
+            command: Program and arguments; ``--holder-fd N`` is added.
+            events: See above.
+            log: See above.
+            keep_journal: See above.
+
+        Raises:
+            MountError: It cannot be started.
+        """
+        channel, theirs = Channel.pair()
+        output_fd, write_fd = os.pipe()
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 [*command, "--holder-fd", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -60,29 +91,43 @@ class Worker:
                 start_new_session=True,  # Ctrl-C in the foreground is for the supervisor alone
             )
         except OSError as exc:
-            self.channel.close()
-            os.close(self._output_fd)
+            channel.close()
+            os.close(output_fd)
             raise MountError(f"{command[0]}: cannot be started: {exc.strerror}") from exc
         finally:
             theirs.close()
             os.close(write_fd)
-        os.set_blocking(self._output_fd, False)
-        self.channel.set_blocking(False)
-        events.watch(self._output_fd, self._take_output)
-        events.watch(self.channel.fileno(), self._take_message)
+        process.returncode = 0  # waited for by its id, as a worker that was inherited over an exec is
+        return cls(process.pid, channel, output_fd, events, log, keep_journal)
 
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    def inherit(self) -> tuple[int, int]:
+        """Return its channel and its output for the program that replaces this one in an exec."""
+        return self.channel.fileno(), self._output_fd
+
+    def ping(self) -> None:
+        """Ask whether its loop still turns; ``unanswered`` goes back to 0 with the answer."""
+        self.unanswered += 1
+        self.tell("ping")
+
+    def tell(self, type_: str, fds: tuple[int, ...] = (), /, **body: object) -> None:
+        """Send a message; one that cannot be sent to a worker that ends, or is stuck, is not missed."""
+        with contextlib.suppress(MountError):
+            self.channel.send(type_, fds, **body)
 
     def has_ended(self) -> bool:
         """Whether the process is over; collects its exit status."""
-        return self._process.poll() is not None
+        if self._status is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has collected it, so how it ended is not known
+                pid, status = self.pid, 0
+            if pid:
+                self._status = os.waitstatus_to_exitcode(status)
+        return self._status is not None
 
     def describe_end(self) -> str:
         """Return how it ended and, where there are any, its last words."""
-        status = self._process.returncode
+        status = self._status
         if status is None:
             how = "closed its connection"
         elif status < 0:
@@ -103,7 +148,8 @@ class Worker:
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it is still there."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
+            if not self.has_ended():
+                os.kill(self.pid, number)
 
     def close(self) -> None:
         """Let go of its descriptors; the process should have ended."""
@@ -125,7 +171,9 @@ class Worker:
         keep = self._keep_journal if message.type == "journal" and len(message.fds) == 1 else os.close
         for fd in message.fds:
             keep(fd)
-        if message.type != "journal":
+        if message.type == "pong":
+            self.unanswered = 0
+        elif message.type != "journal":
             self.messages.append(message)
 
     def _disconnect(self) -> None:

@@ -42,7 +42,7 @@ class NodeJournal:
     def __init__(self, *, rewrite_bytes: int = REWRITE_BYTES) -> None:
         self._rewrite_bytes = self._limit_bytes = rewrite_bytes
         self._fd = -1
-        self._size_bytes = 0
+        self._size_bytes = self._previewed_bytes = self._previewed_ino = 0
         self._known: Callable[[], Iterable[Node]] = tuple
         self._replace: Callable[[int], None] | None = None
         self.degraded = ""
@@ -59,18 +59,34 @@ class NodeJournal:
             replace: Passes the descriptor of a new journal to who keeps it, by duplicate; raises
                 :class:`MountError` where it cannot. None never rewrites.
         """
-        self._fd, self._known, self._replace = fd, known, replace
-        data = os.pread(fd, os.fstat(fd).st_size, 0)
-        nodes, stop = {}, len(MAGIC)
-        for node, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
-            nodes[node.id] = node
-        if not data.startswith(MAGIC):
-            if data:
+        self._known, self._replace = known, replace
+        nodes = self.preview(fd)
+        self._fd, stop = fd, max(self._previewed_bytes, len(MAGIC))
+        head = os.pread(fd, len(MAGIC), 0)
+        if head != MAGIC:
+            if head:
                 log.warning("the journal of the worker before this one has another format: what was open is lost")
             os.pwrite(fd, MAGIC, 0)
         os.ftruncate(fd, stop)  # a record that was cut short must not lie behind the next one
         self._size_bytes = stop
         self._limit_bytes = max(self._rewrite_bytes, 2 * stop)
+        return nodes
+
+    def preview(self, fd: int) -> list[Node]:
+        """Return the nodes of the journal in *fd* that were not returned before, while another process may write it.
+
+        So a successor that is started beside a worker has read nearly all when its turn comes. *fd* stays open.
+        """
+        facts = os.fstat(fd)
+        if facts.st_ino != self._previewed_ino:  # another one was written in its place
+            self._previewed_ino, self._previewed_bytes = facts.st_ino, 0
+        start, size_bytes = self._previewed_bytes, facts.st_size
+        head = os.pread(fd, len(MAGIC), 0) if start else b""
+        data = head + os.pread(fd, size_bytes - start, start)
+        nodes, stop = {}, len(head)
+        for node, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
+            nodes[node.id] = node
+        self._previewed_bytes = start + stop - len(head)
         return list(nodes.values())
 
     def append(self, node: Node) -> None:

@@ -1,0 +1,138 @@
+"""The kernel's side of a mount: the descriptor, how the conversation began, and the journal of node ids.
+
+This is what must outlive a worker. Whoever has it all can put a worker behind the mount: this supervisor, the one
+that takes its place in an upgrade, or the one that systemd starts after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from typing import TYPE_CHECKING
+
+from tigrismount.errors import MountError
+from tigrismount.holder.init import INIT_REQUEST_BYTES, InitRequest, describe_init
+from tigrismount.holder.knobs import raise_read_ahead
+from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
+from tigrismount.holder.mounting import mount, unmount
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.holder.mounting import MountSpec
+
+
+class Connection:
+    """One mount as the kernel knows it.
+
+    Args:
+        spec: What the kernel is told.
+        complain: Told what cannot be undone.
+        may_unmount: Whether this process made the mount and may take it away; else somebody privileged does.
+    """
+
+    def __init__(self, spec: MountSpec, complain: Callable[[str], None], *, may_unmount: bool = True) -> None:
+        self.spec = spec
+        self.may_unmount = may_unmount
+        self._complain = complain
+        self.fuse_fd = -1
+        self.journal_fd = -1
+        self.init_request = b""
+        """The kernel's first message; empty before mounting."""
+        self.init_reply = b""
+        """What was answered; empty until a worker has attached."""
+        self.entry: MountEntry | None = None
+        self._journals = 0
+
+    @property
+    def kernel(self) -> InitRequest:
+        """What the kernel offered."""
+        return describe_init(self.init_request)
+
+    def mount(self) -> None:
+        """Mount, and read the kernel's INIT request.
+
+        Raises:
+            MountError: It could not be mounted.
+        """
+        self.fuse_fd, self.init_reply = mount(self.spec), b""
+        self.entry = mount_at(self.spec.mountpoint)
+        self.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+        try:
+            self.init_request = os.read(self.fuse_fd, INIT_REQUEST_BYTES)
+            describe_init(self.init_request)
+        except OSError as exc:
+            raise MountError(f"the kernel did not begin the conversation: {exc.strerror}") from exc
+
+    def adopt(self, fuse_fd: int, journal_fd: int, init_request: bytes, init_reply: bytes) -> None:
+        """Go on with what another process held; the descriptors are owned from now on.
+
+        Raises:
+            MountError: *init_request* is not one.
+        """
+        describe_init(init_request)
+        self.fuse_fd, self.init_request, self.init_reply = fuse_fd, init_request, init_reply
+        if journal_fd < 0:
+            journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+        self.journal_fd = journal_fd
+        self.entry = mount_at(self.spec.mountpoint)
+
+    def answer(self, reply: bytes) -> None:
+        """Answer INIT; only once in the life of a connection.
+
+        Raises:
+            MountError: The kernel does not take it.
+        """
+        try:
+            os.write(self.fuse_fd, reply)
+        except OSError as exc:
+            raise MountError(f"the worker's answer to the kernel is not valid: {exc!r}") from exc
+        self.init_reply = reply
+
+    def keep_journal(self, fd: int) -> None:
+        """Take the journal that a worker has written anew in the place of the old one."""
+        os.close(self.journal_fd)
+        self.journal_fd = fd
+        self._journals += 1
+
+    @property
+    def journal_number(self) -> int:
+        """Grows with each journal that took the place of another."""
+        return self._journals
+
+    def raise_read_ahead(self, kib: int | None) -> list[str]:
+        """Set the mount's read-ahead, where somebody wants that; return warnings."""
+        if kib is None or self.entry is None:
+            return []
+        return raise_read_ahead(self.entry.device, kib)
+
+    def is_connected(self) -> bool:
+        """Whether the kernel still speaks to whoever holds the descriptor: also after a lazy unmount, if in use."""
+        if self.fuse_fd < 0:
+            return False
+        poll = select.poll()
+        poll.register(self.fuse_fd, 0)
+        return not poll.poll(0)
+
+    def is_mounted(self) -> bool:
+        """Whether it can still be seen."""
+        entry = self.entry
+        return entry is not None and any(other.mount_id == entry.mount_id for other in read_mounts())
+
+    def try_unmount(self, *, lazy: bool) -> None:
+        """Unmount; what goes wrong is complained about."""
+        if not self.may_unmount:
+            return
+        try:
+            unmount(self.spec.mountpoint, lazy=lazy)
+        except MountError as exc:
+            self._complain(str(exc))
+
+    def close(self) -> None:
+        """Let go: where nobody else holds it, requests that wait end in an error."""
+        for fd in (self.fuse_fd, self.journal_fd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self.fuse_fd = self.journal_fd = -1

@@ -1,0 +1,86 @@
+"""Does the worker still make progress? Asked all the time, so that a hang ends like a crash: with a successor.
+
+Two things are asked, because either can stop alone. A *ping* over the channel is answered by the worker's loop; a
+*probe* is a child that calls ``statvfs`` on the mountpoint, which is answered without any look at the store and never
+from the kernel's caches. A store that is slow or away stops neither.
+
+Patience is counted in turns of this watchdog and not in seconds: on a machine that is overloaded, paused or suspended
+its turns come late as well, and so nobody is accused of what the machine did.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING
+
+from tigrismount.holder.probe import Health, Probe
+
+if TYPE_CHECKING:
+    from tigrismount.holder.worker import Worker
+
+TURNS_MAX = 10
+"""Turns without an answer after which a worker counts as hung."""
+_PROBE_EVERY_TURNS = 5
+"""A probe is a process; pings are nearly free."""
+
+
+class Watchdog:
+    """Asks one mount's workers, one after the other.
+
+    Args:
+        mountpoint: Where ``statvfs`` is called; None asks the loop only.
+        hang_s: Seconds after which a worker counts as hung, on a machine that is not overloaded.
+    """
+
+    def __init__(self, mountpoint: str | None, hang_s: float) -> None:
+        self._mountpoint = mountpoint
+        self._every_s = hang_s / TURNS_MAX
+        self._probe: Probe | None = None
+        self._probe_turns = 0
+        self._turns = 0
+        self._next_s = 0.0
+        self.has_progress = True
+        """Whether everything that was asked before the last turn has been answered."""
+
+    def wait_s(self) -> float:
+        """Return how long nothing need be done."""
+        return max(0.0, self._next_s - time.monotonic())
+
+    def turn(self, worker: Worker) -> str:
+        """Ask again where it is time to; return what is wrong, empty where all is well."""
+        if self.wait_s():
+            return ""
+        self._next_s = time.monotonic() + self._every_s
+        self._turns += 1
+        finding = self._look()
+        seconds = f"{TURNS_MAX * self._every_s:g} s"
+        if worker.unanswered >= TURNS_MAX:
+            return f"did not answer its supervisor for {seconds}"
+        if self._probe_turns >= TURNS_MAX:
+            return f"did not answer the kernel for {seconds}"
+        self.has_progress = worker.unanswered == 0 and finding
+        worker.ping()
+        return ""
+
+    def reset(self) -> None:
+        """Begin anew, for the next worker."""
+        if self._probe is not None:
+            self._probe.finish()
+            self._probe = None
+        self._probe_turns = 0
+        self._next_s = time.monotonic() + self._every_s
+        self.has_progress = True
+
+    def _look(self) -> bool:
+        """Follow the probe; return whether it is in time."""
+        if self._probe is None:
+            if self._mountpoint is not None and self._turns % _PROBE_EVERY_TURNS == 0:
+                self._probe, self._probe_turns = Probe(self._mountpoint), 0
+            return True
+        self._probe_turns += 1
+        if not select.select([self._probe], [], [], 0)[0]:
+            return self._probe_turns <= 1
+        health = self._probe.finish().health
+        self._probe, self._probe_turns = None, 0
+        return health is not Health.HUNG
