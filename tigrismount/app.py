@@ -119,6 +119,11 @@ class Engine:
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, degraded=away)
         self._started_s = time.monotonic()
 
+    def note_handover(self, failure: str) -> None:
+        """Keep why an attempt to replace this worker failed, for ``status``."""
+        if failure:
+            self.takeovers = replace(self.takeovers, attempts=self.takeovers.attempts + 1, failure=failure)
+
     def status(self) -> dict[str, Any]:
         """Return what ``status`` shows of this mount."""
         return mount_status(
@@ -291,7 +296,8 @@ class Worker:
                         raise
                     # A user's runtime directory goes when they log out; those who read the mount are still there.
                     log.warning("serving without status: %s", exc)
-                nursery.start_soon(_stop_on_signal, session)
+                nursery.start_soon(self._leave_on_signal, session)
+                nursery.start_soon(self._listen, session, engine)
                 self._channel.send("serving")
                 gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
                 await session.serve(engine.config.fuse)
@@ -322,13 +328,46 @@ class Worker:
         attach = await self._expect("attach")
         filesystem, config = engine.filesystem, engine.config
         fuse_fd, journal_fd = attach.fds
-        filesystem.restore(engine.journal.open(journal_fd, filesystem.nodes, self._send_journal))
+        filesystem.restore(engine.journal.preview(journal_fd))
         reply = await session.replay_init(bytes.fromhex(attach.body["init"]))
         background = config.fuse.max_background
         reply = patch_init_reply(reply, max_background=background, congestion_threshold=background * 3 // 4)
         self._channel.send("attached", init_reply=reply.hex())
-        await self._expect("serve")
-        session.attach(fuse_fd, resend=not attach.body["first"])
+        serve = await self._expect("serve")  # from here on no other worker writes the journal
+        if serve.fds:
+            os.close(journal_fd)
+            (journal_fd,) = serve.fds
+        filesystem.restore(engine.journal.open(journal_fd, filesystem.nodes, self._send_journal))
+        session.attach(fuse_fd, resend=serve.body["resend"])
+
+    async def _listen(self, session: Session, engine: Engine) -> None:
+        """Do what the supervisor says, as long as there is one."""
+        while True:
+            await trio.lowlevel.wait_readable(self._channel)
+            message = self._channel.receive()
+            if message is None:
+                log.warning("the supervisor is gone: nobody looks after this mount any more")
+                return
+            if message.type == "ping":
+                self._say("pong")
+            elif message.type == "note":
+                engine.note_handover(str(message.body.get("handover", "")))
+            elif message.type == "release":
+                resend = await session.release(cancel=bool(message.body.get("cancel")))
+                engine.journal.close()  # the successor writes it now
+                self._say("released", resend=resend)
+            elif message.type == "stop":
+                session.stop()
+
+    async def _leave_on_signal(self, session: Session) -> None:
+        """Ask for a successor where somebody wants this process to end; until one serves, this one does."""
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                log.info("SIGTERM: asking for a successor")
+                try:
+                    self._channel.send("leaving")
+                except MountError:
+                    session.stop()  # there is nobody who could find one
 
     def _send_journal(self, fd: int) -> None:
         self._channel.send("journal", [fd])
@@ -367,13 +406,6 @@ async def _refresh(engine: Engine, request: Mapping[str, Any]) -> Mapping[str, A
     names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
     entries = engine.filesystem.refresh(names)
     return {"names": len(entries), "complete": await forget_names(entries)}
-
-
-async def _stop_on_signal(session: Session) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async for _ in signals:
-            log.info("SIGTERM: finishing the requests in service")
-            session.stop()
 
 
 def main() -> int:

@@ -33,6 +33,10 @@ class Takeovers:
     """Workers so far, less one."""
     reason: str = ""
     """How the worker before this one ended; empty for the first."""
+    attempts: int = 0
+    """Failed attempts to replace this worker."""
+    failure: str = ""
+    """Why the last of them failed; empty where there was none."""
 
 
 def mount_status(
@@ -80,7 +84,12 @@ def mount_status(
         "snapshot": config.s3.snapshot_version,
         "credentials": credentials,
         "notes": list(notes),
-        "takeovers": {"count": takeovers.count, "last_reason": takeovers.reason or None},
+        "takeovers": {
+            "count": takeovers.count,
+            "last_reason": takeovers.reason or None,
+            "attempts": takeovers.attempts,
+            "last_failure": takeovers.failure or None,
+        },
         "degraded": [f"{part}: {why}" for part, why in {"cache": cache.degraded, **degraded}.items() if why],
         "bytes": {
             "ram": blocks.bytes_hit,

@@ -71,14 +71,14 @@ def worker(runtime):
 def test_workers_tell_of_themselves(runtime, worker):
     worker("/b")
     worker("/a", degraded=["cache: disk full"])
-    first, second = collect_mounts(runtime, [entry("/a"), entry("/b"), entry("/", type_="ext4")])
+    first, second = collect_mounts([runtime], [entry("/a"), entry("/b"), entry("/", type_="ext4")])
     assert (first["mountpoint"], first["state"]) == ("/a", "degraded")
     assert (second["mountpoint"], second["state"], second["bytes"]["remote"]) == ("/b", "ok", 3 << 20)
 
 
 def test_a_worker_that_serves_what_was_unmounted_lazily_is_detached(runtime, worker):
     worker("/a")
-    [mount] = collect_mounts(runtime, [])
+    [mount] = collect_mounts([runtime], [])
     assert mount["state"] == "detached"
 
 
@@ -86,13 +86,13 @@ def test_sockets_without_a_worker_are_removed(runtime):
     path = socket_path(runtime, "/a")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
-    assert collect_mounts(runtime, []) == []
+    assert collect_mounts([runtime], []) == []
     assert not os.path.exists(path)
 
 
 def test_a_mount_without_a_socket_is_judged_from_outside(runtime, tmp_path):
     """An ordinary directory answers: it serves, but nobody tells about it."""
-    [mount] = collect_mounts(runtime, [entry(str(tmp_path))])
+    [mount] = collect_mounts([runtime], [entry(str(tmp_path))])
     assert (mount["state"], mount["pid"], mount["source"]) == ("unknown", None, "s3://b")
     assert mount["degraded"] == ["it belongs to user 5, or its control socket is gone"]
 
@@ -130,7 +130,7 @@ def test_details_show_what_is_frozen_and_what_stands_on_the_way(capsys):
 
 
 def test_a_mount_that_tells_nothing_can_be_shown(capsys, runtime, tmp_path):
-    mounts = collect_mounts(runtime, [entry(str(tmp_path))])
+    mounts = collect_mounts([runtime], [entry(str(tmp_path))])
     _print_overview(mounts)
     _print_details(mounts[0])
     assert "unknown" in capsys.readouterr().out
@@ -153,5 +153,5 @@ def test_the_socket_of_a_worker_that_is_being_replaced_is_left_to_its_successor(
     for mountpoint in ("/there", "/gone"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(socket_path(runtime, mountpoint))
-    collect_mounts(runtime, [entry("/there")])
+    collect_mounts([runtime], [entry("/there")])
     assert os.listdir(runtime) == [os.path.basename(socket_path(runtime, "/there"))]

@@ -267,7 +267,65 @@ def test_a_worker_that_is_told_to_end_hands_over(mount, source, readers, record_
         busy = readers(mounted.path, ["read", "mmap"])
         status = kill_worker(mounted, signal.SIGTERM)
         assert_no_read_failed(finish(busy), record_property)
-        assert status["takeovers"]["count"] == 1
+        assert status["takeovers"] == {
+            "count": 1,
+            "last_reason": "was told to end",
+            "attempts": 0,
+            "last_failure": None,
+        }
+
+
+def test_upgrades_under_load_fail_no_read(mount, source, readers, record_property):
+    with mount(source) as mounted:
+        before = mounted.status()
+        busy = readers(mounted.path, ["read", "mmap", "read"])
+        for number in (1, 2, 3):
+            done = mount.run("upgrade", mounted.path).check()
+            assert "has taken over" in done.output
+            assert wait_until(lambda: reads_answered(mounted.status()) > 0)
+            assert mounted.status()["takeovers"]["count"] == number
+        status = mounted.status()
+        assert status["supervisor_pid"] == before["supervisor_pid"]
+        assert status["pid"] != before["pid"]
+        assert_no_read_failed(finish(busy), record_property)
+        assert wait_until(lambda: len(marked_processes(mounted.mark)) == 2), "an old worker is still there"
+
+
+def test_a_read_that_waits_for_the_store_is_answered_by_the_successor(mount, source, body, s3, child):
+    code = "import sys, zlib; print(zlib.crc32(open(sys.argv[1], 'rb').read()), flush=True)"
+    with mount(source) as mounted:
+        s3.inject(FaultRule(match="GET /[^/]*/file", action="delay", delay_s=60, count=-1))
+        reader = child(code, f"{mounted.path}/file")
+        assert wait_until(lambda: mounted.status()["flights"]["remote"] > 0)
+        s3.inject()
+        mount.run("upgrade", mounted.path).check()
+        assert int(reader.communicate(timeout=30)[0]) == zlib.crc32(body)
+
+
+def test_an_upgrade_that_cannot_start_leaves_the_worker_serving(mount, source, python, tmp_path):
+    config = tmp_path / "mount.toml"
+    config.write_text('log-level = "info"\n')
+    with mount(source, f"--config={config}") as mounted:
+        before = mounted.status()
+        config.write_text('no-such-option = "info"\n')
+        done = mount.run("upgrade", mounted.path)
+        assert done.status == 1
+        assert "no-such-option" in done.errors
+        status = mounted.status()
+        assert (status["pid"], status["supervisor_pid"]) == (before["pid"], before["supervisor_pid"])
+        config.write_text('log-level = "debug"\n')
+        mount.run("upgrade", mounted.path).check()
+        assert mounted.status()["config"]["log_level"]["value"] == "debug"
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_is_replaced(mount, source, python):
+    with mount(source) as mounted:
+        before = mounted.status()
+        os.kill(before["pid"], signal.SIGSTOP)
+        assert python("print(len(open(f'{path}/dir/inner').read()))", mounted.path, timeout_s=90) == "5\n"
+        status = mounted.status()
+        assert status["takeovers"]["last_reason"] == "did not answer its supervisor for 20 s and was killed"
 
 
 @pytest.mark.slow

@@ -58,6 +58,7 @@ class Supervised:
 
     outcome: Outcome
     log: Path
+    request: MountRequest
 
     @property
     def pid(self) -> int:
@@ -76,14 +77,23 @@ def supervise(fuse: None, mountpoint: Path, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("_TIGRISMOUNT_STARTED_BY", mark)
     started: list[Supervised] = []
 
-    def start(*, deadlines: Deadlines | None = None, nonempty: bool = False, **fake: object) -> Supervised:
+    def start(
+        *,
+        deadlines: Deadlines | None = None,
+        nonempty: bool = False,
+        use_resend: bool = True,
+        reload_command: tuple[str, ...] = (),
+        **fake: object,
+    ) -> Supervised:
         log = tmp_path / f"log{len(started)}"
         request = MountRequest(
             config=config_for(mountpoint, fake=fake, nonempty=nonempty, log_file=str(log)),
             worker_command=FAKE_WORKER,
+            use_resend=use_resend,
+            reload_command=reload_command,
             deadlines=deadlines or Deadlines(start_s=20, unmount_grace_s=0, stop_s=5),
         )
-        supervised = Supervised(start_in_background(request), log)
+        supervised = Supervised(start_in_background(request), log, request)
         started.append(supervised)
         return supervised
 

@@ -24,9 +24,11 @@ RESEND = struct.pack("=IiQ", 16, 7, 0)
 NO_REPLY = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 
 
-def init_reply(request: bytes) -> bytes:
+def init_reply(request: bytes, max_write: int = 131072) -> bytes:
     kernel = describe_init(request)
-    body = struct.pack("=IIIIHHIIHHII", 7, 31, kernel.max_readahead_bytes, 0, 12, 9, 131072, 1, 32, 0, 0, 0) + bytes(24)
+    body = struct.pack("=IIIIHHIIHHII", 7, 31, kernel.max_readahead_bytes, 0, 12, 9, max_write, 1, 32, 0, 0, 0) + bytes(
+        24
+    )
     return struct.pack("=IiQ", 16 + len(body), 0, kernel.unique) + body
 
 
@@ -48,7 +50,11 @@ def answer(opcode: int, fake: dict) -> bytes | int:
 
 def serve(fuse_fd: int, channel: Channel, fake: dict) -> None:
     while True:
-        select.select([fuse_fd], [], [])
+        readable, _, _ = select.select([fuse_fd, channel], [], [])
+        if channel in readable:
+            if not obey(channel, fake):
+                return
+            continue
         try:
             request = os.read(fuse_fd, 1 << 20)
         except OSError as exc:
@@ -62,6 +68,23 @@ def serve(fuse_fd: int, channel: Channel, fake: dict) -> None:
         reply = answer(opcode, fake)
         body, error = (b"", reply) if isinstance(reply, int) else (reply, 0)
         os.write(fuse_fd, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)
+
+
+def obey(channel: Channel, fake: dict) -> bool:
+    """Do what the supervisor says; return whether to go on serving."""
+    message = channel.receive()
+    if message is None or message.type == "stop":
+        return False
+    if message.type == "ping":
+        channel.send("pong")
+    elif message.type == "note":
+        print(f"note: {message.body['handover']}", file=sys.stderr)
+    elif message.type == "release":
+        misbehave(fake, "release")
+        print(f"release, cancel: {message.body['cancel']}", file=sys.stderr)
+        channel.send("released", resend=True)
+        return False
+    return True
 
 
 def misbehave(fake: dict, stage: str) -> None:
@@ -104,13 +127,14 @@ def main() -> None:
     if attach is None:
         return
     misbehave(fake, "attached")
-    reply = init_reply(bytes.fromhex(attach.body["init"])).hex()
+    reply = init_reply(bytes.fromhex(attach.body["init"]), fake.get("max_write", 131072)).hex()
     channel.send("attached", init_reply=fake.get("init_reply", reply))
-    if channel.receive() is None:
+    serve_now = channel.receive()
+    if serve_now is None:
         return
     fuse_fd, journal_fd = attach.fds
-    keep_journal(channel, journal_fd, fake)
-    if not attach.body["first"]:
+    keep_journal(channel, *(serve_now.fds or [journal_fd]), fake)
+    if serve_now.body["resend"]:
         os.write(fuse_fd, RESEND)
     channel.send("serving")
     misbehave(fake, "serve")

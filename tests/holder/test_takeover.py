@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from tigrismount.demo.command import wait_until
-from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mountinfo import mount_at, read_mounts
 from tigrismount.holder.mounting import unmount
 from tigrismount.holder.probe import Health, Probe, probe
 from tigrismount.holder.request import Deadlines
@@ -157,8 +157,27 @@ def test_a_successor_that_would_answer_the_kernel_differently_is_not_let_in(supe
     os.kill(worker_of(supervised), signal.SIGKILL)
     assert supervised.wait() == 1
     assert health(mountpoint) is Health.DEAD
-    assert "speaks to the kernel in another way" in supervised.log.read_text()
+    log = supervised.log.read_text()
+    assert "speaks to the kernel in another way; mounting anew" in log
+    assert "could not be mounted anew" in log
     assert takeovers(supervised) == 0
+
+
+@pytest.mark.parametrize("reason", ["old kernel", "other answer"])
+def test_where_no_worker_can_take_over_the_mount_is_made_anew_over_the_old_one(supervise, mountpoint, reason):
+    old = reason == "old kernel"
+    supervised = supervise(use_resend=False) if old else supervise(successor={"max_write": 65536})
+    directory = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.kill(supervised.outcome.worker_pid, signal.SIGKILL)
+        assert wait_until(lambda: "mounting anew" in supervised.log.read_text())
+        assert wait_until(lambda: health(mountpoint) is Health.OK)
+        with pytest.raises(OSError, match=r"not connected|connection abort"):
+            os.listdir(directory)
+    finally:
+        os.close(directory)
+    assert len([entry for entry in read_mounts() if entry.mountpoint == str(mountpoint)]) == 2
+    end(supervised, mountpoint)
 
 
 def test_a_request_that_kills_every_worker_ends_in_an_error(supervise, mountpoint, tmp_path):

@@ -32,7 +32,7 @@ def run(events):
     lines: list[str] = []
 
     def start(program: str) -> tuple[Worker, list[str]]:
-        worker = Worker((sys.executable, "-c", program), events, lines.append)
+        worker = Worker.start((sys.executable, "-c", program), events, lines.append)
         os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
         return worker, lines
 
@@ -60,7 +60,7 @@ def test_a_worker_that_said_nothing_has_an_end_too(run):
 def test_a_program_that_is_not_there_is_an_error_and_leaves_nothing_open(events):
     before = os.listdir("/proc/self/fd")
     with pytest.raises(MountError, match="/nowhere/worker: cannot be started: No such file"):
-        Worker(("/nowhere/worker",), events, print)
+        Worker.start(("/nowhere/worker",), events, print)
     assert os.listdir("/proc/self/fd") == before
 
 

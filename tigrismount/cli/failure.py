@@ -13,6 +13,8 @@ BAD_USAGE = 2
 """The command line, the environment or a file is wrong."""
 NOT_FOUND = 3
 """There is no such mount or cache."""
+HEALTH_BAD_USAGE = 64
+"""The same for ``health``, whose low numbers say how a mount does (EX_USAGE of sysexits.h)."""
 INTERRUPTED = 130
 """Ctrl-C, as shells number it."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from tigrismount.cli.failure import BAD_USAGE, FAILED, INTERRUPTED, CommandFailure, print_error
+from tigrismount.cli.failure import BAD_USAGE, FAILED, HEALTH_BAD_USAGE, INTERRUPTED, CommandFailure, print_error
 from tigrismount.config.merge import suggest
 from tigrismount.errors import ConfigError, TigrisMountError
 
@@ -26,6 +26,8 @@ _COMMANDS = {
     "loads": "Show what model loads cost, and why.",
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
     "snapshots": "List the snapshots of a Tigris bucket.",
+    "health": "Tell whether a mount answers, as an exit status.",
+    "upgrade": "Replace the daemon of a mount without a failed read.",
     "refresh": "Forget what is known of a path, so that a change is seen at once.",
     "warm": "Fill the disk cache, through a mount or without one.",
     "cache": "Look into a disk cache.",
@@ -92,7 +94,7 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
 @click.pass_context
 def cli(ctx: click.Context, debug: bool) -> None:
     """Mount Tigris and S3 buckets read-only and load model weights fast."""
-    ctx.obj = {"debug": debug}
+    ctx.obj = {"arguments": [], **(ctx.obj or {}), "debug": debug}
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(BAD_USAGE)
@@ -119,7 +121,9 @@ def run() -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    result: Any = cli.main(args=list(arguments), prog_name="tigrismount", standalone_mode=False)
+    result: Any = cli.main(
+        args=list(arguments), prog_name="tigrismount", standalone_mode=False, obj={"arguments": list(arguments)}
+    )
     sys.stdout.flush()  # so that a closed pipe is noticed here and not at exit
     return result if isinstance(result, int) else 0
 
@@ -137,7 +141,7 @@ def _explain(exc: Exception, *, debug: bool) -> int:
     if isinstance(exc, click.ClickException):
         path = exc.ctx.command_path if isinstance(exc, click.UsageError) and exc.ctx else "tigrismount"
         print_error(f"{exc.format_message().rstrip('.')}; see '{path} --help'")
-        return BAD_USAGE
+        return HEALTH_BAD_USAGE if path.endswith(" health") else BAD_USAGE
     if isinstance(exc, CommandFailure):
         print_error(str(exc))
         return exc.exit_code

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -25,16 +28,18 @@ from tigrismount.holder.request import MountRequest, Outcome
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the options below as keys.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until it is unmounted.")
 @click.option("--debug", is_flag=True, help="Log everything, and show a traceback when something fails.")
+@click.option("--print-request", is_flag=True, hidden=True, help="Print what a supervisor would be asked, and exit.")
 @flags(BY_KEY)
 @click.pass_obj
 def mount(
-    obj: dict[str, bool],
+    obj: dict[str, Any],
     /,
     places: tuple[str, ...],
     mount_options: tuple[str, ...],
     config_file: str | None,
     foreground: bool,
     debug: bool,
+    print_request: bool,
     **given: object,
 ) -> int:
     """Mount SOURCE on the directory MOUNTPOINT, read-only.
@@ -57,14 +62,23 @@ def mount(
     )
     config = loaded.config
     _check_files(config)
+    request = MountRequest(config=config.to_json(), reload_command=_same_again(obj["arguments"]), directory=os.getcwd())
+    if print_request:
+        click.echo(request.to_json())
+        return 0
     for warning in loaded.warnings:
         print_warning(warning)
-    request = MountRequest(config=config.to_json())
     if foreground:
         return run_in_foreground(request, lambda outcome: _tell(config, outcome))
     outcome = start_in_background(request)
     _tell(config, outcome)
     return outcome.exit_code
+
+
+def _same_again(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return a command that prints the request which this command line would make another day."""
+    own = [argument for argument in arguments if argument != "--print-request"]
+    return (sys.executable, "-P", "-m", "tigrismount", *own, "--print-request") if own else ()
 
 
 def _places(places: tuple[str, ...]) -> tuple[str | None, str]:

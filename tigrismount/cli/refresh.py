@@ -10,7 +10,7 @@ import click
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.place import locate
 from tigrismount.control.client import StaleSocketError, request
-from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.paths import find_socket
 from tigrismount.holder.mountinfo import read_mounts
 
 _ANSWER_TIMEOUT_S = 30.0  # the kernel waits for look-ups in progress, and those for the store
@@ -26,7 +26,7 @@ def refresh(path: str, as_json: bool) -> int:
     Files that are open keep their version.
     """
     mountpoint, below = locate(path, read_mounts())
-    socket = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
+    socket = find_socket(os.environ, uid=os.geteuid(), mountpoint=mountpoint)
     try:
         reply = request(socket, "refresh", timeout_s=_ANSWER_TIMEOUT_S, below=below)
     except StaleSocketError as exc:

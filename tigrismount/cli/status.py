@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import click
@@ -18,7 +18,7 @@ from tigrismount.cli.table import print_table
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import format_size
 from tigrismount.control.client import StaleSocketError, drop_stale, request, sockets
-from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.paths import runtime_directories, socket_path
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import MountEntry, canonical_mountpoint, read_mounts
 from tigrismount.holder.probe import Health, probe
@@ -32,7 +32,7 @@ _ANSWER_TIMEOUT_S = 3.0  # a healthy daemon answers in milliseconds; a person wa
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 def status(mountpoint: str | None, as_json: bool) -> int:
     """Show what is mounted: all mounts, or one in detail."""
-    mounts = collect_mounts(runtime_directory(os.environ, uid=os.geteuid()), read_mounts())
+    mounts = collect_mounts(runtime_directories(os.environ, uid=os.geteuid()), read_mounts())
     if mountpoint is not None:
         path = canonical_mountpoint(mountpoint)
         mounts = [mount for mount in mounts if mount["mountpoint"] == path]
@@ -49,21 +49,21 @@ def status(mountpoint: str | None, as_json: bool) -> int:
     return 0
 
 
-def collect_mounts(directory: str, mounted: Iterable[MountEntry]) -> list[dict[str, Any]]:
+def collect_mounts(directories: Sequence[str], mounted: Iterable[MountEntry]) -> list[dict[str, Any]]:
     """Return what ``status --json`` shows of each mount, by mountpoint.
 
     Each has a ``state``: ``ok``, ``degraded``, ``detached`` (unmounted lazily, still in use), ``dead``,
     ``not answering``, or ``unknown`` (it serves, but has no control socket that we may ask).
 
     Args:
-        directory: Where this user's control sockets are.
+        directories: Where the control sockets are that this user may ask.
         mounted: The kernel's mounts.
 
     Returns:
         What each worker tells of itself, or what can be seen from outside.
     """
     entries = {entry.mountpoint: entry for entry in mounted if entry.is_ours}
-    mounts = {mount["mountpoint"]: mount for mount in _ask_all(directory, entries.keys())}
+    mounts = {mount["mountpoint"]: mount for directory in directories for mount in _ask_all(directory, entries.keys())}
     for mountpoint, entry in entries.items():
         if mountpoint not in mounts:
             mounts[mountpoint] = _judge(entry)

@@ -13,7 +13,7 @@ from tigrismount.cli.busy import processes_using
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import request
-from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.paths import find_socket
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import MountEntry, canonical_mountpoint, mount_at
 from tigrismount.holder.mounting import BusyError
@@ -72,7 +72,7 @@ def _busy(path: str) -> str:
 
 def _daemons(path: str) -> list[int]:
     """Return the pids of the worker and the supervisor, as far as they are known."""
-    socket = socket_path(runtime_directory(os.environ, uid=os.geteuid()), path)
+    socket = find_socket(os.environ, uid=os.geteuid(), mountpoint=path)
     try:
         status = request(socket, "status", timeout_s=_ASK_TIMEOUT_S)
     except MountError:

@@ -143,6 +143,8 @@ class MountConfig:
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
     return "inf" if value == math.inf else value
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SUFFIX = ".sock"
 """What the name of every control socket ends with."""
 
+UNITS_DIRECTORY = "/run/tigrismount-units/tigrismount"
+"""Control sockets of mounts that systemd units serve, as a user of their own."""
+
 _MODE = 0o700  # a control socket answers whoever can reach it
 
 
@@ -34,6 +37,18 @@ def runtime_directory(environment: Mapping[str, str], *, uid: int) -> str:
         return "/run/tigrismount"
     runtime = environment.get("XDG_RUNTIME_DIR", "")
     return os.path.join(runtime, "tigrismount") if os.path.isabs(runtime) else f"/tmp/tigrismount-{uid}"  # noqa: S108
+
+
+def runtime_directories(environment: Mapping[str, str], *, uid: int) -> list[str]:
+    """Return the directories of all control sockets that user *uid* may ask: root's view has those of units as well."""
+    own = runtime_directory(environment, uid=uid)
+    return [own, UNITS_DIRECTORY] if uid == 0 else [own]
+
+
+def find_socket(environment: Mapping[str, str], *, uid: int, mountpoint: str) -> str:
+    """Return the control socket of the mount at *mountpoint*: the one that is there, else where it would be."""
+    paths = [socket_path(directory, mountpoint) for directory in runtime_directories(environment, uid=uid)]
+    return next((path for path in paths if os.path.exists(path)), paths[0])
 
 
 def ensure_runtime_directory(directory: str) -> None:
@@ -51,12 +66,16 @@ def ensure_runtime_directory(directory: str) -> None:
 
 
 def is_private(directory: str) -> bool:
-    """Tell whether *directory* is a real directory that belongs to this user and that no other may write to."""
+    """Tell whether *directory* is a real directory that belongs to this user and that no other may write to.
+
+    For root, the directory of the units is one too: only root can have given it to their user.
+    """
     try:
         facts = os.lstat(directory)
     except OSError:
         return False
-    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid() and not facts.st_mode & 0o022
+    ours = facts.st_uid == os.geteuid() or (os.geteuid() == 0 and directory == UNITS_DIRECTORY)
+    return stat.S_ISDIR(facts.st_mode) and ours and not facts.st_mode & 0o022
 
 
 def socket_path(directory: str, mountpoint: str) -> str:

@@ -44,6 +44,7 @@ class Connection:
         """What was answered; empty until a worker has attached."""
         self.entry: MountEntry | None = None
         self._journals = 0
+        self._lost: set[int] = set()
 
     @property
     def kernel(self) -> InitRequest:
@@ -128,6 +129,18 @@ class Connection:
             unmount(self.spec.mountpoint, lazy=lazy)
         except MountError as exc:
             self._complain(str(exc))
+
+    def leave_below(self) -> None:
+        """Leave a mount that is lost where it is, for another one on top: it hides the directory from everybody."""
+        if self.entry is not None:
+            self._lost.add(self.entry.mount_id)
+        self.entry = None
+
+    def remove_lost(self) -> None:
+        """Remove the mounts that were left below."""
+        while self._lost and (entry := mount_at(self.spec.mountpoint)) is not None and entry.mount_id in self._lost:
+            self._lost.discard(entry.mount_id)
+            self.try_unmount(lazy=True)
 
     def close(self) -> None:
         """Let go: where nobody else holds it, requests that wait end in an error."""

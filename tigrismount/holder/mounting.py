@@ -126,7 +126,9 @@ def _mount_connection(spec: MountSpec, fd: int) -> None:
     try:
         root_mode = stat.S_IFMT(os.stat(spec.mountpoint).st_mode)
     except OSError as exc:
-        raise MountError(f"{spec.mountpoint}: cannot be mounted on: {exc.strerror}") from exc
+        if exc.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
+            raise MountError(f"{spec.mountpoint}: cannot be mounted on: {exc.strerror}") from exc
+        root_mode = stat.S_IFDIR  # a mount that is lost: the new one goes on top of it
     options = f"fd={fd},rootmode={root_mode:o},user_id=0,group_id=0,default_permissions"
     options += ",allow_other" if spec.allow_other else ""
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOATIME

@@ -12,7 +12,7 @@ has begun before the successor is let in.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
 from tigrismount.holder.conversation import Conversation, InterruptedBySignalError, StartError
@@ -21,7 +21,7 @@ from tigrismount.holder.succession import Succession
 if TYPE_CHECKING:
     from tigrismount.holder.connection import Connection
     from tigrismount.holder.log import DaemonLog
-    from tigrismount.holder.request import Deadlines
+    from tigrismount.holder.request import MountRequest
     from tigrismount.holder.worker import Worker
     from tigrismount.holder.workers import Workers
 
@@ -37,27 +37,25 @@ class Replacement:
         connection: What they serve.
         workers: Starts and ends them.
         log: Told what happens.
-        config: What each worker is given.
-        deadlines: How long to wait.
+        request: What is mounted.
     """
 
-    def __init__(
-        self, connection: Connection, workers: Workers, log: DaemonLog, config: dict[str, Any], deadlines: Deadlines
-    ) -> None:
+    def __init__(self, connection: Connection, workers: Workers, log: DaemonLog, request: MountRequest) -> None:
         self._connection = connection
         self._workers = workers
         self._log = log
-        self._deadlines = deadlines
-        self.config = config
+        self._deadlines = request.deadlines
+        self._use_resend = request.use_resend
+        self.config = request.config
         """What each worker is given."""
-        self.succession = Succession(can_resend=False, outage_max_s=deadlines.takeover_s)
+        self.succession = Succession(can_resend=False, outage_max_s=request.deadlines.takeover_s)
         """What became of the workers so far."""
         self.may_remount = False
         """Whether the last refusal was one that a new connection would not meet."""
 
     def begin(self) -> None:
         """Take note of what the kernel can, once a connection has been made or adopted."""
-        self.succession.can_resend = self._connection.kernel.has_resend
+        self.succession.can_resend = self._use_resend and self._connection.kernel.has_resend
 
     def history(self) -> dict[str, object]:
         """Return what a worker is told of those before it: nothing where there was none."""

@@ -51,6 +51,8 @@ class MountRequest:
     reload_command: tuple[str, ...] = ()
     """Prints this request as it would be made today: files read again, by the program that is installed. Empty: as it
     was."""
+    use_resend: bool = True
+    """Whether to rely on the kernel's sending requests again; without, all is as on a kernel that cannot."""
     directory: str = "/"
     """Where the mount was asked for, and *reload_command* runs."""
 
@@ -97,6 +99,7 @@ class MountRequest:
                 worker_command=tuple(values["worker_command"]),
                 deadlines=Deadlines(**values["deadlines"]),
                 reload_command=tuple(values.get("reload_command", ())),
+                use_resend=values.get("use_resend", True),
                 directory=values.get("directory", "/"),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as exc:

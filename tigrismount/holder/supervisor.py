@@ -100,7 +100,7 @@ class Supervisor:
             keep_journal=self._connection.keep_journal,
             check=self._check_interruptions,
         )
-        self._replacement = Replacement(self._connection, self._workers, log, request.config, request.deadlines)
+        self._replacement = Replacement(self._connection, self._workers, log, request)
         self._watchdog = Watchdog(request.spec.mountpoint, request.deadlines.hang_s)
 
     def run(self) -> int:
@@ -300,6 +300,7 @@ class Supervisor:
                 return None
         if not connection.is_connected() and not connection.is_mounted():
             self._let_go()
+            connection.remove_lost()
             self._log.info(f"{spec.mountpoint} was unmounted")
             return 0
         # Not unmounted: an error is better than a directory that is suddenly empty.
@@ -313,6 +314,7 @@ class Supervisor:
         """Mount anew over the mount that is lost, so that at no time the directory below can be seen."""
         self._log.warning(f"the worker {how}; {refusal}; mounting anew: files that are open fail")
         self._serves = False
+        self._connection.leave_below()
         self._replacement.succession.note_served()  # once more another worker
         try:
             self._make()
@@ -441,6 +443,7 @@ class Supervisor:
         lazy = self._unmount_within_grace()
         self._workers.end_all(ask_first=lazy)
         self._connection.close()
+        self._connection.remove_lost()
         return _FAILED if self._connection.is_mounted() else 0
 
     def _unmount_within_grace(self) -> bool:

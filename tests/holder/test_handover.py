@@ -1,0 +1,191 @@
+"""A worker that serves is replaced by one that was made ready beside it: real mounts, a worker that does as told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from tigrismount.demo.command import wait_until
+from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.probe import Health, probe
+from tigrismount.holder.request import Deadlines
+
+pytestmark = pytest.mark.fuse
+
+
+def health(mountpoint) -> Health:
+    return probe(str(mountpoint), timeout_s=20, listing=True).health
+
+
+def has_said(supervised, text: str, times: int = 1) -> bool:
+    return wait_until(lambda: supervised.log.read_text().count(text) >= times)
+
+
+def end(supervised, mountpoint) -> None:
+    os.kill(supervised.pid, signal.SIGTERM)
+    assert supervised.wait() == 0
+    assert mount_at(str(mountpoint)) is None
+
+
+def test_sighup_executes_the_supervisor_anew_and_replaces_the_worker(supervise, mountpoint):
+    supervised = supervise()
+    for number in (1, 2):
+        os.kill(supervised.pid, signal.SIGHUP)
+        assert has_said(supervised, "has taken over from", number)
+        assert health(mountpoint) is Health.OK
+    log = supervised.log.read_text()
+    assert log.count("the supervisor was executed anew") == 2
+    assert "takeover 2: was replaced for an upgrade or a reload" in log
+    assert [line for line in log.splitlines() if line.startswith("journal: ")][-1] == "journal: xxx"
+    with open(f"/proc/{supervised.pid}/cmdline") as file:
+        assert "--state-fd" in file.read()
+    assert wait_until(lambda: len(children(supervised.pid)) == 1), "the old worker is still there"
+    end(supervised, mountpoint)
+
+
+def children(pid: int) -> list[str]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
+def test_descriptors_do_not_pile_up_over_upgrades(supervise, mountpoint):
+    supervised = supervise(rewrites_journal=True)
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from")
+    assert wait_until(lambda: len(children(supervised.pid)) == 1)
+    fds = len(os.listdir(f"/proc/{supervised.pid}/fd"))
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from", 2)
+    assert wait_until(lambda: len(os.listdir(f"/proc/{supervised.pid}/fd")) == fds), "descriptors leak"
+    end(supervised, mountpoint)
+
+
+def test_a_worker_killed_after_an_upgrade_gets_a_successor(supervise, mountpoint):
+    supervised = supervise()
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from")
+    assert wait_until(lambda: len(children(supervised.pid)) == 1)
+    os.kill(int(children(supervised.pid)[0]), signal.SIGKILL)
+    assert health(mountpoint) is Health.OK
+    assert "takeover 2: was killed by SIGKILL" in supervised.log.read_text()
+    end(supervised, mountpoint)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ({"dies": "ready"}, "ended with exit status 7: something terrible"),
+        ({"dies": "attached"}, "ended with exit status 7: something terrible"),
+        ({"fails": {"exit_code": 1, "message": "no such key"}}, "no such key"),
+        ({"hangs": "ready"}, "did not become ready within 1 s"),
+        ({"max_write": 65536}, "speaks to the kernel in another way"),
+    ],
+    ids=str,
+)
+def test_where_the_successor_does_not_come_up_the_worker_goes_on(supervise, mountpoint, fault, why):
+    deadlines = Deadlines(start_s=1, unmount_grace_s=0, stop_s=2)
+    supervised = supervise(successor=fault, deadlines=deadlines)
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "goes on, as no other could be put in its place")
+    assert has_said(supervised, "note: ")
+    assert why in supervised.log.read_text().split("note: ")[1].splitlines()[0]
+    assert health(mountpoint) is Health.OK
+    assert children(supervised.pid) == [str(supervised.outcome.worker_pid)]
+    end(supervised, mountpoint)
+
+
+def test_a_worker_that_does_not_let_go_is_killed(supervise, mountpoint):
+    supervised = supervise(hangs="release", deadlines=Deadlines(start_s=20, release_s=0.5, stop_s=2))
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "did not let go of the connection within 0.5 s")
+    assert has_said(supervised, "has taken over from")
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
+def test_a_successor_that_fails_when_its_turn_has_come_is_followed_by_another(supervise, mountpoint, tmp_path):
+    flag = tmp_path / "die"
+    flag.touch()
+    supervised = supervise(successor={"dies": "serve", "dies_while": str(flag)})
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "something terrible")
+    flag.unlink()
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
+def test_an_old_kernel_has_the_worker_finish_what_it_began(supervise, mountpoint):
+    supervised = supervise(use_resend=False)
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "release, cancel: False")
+    assert has_said(supervised, "has taken over from")
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
+def test_a_signal_during_an_upgrade_unmounts(supervise, mountpoint):
+    supervised = supervise(successor={"hangs": "ready"})
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "fake worker started", 2)
+    end(supervised, mountpoint)
+
+
+def test_a_program_that_does_not_run_is_not_executed(supervise, mountpoint):
+    command = (sys.executable, "-c", "raise SystemExit('half an installation')")
+    supervised = supervise(reload_command=command)
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "not upgraded: the installed program does not run: half an installation")
+    assert has_said(supervised, "note: the installed program does not run")
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
+def test_the_configuration_is_read_again(supervise, mountpoint, tmp_path):
+    fresh = tmp_path / "request.json"
+    command = (sys.executable, "-c", f"print('a warning'); print(open({str(fresh)!r}).read())")
+    supervised = supervise(reload_command=command, ready={"snapshot_version": "17"})
+    request = supervised.request
+    request.config["s3"]["region"] = "elsewhere"
+    fresh.write_bytes(request.to_json())
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from")
+    assert "'snapshot_version': '17', 'region': 'elsewhere'" in supervised.log.read_text()
+    request.config["fsname"] = "s3://other"
+    fresh.write_bytes(request.to_json())
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "not upgraded: fsname is another one now; unmount, and mount again")
+    end(supervised, mountpoint)
+
+
+HANG = Deadlines(start_s=20, unmount_grace_s=0, stop_s=2, hang_s=1)
+
+
+def test_a_stopped_worker_is_killed_and_replaced(supervise, mountpoint):
+    supervised = supervise(deadlines=HANG)
+    os.kill(supervised.outcome.worker_pid, signal.SIGSTOP)
+    assert health(mountpoint) is Health.OK
+    assert "takeover 1: did not answer its supervisor for 1 s and was killed" in supervised.log.read_text()
+    end(supervised, mountpoint)
+
+
+def test_a_worker_that_answers_only_its_supervisor_is_killed_and_replaced(supervise, mountpoint, tmp_path):
+    flag = tmp_path / "swallow"
+    supervised = supervise(deadlines=HANG, swallows_while=str(flag), successor={"swallows_while": ""})
+    flag.touch()
+    assert health(mountpoint) is Health.OK
+    assert "takeover 1: did not answer the kernel for 1 s and was killed" in supervised.log.read_text()
+    end(supervised, mountpoint)
+
+
+def test_a_worker_that_answers_late_is_left_alone(supervise, mountpoint):
+    supervised = supervise(deadlines=HANG)
+    for _ in range(3):
+        os.kill(supervised.outcome.worker_pid, signal.SIGSTOP)
+        assert probe(str(mountpoint), timeout_s=0.5).health is Health.HUNG
+        os.kill(supervised.outcome.worker_pid, signal.SIGCONT)
+        assert health(mountpoint) is Health.OK
+    assert "killed" not in supervised.log.read_text()
+    end(supervised, mountpoint)
