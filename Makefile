@@ -90,6 +90,10 @@ demo: $(RUNTIME) ## the main job on an embedded S3 server and a generated model;
 bench: $(RUNTIME) ## the mount beside a plain download and the raw disk, as ratios (BENCH_ARGS=--quick)
 	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
+.PHONY: bench-tail
+bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
+	@$(BIN)/python -m benchmarks.tail $(BENCH_ARGS)
+
 ## Tests and checks
 
 .PHONY: test

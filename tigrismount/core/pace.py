@@ -7,7 +7,8 @@ stays far behind both is worth giving up: asked again from where it is, its rest
 
 The usual pace is that of *this* store, network and load at this moment. Where everything becomes slow, the figures
 follow, and until they do a budget keeps the harm small: a GET is given up only against a share of those that ended
-well. Rates are medians and times upper quartiles, so that the few slow ones do not become the usual.
+well. How much times differ anyway is part of what is usual: where they scatter, more is borne. All figures are
+quantiles that the slowest tenth does not touch, so that the few slow ones do not become the usual.
 
 Source: Dean and Barroso, "The Tail at Scale", 2013 (hedged requests, and why their number must be bounded).
 """
@@ -24,10 +25,10 @@ _RATE_BYTES_MIN = 1 << 20
 """Shorter bodies say nothing about a rate: they lie in the socket's buffer when the answer is seen."""
 _ENDED_PER_GIVEN_UP = 10
 """GETs that must end well for one to be given up: half as many as between two slow ones where one in twenty is."""
-_SAVED_MAX = 40
-"""Of those that ended well, the most that count: at most four are given up in a row, when all becomes slow at once."""
-_LATE = 2.0
-"""A first byte is late after this many times the usual time, and the slack."""
+_SAVED_MAX = 80
+"""Of those that ended well, the most that count: at most eight are given up in a row, when all becomes slow at once."""
+_SCATTER = 3.0
+"""A first byte is late when it comes this many times the usual scatter, and the slack, after the usual time."""
 _SLACK_S = 0.02
 """What this machine's own threads may add to a time."""
 _LOOK_SHARE = 0.4
@@ -37,7 +38,9 @@ _LOOK_MIN_S = 0.04
 _LATER_S = 1.0
 """When to look again where nothing is known yet."""
 _BEHIND = 0.25
-"""A body that brought less than this share of the usual since the last look is behind."""
+"""A body is behind that brought less than this share of the usual since the last look."""
+_BEHIND_SLOW = 0.5
+"""And less than this share of what slow bodies brought."""
 
 
 class Pace:
@@ -51,14 +54,20 @@ class Pace:
         self._saved = 0
 
     @property
-    def usual_first_byte_s(self) -> float | None:
-        """Seconds within which three of four answers began; None while too few are known."""
-        return _quantile(self._first_byte_s, 0.75)
+    def first_byte_bound_s(self) -> float | None:
+        """Seconds after which an answer that has not begun is late; None while too few are known."""
+        if len(self._first_byte_s) < _SAMPLES_MIN:
+            return None
+        middle, upper, slow = _quantiles(self._first_byte_s, 0.5, 0.75, 0.9)
+        return max(_LOOK_MIN_S, upper + _SCATTER * (slow - middle) + _SLACK_S)
 
     @property
-    def usual_rate_bytes_s(self) -> float | None:
-        """Bytes a second of the middle one of the bodies; None while too few are known."""
-        return _quantile(self._rate_bytes_s, 0.5)
+    def usual_rates_bytes_s(self) -> tuple[float, float] | None:
+        """Bytes a second of a slow body (nine of ten are faster) and of the middle one; None while few are known."""
+        if len(self._rate_bytes_s) < _SAMPLES_MIN:
+            return None
+        slow, middle = _quantiles(self._rate_bytes_s, 0.1, 0.5)
+        return slow, middle
 
     def ended(self, first_byte_s: float, body_s: float, body_bytes: int) -> None:
         """Note a GET that ended well.
@@ -112,30 +121,29 @@ class Watch:
             received_bytes: What came of the body.
         """
         if answered_s is not None:
-            rate_bytes_s = self._pace.usual_rate_bytes_s
-            return _LATER_S if rate_bytes_s is None else self._body(now_s, answered_s, received_bytes, rate_bytes_s)
-        usual_s = self._pace.usual_first_byte_s
-        if usual_s is None:
+            rates_bytes_s = self._pace.usual_rates_bytes_s
+            return _LATER_S if rates_bytes_s is None else self._body(now_s, answered_s, received_bytes, *rates_bytes_s)
+        bound_s = self._pace.first_byte_bound_s
+        if bound_s is None:
             return _LATER_S
-        bound_s = max(_LATE * usual_s + _SLACK_S, _LOOK_MIN_S)
         return bound_s if sent_s is None else max(0.0, sent_s + bound_s - now_s)
 
-    def _body(self, now_s: float, answered_s: float, received_bytes: int, rate_bytes_s: float) -> float:
+    def _body(self, now_s: float, answered_s: float, received_bytes: int, slow: float, middle: float) -> float:
+        """Look at the body; *slow* and *middle* are the usual rates."""
         if self._look_s is None:
             self._look_s = answered_s
-        every_s = max(_LOOK_MIN_S, _LOOK_SHARE * self._wanted_bytes / rate_bytes_s)
+        every_s = max(_LOOK_MIN_S, _LOOK_SHARE * self._wanted_bytes / slow)
         elapsed_s = now_s - self._look_s
         if elapsed_s < every_s:
             return every_s - elapsed_s
+        usual_bytes = min(_BEHIND * middle, _BEHIND_SLOW * slow) * elapsed_s
         left_bytes = self._wanted_bytes - self._seen_bytes
-        usual_bytes = min(rate_bytes_s * elapsed_s, left_bytes)
-        if received_bytes - self._seen_bytes < _BEHIND * usual_bytes:
+        if received_bytes - self._seen_bytes < min(usual_bytes, _BEHIND * left_bytes):
             return 0.0
         self._look_s, self._seen_bytes = now_s, received_bytes
         return every_s
 
 
-def _quantile(samples: deque[float], share: float) -> float | None:
-    if len(samples) < _SAMPLES_MIN:
-        return None
-    return sorted(samples)[int(share * (len(samples) - 1))]
+def _quantiles(samples: deque[float], *shares: float) -> list[float]:
+    ordered = sorted(samples)
+    return [ordered[int(share * (len(ordered) - 1))] for share in shares]

@@ -1,8 +1,9 @@
 """Runs a GET, and gives it up when it lags far behind the others, so that its rest is asked for again.
 
-``core.pace`` decides; here is what it takes: a task beside the GET that looks at it from time to time, and the rule
-that nobody writes to the sink any more before another GET may. A GET that waits for its first byte cannot be stopped;
-its thread is left behind, holds its place in the lane until the answer or the timeout comes, and hands nothing over.
+``core.pace`` decides; here is what it takes: a task beside the GET that looks at it from time to time (and judges
+nobody while this machine itself is slow), and the rule that nobody writes to the sink any more before another GET may.
+A GET that waits for its first byte cannot be stopped; its thread is left behind, holds its place in the lane until the
+answer or the timeout comes, and hands nothing over.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tigrismount.objects.transfer import Transfer
+
+_NO_ROOM_S = 0.1
+"""When to look again where no other GET could go: this one may come through by itself."""
+_PUNCTUAL_S = 0.01
+"""A look that comes later than this says that this machine is what is slow, and judges nobody."""
+_SETTLE = 4.0
+"""After such a look, the next comes in this many times what it was late."""
 
 
 class Stragglers:
@@ -76,14 +84,22 @@ class Stragglers:
                 if self._has_room() and self._pace.give_up():
                     scope.cancel()
                     return
-                wait_s = 1.0  # no other GET can go now: it may come through by itself
-            await trio.sleep(wait_s)
+                wait_s = _NO_ROOM_S
+            while (late_s := await _sleep(wait_s)) > _PUNCTUAL_S:
+                wait_s = _SETTLE * late_s
 
     def _note(self, transfer: Transfer) -> None:
         if transfer.complete and transfer.sent_s is not None and transfer.answered_s is not None:
             first_byte_s = transfer.answered_s - transfer.sent_s
             body_s = time.monotonic() - transfer.answered_s
             self._pace.ended(first_byte_s, body_s, transfer.stop - transfer.answered_at)
+
+
+async def _sleep(seconds: float) -> float:
+    """Return how much later than asked for this task went on."""
+    due_s = trio.current_time() + seconds
+    await trio.sleep(seconds)
+    return trio.current_time() - due_s
 
 
 async def settle(transfer: Transfer) -> None:
