@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.plot import draw
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from benchmarks.bench import Bench
     from benchmarks.loads import Measurement
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,9 +36,24 @@ class Row:
     value: float
     """The ratio, or the cost."""
     target: str
-    """What must hold."""
-    spread: str
-    """Smallest and largest of the rounds."""
+    """What must hold: ``>=`` or ``<=`` and a number."""
+    values: tuple[float, ...]
+    """One per round."""
+
+    @property
+    def spread(self) -> str:
+        """Smallest and largest of the rounds."""
+        return f"{min(self.values):.2f}-{max(self.values):.2f}"
+
+    @property
+    def limit(self) -> float:
+        """The number of the target."""
+        return float(self.target.split()[1])
+
+    @property
+    def holds(self) -> bool:
+        """Whether the target is reached."""
+        return self.value >= self.limit if self.target.startswith(">=") else self.value <= self.limit
 
 
 def machine() -> dict[str, str]:
@@ -65,29 +83,50 @@ def ratio_row(name: str, ours: Sequence[float], reference: Sequence[float], targ
 
 def value_row(name: str, values: Sequence[float], target: str) -> Row:
     """Show the median of *values*."""
-    return Row(name, statistics.median(values), target, f"{min(values):.2f}-{max(values):.2f}")
+    return Row(name, statistics.median(values), target, tuple(values))
 
 
-def show(rounds: dict[str, list[Measurement]], rows: Sequence[Row]) -> None:
-    """Print machine, command, what each variant took, and the results."""
+def show(bench: Bench, rows: Sequence[Row]) -> None:
+    """Print machine, command, what each variant took and made the mount do, and the results."""
     print("; ".join(f"{key} {value}" for key, value in machine().items()))
     print(f"command: {command()}")
-    console = Console()
+    for note in bench.notes:
+        print(f"note: {note}")
+    console = Console(width=None if sys.stdout.isatty() else 160)
     variants = Table("variant", title="Medians")
-    for column in ("s", "MB/s", "CPU s/GiB"):
+    for column in ("s", "MB/s", "CPU s/GiB", "daemon's"):
         variants.add_column(column, justify="right")
-    for name, measurements in rounds.items():
+    for name, measurements in bench.rounds.items():
+        if name.startswith("daemon: "):
+            continue
         seconds = statistics.median(m.seconds for m in measurements)
         rate_mb_s = statistics.median(m.rate_mb_s for m in measurements)
         cost = statistics.median(cost_s_per_gib(m) for m in measurements)
-        variants.add_row(name, f"{seconds:.2f}", f"{rate_mb_s:.0f}", f"{cost:.2f}")
+        daemon = bench.rounds.get(f"daemon: {name}", [])
+        daemon_cost = f"{statistics.median(cost_s_per_gib(m) for m in daemon):.2f}" if daemon else "-"
+        variants.add_row(name, f"{seconds:.3f}", f"{rate_mb_s:.0f}", f"{cost:.2f}", daemon_cost)
     console.print(variants)
+    if bench.counters:
+        console.print(_counters_table(bench))
     results = Table("result", title="Results")
-    for column in ("median", "rounds", "target"):
+    for column in ("median", "rounds", "target", "holds"):
         results.add_column(column, justify="right")
     for row in rows:
-        results.add_row(row.name, f"{row.value:.2f}", row.spread, row.target)
+        results.add_row(row.name, f"{row.value:.2f}", row.spread, row.target, "yes" if row.holds else "no")
     console.print(results)
+
+
+def _counters_table(bench: Bench) -> Table:
+    """Return what the mount counted in the last round."""
+    table = Table("variant", title="Counters of the mount, last round")
+    names = list(next(iter(bench.counters.values()))[-1])
+    for name in names:
+        table.add_column(name.replace("_bytes", " MB").replace("_", " "), justify="right")
+    for variant, rounds in bench.counters.items():
+        counted = rounds[-1]
+        cells = [f"{counted[n] / 1e6:.0f}" if n.endswith("_bytes") else str(counted[n]) for n in names]
+        table.add_row(variant, *cells)
+    return table
 
 
 def cost_s_per_gib(measurement: Measurement) -> float:
@@ -100,15 +139,21 @@ def command() -> str:
     return " ".join(["python -m benchmarks.run", *sys.argv[1:]])
 
 
-def save(rounds: dict[str, list[Measurement]], rows: Sequence[Row]) -> Path:
-    """Write everything as JSON and return the file."""
+def save(bench: Bench, rows: Sequence[Row]) -> Path:
+    """Write everything as JSON and a plot beside it; return the JSON file."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / time.strftime("%Y%m%dT%H%M%S.json")
     content = {
         "machine": machine(),
         "command": command(),
-        "rounds": {name: [asdict(m) for m in measurements] for name, measurements in rounds.items()},
+        "notes": bench.notes,
+        "rounds": {name: [asdict(m) for m in measurements] for name, measurements in bench.rounds.items()},
+        "counters": bench.counters,
+        "values": bench.values,
         "results": [asdict(row) for row in rows],
     }
     path.write_text(json.dumps(content, indent=2) + "\n")
+    caption = f"{command()}; {machine()['cpu']}; load {machine()['load']}"
+    if not draw(rows, path.with_suffix(".png"), caption):
+        print("no plot: matplotlib is missing")
     return path

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import shutil
 import socket
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 BUCKET = "bench"
 PREFIX = "model"
+SCATTER_PREFIX = "scatter"
+SCATTER_KEY = f"{SCATTER_PREFIX}/large.dat"
+"""One file of the model's size that no format explains; it is all holes, so it takes no memory to serve."""
 START_TIMEOUT_S = 10.0
 DISCARD_PORT = 9
 """Stands in the configuration where no delay is asked for; nothing connects to it."""
@@ -50,7 +54,9 @@ http {{
   default_type application/octet-stream;
   client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp; fastcgi_temp_path {root}/tmp;
   uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
-  map $arg_prefix $listing {{ default /empty.xml; "" /bucket.xml; "~^{prefix}(/|%2[fF])?$" /bucket.xml; }}
+  map $arg_prefix $listing {{
+    default /empty.xml; "" /bucket.xml; "~^{prefix}(/|%2[fF])?$" /bucket.xml; "~^{scatter}(/|%2[fF])?$" /scatter.xml;
+  }}
   upstream delay {{ server 127.0.0.1:{delay_port}; keepalive 256; }}
   server {{
     listen 127.0.0.1:{port}; root {root}/www; {limit_rate}
@@ -92,6 +98,7 @@ def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterato
             root=directory,
             bucket=BUCKET,
             prefix=PREFIX,
+            scatter=SCATTER_PREFIX,
             port=port,
             delay_port=delay_port or DISCARD_PORT,
             user="user root;" if os.geteuid() == 0 else "",
@@ -115,6 +122,7 @@ def embedded_store(model: Model) -> Iterator[str]:
         client = server.client()
         client.create_bucket(Bucket=BUCKET)
         upload_model(client, BUCKET, PREFIX, model)
+        client.upload_fileobj(io.BytesIO(bytes(model.tensor_bytes)), BUCKET, SCATTER_KEY)
         yield server.endpoint_url
 
 
@@ -126,19 +134,24 @@ def write_bucket(model: Model, root: Path) -> None:
         (bucket / name).write_bytes(content)
     for shard in model.shards:
         (bucket / shard.name).write_bytes(shard.render()[0])
-    (root / "bucket.xml").write_text(listing(sorted(bucket.iterdir())))
-    (root / "empty.xml").write_text(listing([]))
+    scatter = root / BUCKET / SCATTER_KEY
+    scatter.parent.mkdir()
+    with scatter.open("wb") as file:
+        file.truncate(model.tensor_bytes)
+    (root / "bucket.xml").write_text(listing(PREFIX, sorted(bucket.iterdir())))
+    (root / "scatter.xml").write_text(listing(SCATTER_PREFIX, [scatter]))
+    (root / "empty.xml").write_text(listing("", []))
 
 
-def listing(files: Sequence[Path]) -> str:
-    """Return the ListObjectsV2 answer that names *files*, with the ETags that nginx will send."""
+def listing(prefix: str, files: Sequence[Path]) -> str:
+    """Return the ListObjectsV2 answer that names *files* under *prefix*, with the ETags that nginx will send."""
     rows = []
     for path in files:
         stat = path.stat()
         modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(stat.st_mtime)))
         etag = f"&quot;{int(stat.st_mtime):x}-{stat.st_size:x}&quot;"
         rows.append(
-            f"<Contents><Key>{PREFIX}/{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
+            f"<Contents><Key>{prefix}/{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
             f"<Size>{stat.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
         )
     return (

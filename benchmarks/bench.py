@@ -1,0 +1,147 @@
+"""What all suites share: one store, one model, one scratch directory, and the books of what was measured."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import report
+from benchmarks.loads import Measurement, finished, start
+from benchmarks.mounts import Mount, drop_page_cache, mounted, warm_memory
+from benchmarks.store import BUCKET, PREFIX, SCATTER_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from tigrismount.demo.model import Model
+
+HOWS = ("mmap", "read")
+"""The two ways in which loaders take tensors."""
+
+
+class Bench:
+    """One endpoint, one model, one scratch directory on the cache disk.
+
+    Args:
+        endpoint_url: The store.
+        model: What it serves.
+        disk: Scratch directory on the cache disk.
+        jobs: GETs in flight of the plain download.
+        flags: Further flags of ``mount``.
+    """
+
+    def __init__(self, endpoint_url: str, model: Model, disk: Path, jobs: int, flags: Sequence[str]) -> None:
+        self.endpoint_url = endpoint_url
+        self.model = model
+        self.shards = [shard.name for shard in model.shards]
+        self.size_bytes = model.tensor_bytes
+        self.disk = disk
+        self.jobs = jobs
+        self.flags = flags
+        self.number = 0
+        """The round; seeds of random offsets are made from it."""
+        self.rounds: dict[str, list[Measurement]] = {}
+        self.values: dict[str, list[float]] = {}
+        """Counts and shares that are no times."""
+        self.counters: dict[str, list[dict[str, int]]] = {}
+        """What the mount counted while a variant ran."""
+        self.notes: list[str] = []
+        """What is missing, and versions of what was compared with."""
+
+    def rates(self, name: str) -> list[float]:
+        """Return the rates of a variant, one per round."""
+        return [measurement.rate_mb_s for measurement in self.rounds[name]]
+
+    def seconds(self, name: str) -> list[float]:
+        """Return the times of a variant, one per round."""
+        return [measurement.seconds for measurement in self.rounds[name]]
+
+    def costs(self, name: str) -> list[float]:
+        """Return the CPU seconds per GiB of a variant, one per round."""
+        return [report.cost_s_per_gib(measurement) for measurement in self.rounds[name]]
+
+    def mounted(self, cache: Path, *, prefix: str = PREFIX) -> AbstractContextManager[Mount]:
+        """Mount the model, or another *prefix* of the bucket, with a cache directory."""
+        return mounted(f"s3://{BUCKET}/{prefix}", self.disk / "mount", self.endpoint_url, cache, self.flags)
+
+    def empty_cache(self) -> Path:
+        """Return a cache directory with nothing in it."""
+        cache = self.disk / "cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        return cache
+
+    def download(self, name: str, what: str, *, to_files: bool) -> None:
+        """Run one of the plain downloads."""
+        directory = self.disk / "plain"
+        arguments = ["--endpoint-url", self.endpoint_url, "--bucket", BUCKET, "--jobs", str(self.jobs)]
+        if to_files:
+            directory.mkdir()
+            arguments += ["--directory", str(directory)]
+        self.measure(name, what, *(f"{PREFIX}/{shard}" for shard in self.shards), *arguments)
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def load(self, name: str, directory: Path, how: str, *, together: int = 1, most_bytes: int = 0) -> None:
+        """Load the model from *directory* in one or several processes that start together."""
+        paths = [str(directory / shard) for shard in self.shards]
+        self.measure(name, "load", *paths, "--how", how, "--most-bytes", str(most_bytes), together=together)
+
+    def counted(self, name: str, mount: Mount, work: Callable[[], None]) -> dict[str, int]:
+        """Run *work* and return what the mount counted meanwhile, daemon CPU until its blocks are on disk included."""
+        before, cpu_before_s = counters_of(mount.status()), mount.cpu_seconds()
+        work()
+        mount.wait_until_cached(self.size_bytes)  # what is still on its way to the disk is part of the price
+        cpu_s = mount.cpu_seconds() - cpu_before_s
+        after = counters_of(mount.status())
+        counted = {key: after[key] - before[key] for key in after}
+        self.counters.setdefault(name, []).append(counted)
+        last = self.rounds[name][-1]
+        self.record(f"daemon: {name}", Measurement(last.seconds, last.size_bytes, cpu_s), quiet=True)
+        return counted
+
+    def measure(self, name: str, *arguments: str, together: int = 1) -> None:
+        """Run a variant in processes of its own, on cold pages and warm memory."""
+        drop_page_cache([])
+        # Room for the model in the page cache, in buffers and in the loader.
+        warm_memory(3 * self.size_bytes)
+        found = [finished(process) for process in [start(*arguments) for _ in range(together)]]
+        slowest_s = max(measurement.seconds for measurement in found)
+        total_bytes = sum(measurement.size_bytes for measurement in found)
+        self.record(name, Measurement(slowest_s, total_bytes, sum(measurement.cpu_s for measurement in found)))
+
+    def record(self, name: str, measurement: Measurement, *, quiet: bool = False) -> None:
+        """Book a measurement."""
+        self.rounds.setdefault(name, []).append(measurement)
+        cost = f"{report.cost_s_per_gib(measurement):5.2f} CPU s/GiB"
+        if not quiet:
+            print(f"  {name:34} {measurement.seconds:7.3f} s {measurement.rate_mb_s:7.0f} MB/s {cost}", flush=True)
+
+    def value(self, name: str, value: float) -> None:
+        """Book a count or a share."""
+        self.values.setdefault(name, []).append(value)
+        print(f"  {name:34} {value:7.3f}", flush=True)
+
+    def note(self, text: str) -> None:
+        """Book a remark, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def counters_of(status: dict[str, Any]) -> dict[str, int]:
+    """Return the counters of one mount that explain a time."""
+    hits = status["hits"]
+    return {
+        "gets": status["requests"]["get"],
+        "retries": status["requests"]["retries"],
+        "fetched_bytes": status["bytes"]["remote"],
+        "pushed_bytes": status["bytes"]["pushed"],
+        "nvme_bytes": status["bytes"]["nvme"],
+        "fuse_reads": hits["memory"] + hits["joined"] + hits["missed"],
+        "reads_that_waited": hits["joined"] + hits["missed"],
+    }
+
+
+def scatter_path(mount: Mount) -> str:
+    """Return where a mount of the scattered file's prefix has it."""
+    return str(mount.mountpoint / SCATTER_KEY.rpartition("/")[2])

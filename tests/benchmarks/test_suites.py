@@ -1,0 +1,49 @@
+"""What the benchmarks compute from what they measure."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.bench import Bench
+from benchmarks.loads import RANGE_BYTES, Measurement, scattered
+from benchmarks.report import ratio_row, value_row
+from benchmarks.suites import SUITES, half_of
+from tigrismount.demo.model import plan_model
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench("http://127.0.0.1", plan_model(64 * MIB, shard_bytes=20 * MIB), tmp_path, 4, [])
+
+
+def test_a_target_says_which_side_is_good():
+    assert ratio_row("rate", [1.0, 1.0, 1.0], [1.0, 2.0, 1.0], ">= 0.90").holds
+    assert not ratio_row("rate", [1.0], [2.0], ">= 0.90").holds
+    assert value_row("bytes", [1.0], "<= 1.01").holds
+    assert not value_row("bytes", [1.02], "<= 1.01").holds
+
+
+def test_half_of_the_tensors_touch_at_most_a_block_per_shard_more(bench):
+    needed, rounded = half_of(bench)
+
+    assert needed >= bench.size_bytes // 2
+    assert needed <= rounded <= needed + RANGE_BYTES * len(bench.shards)
+
+
+def test_scattered_places_lie_in_blocks_of_their_own():
+    offsets = scattered(64 * RANGE_BYTES, 3, 24)
+
+    assert len({offset // RANGE_BYTES for offset in offsets}) == 24
+    assert offsets != scattered(64 * RANGE_BYTES, 4, 24)
+
+
+def test_absent_peers_leave_no_row(bench):
+    for how in ("mmap", "read"):
+        bench.rounds[f"mount, cold, {how}"] = [Measurement(1.0, MIB, 0.1)]
+    assert SUITES["p2"].rows(bench) == []
+
+    bench.rounds["rclone, cache off, mmap"] = [Measurement(2.0, MIB, 0.1)]
+    (row,) = SUITES["p2"].rows(bench)
+    assert (row.name, row.value, row.holds) == ("P2 cold mmap / rclone", 2.0, True)
