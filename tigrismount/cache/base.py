@@ -73,12 +73,13 @@ class CachedObject(Protocol):
     def count(self) -> int:
         """Return how many blocks of this version are on disk. Never blocks."""
 
-    async def read_block(self, index: int, buffer: memoryview) -> None:
+    async def read_block(self, index: int, buffer: memoryview, *, check: bool = False) -> None:
         """Read block *index* into the start of *buffer* and verify it as configured.
 
         Args:
             index: Block to read.
             buffer: Page-aligned memory whose size is the block's length rounded up to 4096 (or more).
+            check: Verify it even where the configuration would not.
 
         Raises:
             CacheCorruptError: It failed its checksum; the block was dropped from the index.

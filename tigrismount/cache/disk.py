@@ -177,13 +177,13 @@ class DiskBlockCache:
 
     # --- blocks
 
-    async def _read(self, version: OpenVersion, index: int, buffer: memoryview) -> None:
+    async def _read(self, version: OpenVersion, index: int, buffer: memoryview, *, check: bool) -> None:
         storage = version.storage
         block = storage.blocks.get(index)
         if block is None:
             await trio.lowlevel.checkpoint()
             raise CacheError(f"block {index} is not cached", bucket=storage.record.bucket, key=storage.record.key)
-        check = storage.needs_check(index, block, self._config.verify)
+        check = check or storage.needs_check(index, block, self._config.verify)
         try:
             with self._versions.using(storage):
                 read = partial(storage.read, index, block, buffer, check=check)
@@ -352,13 +352,13 @@ class _DiskObject:
     def _length_bytes(self, index: int) -> int:
         return block_length_bytes(self._version.storage.record.size_bytes, self.block_bytes, index)
 
-    async def read_block(self, index: int, buffer: memoryview) -> None:
+    async def read_block(self, index: int, buffer: memoryview, *, check: bool = False) -> None:
         length_bytes = self._length_bytes(index)
         if len(buffer) < length_bytes:
             raise ValueError(f"a buffer of {len(buffer)} bytes is too small for block {index} of {length_bytes}")
         if self._closed:
             raise CacheError(f"block {index} was asked for after its handle was closed")
-        await self._cache._read(self._version, index, buffer)
+        await self._cache._read(self._version, index, buffer, check=check)
 
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if length_bytes != self._length_bytes(index) or len(buffer) < length_bytes:

@@ -244,7 +244,7 @@ class _MemoryObject:
     def count(self) -> int:
         return len(self._version.blocks)
 
-    async def read_block(self, index: int, buffer: memoryview) -> None:
+    async def read_block(self, index: int, buffer: memoryview, *, check: bool = False) -> None:
         length_bytes = block_length_bytes(self._obj.size_bytes, self.block_bytes, index)
         if len(buffer) < length_bytes:
             raise ValueError(f"a buffer of {len(buffer)} bytes is too small for block {index} of {length_bytes}")

@@ -40,7 +40,7 @@ class UncachedObject:
         """Return 0."""
         return 0
 
-    async def read_block(self, index: int, buffer: memoryview) -> None:
+    async def read_block(self, index: int, buffer: memoryview, *, check: bool = False) -> None:
         """Raise: there is nothing to read.
 
         Raises:

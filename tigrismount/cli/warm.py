@@ -184,7 +184,7 @@ def _source_run(
 ) -> _Run:
     """Return the run through a mount that has this source, and the cache that is meant; else one of our own."""
     for mount in mounts:
-        if not check and _serves(mount, config, targets):
+        if _serves(mount, config, targets):
             pairs = [list(target) for target in targets]
             work = partial(_through_daemon, mount["mountpoint"], targets=pairs, jobs=jobs, check=check)
             return _Run(mount["mountpoint"], work)
@@ -210,15 +210,13 @@ def _by_ourselves(
     tell: Callable[[dict[str, Any]], None],
 ) -> WarmReport:
     """Fetch in this process."""
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
 
     from tigrismount.warm.engine import most_jobs, warming_engine, with_jobs
     from tigrismount.warm.follow import follow
     from tigrismount.warm.warmer import Warmer
 
     config = with_jobs(config, jobs)
-    if check:
-        config = replace(config, disk_caches=tuple(replace(cache, verify="always") for cache in config.disk_caches))
 
     async def tell_it(progress: Any) -> None:
         tell(asdict(progress))

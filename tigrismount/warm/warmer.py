@@ -297,7 +297,7 @@ class Warmer:
 
 async def _reads_back(cached: CachedObject, index: int, buffer: memoryview) -> bool:
     try:
-        await cached.read_block(index, buffer)
+        await cached.read_block(index, buffer, check=True)
     except CacheError:
         return False
     return True

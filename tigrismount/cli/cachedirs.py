@@ -1,0 +1,82 @@
+"""What the ``cache`` commands share: which directories are meant, and which objects."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.cli.place import is_source, locate
+from tigrismount.cli.status import collect_mounts
+from tigrismount.config.loading import cache_directories
+from tigrismount.config.source import parse_source
+from tigrismount.control.paths import runtime_directory
+from tigrismount.holder.mountinfo import read_mounts
+
+
+def cache_command(epilog: str, *, name: str | None = None) -> Callable[[Callable[..., Any]], click.Command]:
+    """Return a decorator that makes a command with the options that all ``cache`` commands have.
+
+    Args:
+        epilog: Its example.
+        name: Its name; None is the function's.
+    """
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        for option in (
+            click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            click.option(
+                "--cache-dir",
+                "cache_dirs",
+                metavar="DIR",
+                multiple=True,
+                help="The cache's directory, once for each. [as 'mount' would choose]",
+            ),
+        ):
+            function = option(function)
+        return click.command(name, epilog=epilog)(function)
+
+    return decorate
+
+
+def existing_directories(flags: Sequence[str]) -> list[str]:
+    """Return the cache directories that are meant.
+
+    Args:
+        flags: As given with ``--cache-dir``.
+
+    Raises:
+        CommandFailure: There is none, or one is not there.
+    """
+    directories = cache_directories(flags, os.environ)
+    if not directories:
+        raise CommandFailure("the disk cache is configured off; name one with --cache-dir", NOT_FOUND)
+    for directory in directories:
+        if not os.path.isdir(directory):
+            raise CommandFailure(f"{directory}: there is no cache; name one with --cache-dir", NOT_FOUND)
+    return list(directories)
+
+
+def cache_prefix(name: str) -> str:
+    """Return what ``bucket/key`` begins with for *name*: a SOURCE, a PATH under a mount, or that prefix itself.
+
+    Raises:
+        ConfigError: A source that cannot be one.
+        CommandFailure: A path under no mount that tells its source.
+    """
+    if is_source(name):
+        source = parse_source(name)
+        return f"{source.bucket}/" + (source.prefix if name.endswith("/") else source.prefix.removesuffix("/"))
+    if not name.startswith(("/", "./", "../")):
+        return name
+    mounts = read_mounts()
+    mountpoint, below = locate(name, mounts)
+    for mount in collect_mounts(runtime_directory(os.environ, uid=os.geteuid()), mounts):
+        if mount["mountpoint"] == mountpoint and mount["state"] in ("ok", "degraded"):
+            source_url = str(mount["source"]).removeprefix("s3://")
+            return "/".join(filter(None, (source_url, below))) + ("/" if name.endswith("/") or not below else "")
+    raise CommandFailure(f"{mountpoint}: its daemon does not say what is mounted; name the source", NOT_FOUND)
