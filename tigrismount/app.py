@@ -48,6 +48,7 @@ from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import Takeovers, configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
 from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
+from tigrismount.vfs.holdings import describe_nodes
 from tigrismount.vfs.journal import NodeJournal
 from tigrismount.warm.engine import WarmEngine
 from tigrismount.warm.serving import warm_in_mount
@@ -287,7 +288,12 @@ class Worker:
             async def warm(request: Mapping[str, Any], send: Send) -> Mapping[str, Any]:
                 return await warm_in_mount(layers, engine.config, request, send)
 
-            handlers = {"status": status, "refresh": refresh, "loads": loads}
+            async def inspect(request: Mapping[str, Any]) -> Mapping[str, Any]:
+                nodes = request.get("nodes")
+                ids = nodes if isinstance(nodes, list) else []
+                return {"files": await describe_nodes(engine.filesystem, engine.cache, ids)}
+
+            handlers = {"status": status, "refresh": refresh, "loads": loads, "inspect": inspect}
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(ControlServer(path, handlers, {"warm": warm}).run)

@@ -10,8 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import ObjectUnavailableError
 from tigrismount.formats.parsing import FIRST_READ_BYTES
+from tigrismount.reader.describe import THREAD_BYTES
 from tigrismount.reader.options import ReaderConfig
-from tigrismount.reader.probe import MAX_PROBED_BYTES, THREAD_BYTES
+from tigrismount.reader.probe import MAX_PROBED_BYTES
 from tigrismount.reader.readers import MAX_KEPT, Readers
 
 MIB = 1 << 20

@@ -1,4 +1,4 @@
-"""Look into a cache directory from outside, while daemons use it: for ``tigrismount cache stats``.
+"""Look into a cache directory from outside, while daemons use it: for commands that report.
 
 What changes something is in ``access``. This reads only, needs no event loop, and waits for nobody: LMDB readers do
 not disturb writers.
@@ -16,13 +16,14 @@ from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.kept import RecordTables
 from tigrismount.cache.probe import index_damage
 from tigrismount.cache.reclaim import disk_room_bytes
-from tigrismount.cache.records import SCHEMA
+from tigrismount.cache.records import SCHEMA, object_digest
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tigrismount.cache.records import ObjectRecord
+    from tigrismount.core.types import ObjectId
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,26 @@ def read_records(directory: str, table: str, *, limit: int) -> list[tuple[bytes,
     """
     with _opened(directory) as (_, index):
         return RecordTables(index).items(table, limit=limit)
+
+
+def read_blocks(directory: str, store_id: str, objects: Sequence[ObjectId]) -> list[tuple[int, tuple[int, ...]]]:
+    """Return the size of a block, and the blocks that are there, of each of *objects*; 0 and none where nothing is.
+
+    Args:
+        directory: The directory, as given to ``--cache-dir``.
+        store_id: Store the objects come from.
+        objects: Their versions.
+
+    Raises:
+        CacheError: It is not a cache of this release, is damaged, or cannot be read.
+    """
+    found = []
+    with _opened(directory) as (_, index):
+        for digest in (object_digest(store_id, obj) for obj in objects):
+            record = index.object(digest)
+            blocks = tuple(sorted(index.blocks(digest))) if record else ()
+            found.append((record.block_bytes if record else 0, blocks))
+    return found
 
 
 @contextlib.contextmanager

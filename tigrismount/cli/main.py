@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "Show what is mounted, and how it does.",
     "loads": "Show what model loads cost, and why.",
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
+    "inspect": "Show the tensors of a file or a model, what is cached, and what a load would fetch.",
     "snapshots": "List the snapshots of a Tigris bucket.",
     "health": "Tell whether a mount answers, as an exit status.",
     "upgrade": "Replace the daemon of a mount without a failed read.",

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 import click
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "") -> None:
+def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", framed: bool = True) -> None:
     """Write *rows* under *headers*.
 
     Args:
         headers: One per column.
         rows: Text per cell; control characters are made visible, since names come from buckets.
         title: Stands above, when there is one.
+        framed: Whether to draw it on a terminal; not where each row would be as wide as that.
     """
     safe = [[_printable(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    if framed and sys.stdout.isatty():
         _print_rich(headers, safe, title)
         return
     if title:

@@ -10,11 +10,9 @@ import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import trio
-
 from tigrismount.core.types import Priority
 from tigrismount.errors import ForeignFormatError, FormatError, ObjectError
-from tigrismount.formats.parsing import FIRST_READ_BYTES
+from tigrismount.reader.describe import drive
 
 if TYPE_CHECKING:
     from tigrismount.blocks.base import BlockSource
@@ -27,9 +25,6 @@ log = logging.getLogger(__name__)
 MAX_PROBED_BYTES = 16 << 20
 """Longest header that is parsed in the daemon: about 150,000 tensors, several times the largest model files of today.
 JSON takes up to 20 times its size in memory while it is parsed, and the format would allow 100 MB of it."""
-THREAD_BYTES = FIRST_READ_BYTES
-"""Bytes of header above which parsing moves to a thread: what is within the first look is about 600 tensors, or
-3 ms."""
 MAX_TENSORS = 100_000
 """Tensors of all layouts that are remembered, at about 300 bytes each; the layout used last stays in any case."""
 
@@ -86,14 +81,12 @@ class Probe:
         return None
 
     async def _read(self, obj: ObjectId, tensor_format: TensorFormat) -> Layout:
-        parsing = tensor_format.begin(obj.size_bytes, MAX_PROBED_BYTES)
-        while (wanted := parsing.wanted) is not None:
+        async def read(start: int, stop: int) -> bytes:
             # A copy: the store's view is only good until the next ``await``.
-            data = bytes(await self._store.read(obj, wanted.start, wanted.stop, Priority.PREFETCH))
-            if len(data) <= THREAD_BYTES:
-                parsing.feed(data)
-            else:
-                await trio.to_thread.run_sync(parsing.feed, data)
+            return bytes(await self._store.read(obj, start, stop, Priority.PREFETCH))
+
+        parsing = tensor_format.begin(obj.size_bytes, MAX_PROBED_BYTES)
+        await drive(parsing, read)
         return parsing.layout
 
     def _remember(self, obj: ObjectId, layout: Layout) -> None:

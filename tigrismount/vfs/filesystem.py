@@ -28,6 +28,7 @@ from tigrismount.errors import (
     ObjectNotFoundError,
     PathError,
     StaleObjectError,
+    UnknownNodeError,
 )
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
@@ -307,6 +308,13 @@ class FileSystem:
         if file.opens == 0:
             del self._open[node_id]
             self._readers.close(file.reader)
+
+    def version_of(self, node_id: int) -> ObjectId | None:
+        """Return the version that a node is, None for a directory or an id that is not known."""
+        try:
+            return self._inodes.get(node_id).obj
+        except UnknownNodeError:
+            return None
 
     def statistics(self) -> VfsStatistics:
         """Return the counters."""
