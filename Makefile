@@ -105,9 +105,9 @@ test-fast: $(DEV) ## the tests that mount nothing
 	@$(BIN)/python -m pytest -m 'not fuse and not slow' $(TEST_ARGS)
 
 .PHONY: stress
-stress: $(DEV) ## an hour of faults: thousands of cases of readers and misbehaving stores (FAULT_CASES=)
-	@TIGRISMOUNT_FAULT_CASES=$(FAULT_CASES) $(BIN)/python -m pytest -s --timeout=7200 \
-	    tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
+stress: $(DEV) ## ten minutes of 200 readers, then an hour of thousands of cases of misbehaving stores (FAULT_CASES=)
+	@TIGRISMOUNT_STRESS_S=600 TIGRISMOUNT_STRESS_PROCESSES=200 TIGRISMOUNT_FAULT_CASES=$(FAULT_CASES) \
+	    $(BIN)/python -m pytest -s --timeout=7200 tests/stress tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
 
 .PHONY: fuzz
 fuzz: $(LOADERS) ## damaged and made-up tensor files for the parsers, for minutes (FUZZ_EXAMPLES=20000)
