@@ -77,6 +77,38 @@ async def test_reads_do_not_wait_for_the_disk_to_take_a_block(client, open_store
             assert bytes(await store.read(obj, 0, len(data))) == data
 
 
+async def test_a_disk_that_takes_nothing_gives_its_memory_to_reads(client, open_store) -> None:
+    """Sixteen blocks through the memory of four. Mutation: without ``give_way`` the fifth waits for ever."""
+    data, disk = pattern(16 * BLOCK), _disk()
+    disk.write_gate = trio.Event()
+    obj = client.put("a", data)
+    async with open_store(cache=disk, memory_limit_bytes=4 * BLOCK) as store:
+        with trio.fail_after(5):
+            for start in range(0, len(data), BLOCK):
+                assert bytes(await store.read(obj, start, start + BLOCK)) == data[start : start + BLOCK]
+        disk.write_gate.set()
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+
+
+async def test_a_disk_that_takes_nothing_gives_its_memory_to_plans(client, open_store) -> None:
+    """What was read whole and still waits for the disk makes way for what is read next; what was not read stays."""
+    data, disk = pattern(16 * BLOCK), _disk()
+    disk.write_gate = trio.Event()
+    obj = client.put("a", data)
+    async with open_store(cache=disk, memory_limit_bytes=8 * BLOCK) as store:
+        store.retain(obj)
+        for index in range(16):
+            store.plan(obj, [Extent(index * BLOCK, len(data))], Priority.PREFETCH)
+            await wait_all_tasks_blocked()
+            view = store.try_read(obj, index * BLOCK, (index + 1) * BLOCK)
+            assert view is not None, index
+            assert bytes(view) == data[index * BLOCK : (index + 1) * BLOCK]
+            del view
+        assert sum(stop - start for _, _, start, stop in client.requests) == len(data)
+        store.release(obj)
+
+
 async def test_a_version_cached_with_another_block_size_is_read_in_that_size(client, open_store) -> None:
     data, disk = pattern(6 * BLOCK), MemoryBlockCache(block_bytes=2 * BLOCK)
     obj = client.put("a", data)

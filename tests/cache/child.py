@@ -1,7 +1,8 @@
 """A second daemon on a cache directory, as a program: ``child.py DIRECTORY SIZE_BYTES ACTION NAME``.
 
 ``fill`` writes four blocks of NAME and prints how many were taken and the total; ``hold`` opens NAME, says so, and
-waits for its stdin to end; ``storm`` writes versions NAME-0, NAME-1, … until killed, a line for each block.
+waits for its stdin to end; ``claim`` claims its first two blocks, says so, and after a line on stdin writes the first
+and takes both claims back; ``storm`` writes versions NAME-0, NAME-1, … until killed, a line for each block.
 """
 
 from __future__ import annotations
@@ -31,6 +32,19 @@ async def hold(cache: DiskBlockCache, name: str) -> None:
     handle.close()
 
 
+async def claim(cache: DiskBlockCache, name: str) -> None:
+    obj = object_id(name)
+    handle = await cache.open_object(obj)
+    said, count = await handle.claim([0, 1])
+    say(f"{said.name} {count}")
+    await trio.to_thread.run_sync(sys.stdin.readline)
+    await write(handle, obj, 0)
+    for index in (0, 1):
+        handle.unclaim(index)
+    say("done")
+    await trio.to_thread.run_sync(sys.stdin.read)
+
+
 async def storm(cache: DiskBlockCache, name: str) -> None:
     for number in range(10_000):
         obj = object_id(f"{name}-{number}", blocks=4.5)
@@ -48,7 +62,7 @@ async def main(directory: str, size_bytes: str, action: str, name: str) -> None:
     cache = await DiskBlockCache.open(config, store_id="test")
     async with trio.open_nursery() as nursery:
         await nursery.start(cache.run)
-        await {"fill": fill_and_count, "hold": hold, "storm": storm}[action](cache, name)
+        await {"fill": fill_and_count, "hold": hold, "claim": claim, "storm": storm}[action](cache, name)
         nursery.cancel_scope.cancel()
     await cache.aclose()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.errors import CacheCorruptError, CacheError
@@ -342,10 +343,30 @@ async def test_beyond_the_queue_nobody_waits(place: Any) -> None:
             for index in range(4):
                 nursery.start_soon(one, handle, index)
         assert sorted(taken) == [False, False, True, True]
+        assert cache.statistics().degraded == "the cache's disk is slower than the network; not everything is cached"
         assert handle.count() == 2
         handle.close()
     async with place.open(write_queue_bytes=1) as cache:
         assert await fill(cache, object_id("other")) == 4
+
+
+async def test_write_that_waits_for_the_disk_can_be_taken_back(place: Any) -> None:
+    """Its buffer is the caller's again at once; one that has begun is finished first."""
+    async with place.open() as cache:
+        handle = await cache.open_object(OBJ)
+        async with trio.open_nursery() as nursery:
+            for turn in (0, 1):
+                cache._write_turns.acquire_on_behalf_of_nowait(turn)
+            nursery.start_soon(write, handle, OBJ, 0)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        for turn in (0, 1):
+            cache._write_turns.release_on_behalf_of(turn)
+        assert (handle.count(), cache.statistics().writes_skipped) == (0, 1)
+        assert "slower than the network" in cache.statistics().degraded
+        assert await write(handle, OBJ, 0)
+        assert cache._room._reserved_bytes == cache._queued_bytes == 0
+        handle.close()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.blocks.buffers import PAGE_BYTES
+from tigrismount.blocks.claims import Claims
 from tigrismount.blocks.part import NEVER, Part
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.writes import DiskWrites
@@ -61,6 +62,7 @@ class Flights:
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
         self.writes = DiskWrites(nursery, on_done=self._written)
+        self._claims = Claims(self.queue, memory, self.pump)
         self._client = client
         self._config = config
         self._memory = memory
@@ -167,6 +169,7 @@ class Flights:
         # have a buffer. So nothing that is queued has to wait for what a plan holds.
         if not self._memory.allocate(part.blocks[0], demand=True):
             self.starved += 1
+            self.writes.give_way()
             part = self.queue.peek_ready(from_disk=from_disk)
             if part is None or not self.queue.slot(part.priority, from_disk=from_disk):
                 return False
@@ -208,6 +211,8 @@ class Flights:
                 return False
             if not self._allocate_planned(block, spare=spare):
                 self._memory.forget_if_empty(block)
+                if not spare:
+                    self.writes.give_way(read_only=True)
                 return None
             pending.pop()
             if on_disk:
@@ -276,8 +281,10 @@ class Flights:
             with part.scope:  # cancelled by cut(); what has arrived stays
                 if part.from_disk:
                     await self._read_from_disk(part)
-                else:
+                elif await self._claims.fetch_is_ours(part):
                     await self._fetch(part)
+                else:
+                    await self._read_cached_elsewhere(part)
         except ObjectError as exc:
             error = exc
         except trio.Cancelled:
@@ -321,6 +328,19 @@ class Flights:
         self._counters.from_disk(block.length_bytes)
         part.done = block.length_bytes
 
+    async def _read_cached_elsewhere(self, part: Part) -> None:
+        """Read a block that another process has cached, in place of fetching some of it."""
+        block = part.blocks[0]
+        part.from_disk = True
+        self.queue.in_flight[False] -= 1
+        self.queue.in_flight[True] += 1
+        block.drop_queued()
+        await self._read_from_disk(part)
+        if part.from_disk:
+            part.done = part.stop - part.start
+            for start, stop in block.claimed().gaps(block.start, block.stop):
+                block.have.add(start, stop)
+
     def _land(self, part: Part, error: ObjectError | None) -> None:
         for block in part.blocks:
             block.fold(part)
@@ -328,6 +348,7 @@ class Flights:
             if not block.complete and block.have.covers(block.start, block.stop):
                 block.complete, block.on_disk = True, part.from_disk
                 self.writes.keep(block)
+            self._claims.settle(block)
             for waiter in block.waiters:
                 if block.covers(waiter.start, waiter.stop):
                     waiter.event.set()
@@ -354,6 +375,7 @@ class Flights:
             self._memory.forget_if_empty(block)
 
     def _written(self, block: Block) -> None:
+        self._claims.settle(block)
         self.unpin(block)
         self.pump()
         self._retire(block.state)

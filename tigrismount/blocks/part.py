@@ -265,6 +265,7 @@ class Part:
         "start",
         "started",
         "stop",
+        "waits_elsewhere",
         "wake_at",
     )
 
@@ -292,6 +293,8 @@ class Part:
         self.started = False
         self.dropped = False
         """Taken back before it started; the queue skips it."""
+        self.waits_elsewhere = False
+        """Whether another process fetches it, so that it holds no slot."""
         self.done = 0
         """Watermark: bytes that have arrived, from ``start``."""
         self.wake_at = NEVER
@@ -317,11 +320,20 @@ class Part:
         self.stop = block.stop
         block.parts.append(self)
 
+    def cut(self, count: int) -> None:
+        """Keep the first *count* blocks only; before its fetch begins."""
+        for block in self.blocks[count:]:
+            block.parts.remove(self)
+        del self.blocks[count:]
+        self.stop = min(self.stop, self.blocks[-1].stop)
+
     def drop(self) -> None:
         """Take it back; it has not started."""
         self.dropped = True
         for block in self.blocks:
             block.parts.remove(self)
+            if not block.parts and block.state.cached is not None:
+                block.state.cached.unclaim(block.index)  # of an earlier part of the block
 
     @property
     def idle(self) -> bool:

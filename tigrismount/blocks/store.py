@@ -283,7 +283,7 @@ class BlockStore:
         self._memory.check_invariants(blocks)
         for block in blocks:
             block.check_invariants()
-        flying = {part for block in blocks for part in block.parts if part.started}
+        flying = {part for block in blocks for part in block.parts if part.started and not part.waits_elsewhere}
         for from_disk, in_flight in self._flights.queue.in_flight.items():
             assert in_flight == sum(1 for part in flying if part.from_disk is from_disk)
         for state in self._states.values():

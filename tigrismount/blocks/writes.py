@@ -1,4 +1,8 @@
-"""Whole blocks on their way to the disk cache. Trouble there costs speed and one line in the log, never a read."""
+"""Whole blocks on their way to the disk cache. Trouble there costs speed and one line in the log, never a read.
+
+A block that waits for the disk holds its memory. Where a read, or a plan of what is read next, finds none, blocks that
+wait give theirs up and are not cached: so a disk slower than the network slows nothing down.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ class DiskWrites:
     def __init__(self, nursery: Callable[[], trio.Nursery], on_done: Callable[[Block], None]) -> None:
         self._nursery = nursery
         self._on_done = on_done
-        self._writing = 0
+        self._blocks: dict[Block, trio.CancelScope] = {}
         self._idle = trio.Event()
 
     def keep(self, block: Block) -> None:
@@ -39,26 +43,39 @@ class DiskWrites:
             return
         block.pins += 1
         block.writing = True
-        self._writing += 1
+        self._blocks[block] = trio.CancelScope()
         self._nursery().start_soon(self._write, block)
+
+    def give_way(self, *, read_only: bool = False) -> None:
+        """Give up a block that still waits for a disk that is too slow, so that its memory can be used.
+
+        Args:
+            read_only: Leave those that were not read whole: their memory would not be free.
+        """
+        for block, scope in reversed(self._blocks.items()):
+            read = block.delivered_bytes >= block.length_bytes
+            if not scope.cancel_called and block.pins == 1 and (read or not read_only):
+                scope.cancel()
+                return
 
     async def drain(self) -> None:
         """Wait until every block is on the disk, or the cache has refused it."""
-        while self._writing:
+        while self._blocks:
             await self._idle.wait()
 
     async def _write(self, block: Block) -> None:
         assert block.buffer is not None
         assert block.state.cached is not None
         try:
-            block.on_disk = await block.state.cached.write_block(block.index, block.buffer, block.length_bytes)
+            with self._blocks[block]:
+                block.on_disk = await block.state.cached.write_block(block.index, block.buffer, block.length_bytes)
         except CacheError as exc:
             log.warning("not cached: %s", exc)
         finally:
             block.writing = False
             block.settle()
-            self._writing -= 1
-            if not self._writing:
+            del self._blocks[block]
+            if not self._blocks:
                 self._idle.set()
                 self._idle = trio.Event()
             self._on_done(block)

@@ -7,9 +7,12 @@ the cache is a ``CacheError`` that the caller answers by fetching from the store
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import trio
 
     from tigrismount.core.types import ObjectId
@@ -60,6 +63,17 @@ class CacheStatistics:
     """Why nothing is written at the moment; empty when all is well."""
 
 
+class Claim(Enum):
+    """Who fetches a block, among all processes that share the cache."""
+
+    OURS = auto()
+    """We do."""
+    ELSEWHERE = auto()
+    """Another process is at it."""
+    ON_DISK = auto()
+    """Nobody has to: it is on the disk, and ``has`` says so now."""
+
+
 class CachedObject(Protocol):
     """One object version as the cache holds it; open ones are never evicted."""
 
@@ -98,6 +112,29 @@ class CachedObject(Protocol):
             Whether the block is in the cache now. False when the disk is full, failing or too slow; never raises
             for that.
         """
+
+    async def claim(self, indexes: Sequence[int]) -> tuple[Claim, int]:
+        """Claim blocks that are about to be fetched, so that other processes on the cache do not fetch them too.
+
+        A claim lasts until ``unclaim`` and dies with its process. Where nothing can be cached at the moment everything
+        is ours at once, so that nobody waits for what will never be on the disk.
+
+        Args:
+            indexes: The blocks, in the order in which they are fetched; at least one.
+
+        Returns:
+            How it is about the first one, and for how many from there on: claimed ones as far as they go, else 1.
+        """
+
+    async def wait_claim(self, index: int) -> Claim:
+        """Wait for a block that is ``ELSEWHERE``: until it is on the disk, or whoever was at it is gone or too slow.
+
+        Returns:
+            ``ON_DISK`` or ``OURS``.
+        """
+
+    def unclaim(self, index: int) -> None:
+        """Let others fetch a block again; when it has been written they see it. Never blocks. Idempotent."""
 
     async def refresh(self) -> None:
         """Learn what other processes have added or dropped meanwhile; ``open_object`` does it by itself."""

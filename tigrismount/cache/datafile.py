@@ -16,8 +16,10 @@ import errno
 import fcntl
 import os
 import stat
+import struct
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.cache.records import ALIGNMENT_BYTES
@@ -31,6 +33,8 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _OPEN_ATTEMPTS = 200
 """An eviction holds its lock for milliseconds; 200 attempts are 2 s of it, then the cache is not worth the wait."""
 _RETRY_S = 0.01
+_FLOCK = struct.Struct("hhqqi4x")
+"""``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
 
 
 class DataFile:
@@ -161,6 +165,33 @@ class DataFile:
         self._direct = False
         fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
         return call(self._fd, data, offset)
+
+    def try_claim(self, start: int, length_bytes: int) -> bool:
+        """Lock a range of bytes alone, for as long as the file is open or until ``unclaim``; do not wait.
+
+        The lock belongs to the open file description, so it dies with this process and its threads share it. A
+        filesystem without such locks gives it always.
+
+        Raises:
+            OSError: The filesystem failed.
+        """
+        try:
+            self._set_range_lock(fcntl.F_WRLCK, start, length_bytes)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                return False
+            if error.errno not in (*_NO_LOCKS, errno.EINVAL):
+                raise
+        return True
+
+    def unclaim(self, start: int, length_bytes: int) -> None:
+        """Take back ``try_claim``."""
+        if self._fd >= 0:
+            with suppress(OSError):  # there was no lock, then
+                self._set_range_lock(fcntl.F_UNLCK, start, length_bytes)
+
+    def _set_range_lock(self, kind: int, start: int, length_bytes: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length_bytes, 0))
 
     def sync(self) -> None:
         """Put the data on the disk.

@@ -15,6 +15,7 @@ a crash left behind. Without it the cache works all the same, only a power cut w
 from __future__ import annotations
 
 import logging
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.cache.base import CacheStatistics, block_length_bytes
+from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes
+from tigrismount.cache.claims import Claims
 from tigrismount.cache.directory import kernel_boot_id, open_cache_directory, remove_old_caches
 from tigrismount.cache.health import Health
 from tigrismount.cache.kept import KeptRecords
@@ -36,7 +38,7 @@ from tigrismount.cache.versions import OpenVersions
 from tigrismount.errors import CacheCorruptError, CacheError, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tigrismount.cache.base import CachedObject
     from tigrismount.cache.directory import CacheDirectory
@@ -53,6 +55,9 @@ _READ_THREADS = 16
 """More than the block store asks for at once: its own limit is the one that counts."""
 _WRITE_THREADS = 2
 """One thread wrote 1.17 GB/s with O_DIRECT and four no more; the second one covers checksums and commits."""
+
+_BACKLOG_SHOWN_S = 10.0
+"""How long ``degraded`` tells of a block that was not cached because the disk was busy."""
 
 _log = logging.getLogger(__name__)
 
@@ -95,8 +100,11 @@ class DiskBlockCache:
         self._health = Health(directory, index, trial_bytes=config.block_bytes)
         self.records = KeptRecords(index, on_failure=self._health.fail)
         """Small records kept beside the blocks."""
+        self._claims = Claims(self._versions, self._health, takes_writes=lambda: self._admits(config.block_bytes))
         self._read_limiter = trio.CapacityLimiter(_READ_THREADS)
-        self._write_limiter = trio.CapacityLimiter(_WRITE_THREADS)
+        self._write_turns = trio.CapacityLimiter(_WRITE_THREADS)
+        self._write_threads = trio.CapacityLimiter(_WRITE_THREADS)
+        self._backlog_s = -math.inf
         self._closed = False
 
     @classmethod
@@ -167,6 +175,7 @@ class DiskBlockCache:
 
     def _note_close(self, digest: bytes) -> None:
         self._room.unpin(digest)
+        self._claims.forget(digest)
         self._publisher.used(digest, self._now_ms())
 
     async def _refresh(self, version: OpenVersion) -> None:
@@ -202,14 +211,19 @@ class DiskBlockCache:
         if index in version.storage.blocks:
             await trio.lowlevel.checkpoint()
             return True
+        if self._queued_bytes + length_bytes > max(self._config.write_queue_bytes, length_bytes):
+            self._note_backlog()
         written = self._admits(length_bytes) and await self._write_queued(version, index, buffer, length_bytes)
         if not written:
             self._count(writes_skipped=1)
         return written
 
+    def _note_backlog(self) -> None:
+        self._backlog_s = trio.current_time()
+
     def _admits(self, length_bytes: int) -> bool:
         """Tell whether one more block may wait for the disk; the first may always."""
-        if self._closed or not self._health.worth_a_try:
+        if self._closed or not self._health.worth_a_try or not self._room.worth_a_try:
             return False
         return not self._queued_bytes or self._queued_bytes + length_bytes <= self._config.write_queue_bytes
 
@@ -226,6 +240,10 @@ class DiskBlockCache:
         except (CacheError, OSError) as error:
             self._health.fail(error)
             return False
+        except trio.Cancelled:  # while it waited: its memory was needed
+            self._note_backlog()
+            self._count(writes_skipped=1)
+            raise
         finally:
             self._queued_bytes -= length_bytes
         return written
@@ -235,8 +253,9 @@ class DiskBlockCache:
             storage = version.storage
             write = partial(storage.write, index, buffer, length_bytes, self._now_ms())
             try:
-                with self._versions.using(storage):
-                    block = await trio.to_thread.run_sync(write, limiter=self._write_limiter)
+                async with self._write_turns:  # here it can be cancelled
+                    with self._versions.using(storage), trio.CancelScope(shield=True):
+                        block = await trio.to_thread.run_sync(write, limiter=self._write_threads)
             except FileGoneError:
                 await self._versions.replace(version, storage)
                 continue
@@ -295,8 +314,12 @@ class DiskBlockCache:
             self._counters,
             bytes_cached=totals.bytes_cached,
             objects_cached=totals.objects,
-            degraded=self._health.reason or self._no_room_reason(),
+            degraded=self._health.reason or self._no_room_reason() or self._backlog_reason(),
         )
+
+    def _backlog_reason(self) -> str:
+        recent = trio.current_time() - self._backlog_s < _BACKLOG_SHOWN_S
+        return "the cache's disk is slower than the network; not everything is cached" if recent else ""
 
     @property
     def failing(self) -> bool:
@@ -364,6 +387,17 @@ class _DiskObject:
         if length_bytes != self._length_bytes(index) or len(buffer) < length_bytes:
             raise ValueError(f"block {index} does not have {length_bytes} bytes, or the buffer is too small")
         return not self._closed and await self._cache._write(self._version, index, buffer, length_bytes)
+
+    async def claim(self, indexes: Sequence[int]) -> tuple[Claim, int]:
+        if self._closed:
+            return Claim.OURS, len(indexes)
+        return await self._cache._claims.claim(self._version, indexes)
+
+    async def wait_claim(self, index: int) -> Claim:
+        return await self._cache._claims.wait(self._version, index)
+
+    def unclaim(self, index: int) -> None:
+        self._cache._claims.unclaim(self._version, index)
 
     async def refresh(self) -> None:
         await self._cache._refresh(self._version)

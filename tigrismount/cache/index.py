@@ -196,6 +196,11 @@ class CacheIndex:
 
         return self.read(work)
 
+    def block(self, digest: bytes, index: int) -> BlockRecord | None:
+        """Return the record of one block, None when it is unknown."""
+        data = self.read(lambda txn: txn.get(block_key(digest, index), db=self._blocks))
+        return None if data is None else BlockRecord.unpack(data)
+
     def put_block(self, digest: bytes, obj: ObjectRecord, index: int, block: BlockRecord) -> BlockRecord | None:
         """Record a block whose data has been written.
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.cache.base import CacheStatistics, block_length_bytes
+from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes
 from tigrismount.cache.kept import TABLES, TableBounds, bounds_of
 from tigrismount.cache.none import UncachedObject
 from tigrismount.core.eviction import Occupancy
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tigrismount.cache.base import CachedObject
     from tigrismount.core.types import ObjectId
@@ -34,6 +34,8 @@ class _Version:
     blocks: dict[int, bytes] = field(default_factory=dict)
     corrupt: set[int] = field(default_factory=set)
     broken: set[int] = field(default_factory=set)
+    claimed: set[int] = field(default_factory=set)
+    elsewhere: dict[int, trio.Event] = field(default_factory=dict)
 
 
 async def _pass(gate: trio.Event | None) -> None:
@@ -160,6 +162,23 @@ class MemoryBlockCache:
         """Make the next read of a block fail its checksum."""
         self._versions[obj].corrupt.add(index)
 
+    def fetch_elsewhere(self, obj: ObjectId, index: int) -> Callable[[bytes | None], None]:
+        """Make another process fetch a block; what is returned ends that, with the bytes it cached or None."""
+        version = self._versions.setdefault(obj, _Version(self.block_bytes))
+        version.elsewhere[index] = trio.Event()
+
+        def end(data: bytes | None) -> None:
+            if data is not None:
+                self.put(obj, index, data)
+            version.elsewhere.pop(index).set()
+
+        return end
+
+    def claimed(self, obj: ObjectId) -> set[int]:
+        """Return the blocks that are claimed."""
+        version = self._versions.get(obj)
+        return set(version.claimed) if version else set()
+
     def break_reads(self, obj: ObjectId, index: int) -> None:
         """Make the next read of a block fail as a bad disk does."""
         self._versions[obj].broken.add(index)
@@ -258,6 +277,30 @@ class _MemoryObject:
         if self._closed:
             return False
         return await self._cache._write(self._obj, self._version, index, buffer[:length_bytes])
+
+    async def claim(self, indexes: Sequence[int]) -> tuple[Claim, int]:
+        await trio.lowlevel.checkpoint()
+        kinds = [self._claim(index) for index in indexes]
+        if kinds[0] is not Claim.OURS:
+            return kinds[0], 1
+        count = next((n for n, kind in enumerate(kinds) if kind is not Claim.OURS), len(kinds))
+        self._version.claimed.update(indexes[:count])
+        return Claim.OURS, count
+
+    def _claim(self, index: int) -> Claim:
+        if index in self._version.elsewhere:
+            return Claim.ELSEWHERE
+        return Claim.ON_DISK if self.has(index) else Claim.OURS
+
+    async def wait_claim(self, index: int) -> Claim:
+        elsewhere = self._version.elsewhere.get(index)
+        await _pass(elsewhere)
+        if not self.has(index):
+            self._version.claimed.add(index)
+        return self._claim(index)
+
+    def unclaim(self, index: int) -> None:
+        self._version.claimed.discard(index)
 
     async def refresh(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.cache.base import CacheStatistics
+from tigrismount.cache.base import CacheStatistics, Claim
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tigrismount.core.types import ObjectId
 
 
@@ -53,6 +55,19 @@ class UncachedObject:
         """Return False."""
         await trio.lowlevel.checkpoint()
         return False
+
+    async def claim(self, indexes: Sequence[int]) -> tuple[Claim, int]:
+        """Return that all is ours: nobody else could be waited for."""
+        await trio.lowlevel.checkpoint()
+        return Claim.OURS, len(indexes)
+
+    async def wait_claim(self, index: int) -> Claim:
+        """Return that it is ours."""
+        await trio.lowlevel.checkpoint()
+        return Claim.OURS
+
+    def unclaim(self, index: int) -> None:
+        """Do nothing."""
 
     async def refresh(self) -> None:
         """Do nothing: nothing can have changed."""

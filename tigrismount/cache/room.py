@@ -71,6 +71,11 @@ class Room:
         """Whether the filesystem has less free space than it must keep."""
         return self._disk_room_bytes <= _INDEX_GROWTH_BYTES
 
+    @property
+    def worth_a_try(self) -> bool:
+        """Whether a reservation has a chance; False for a while after one had none."""
+        return trio.current_time() >= self._no_room_until_s
+
     def pin(self, digest: bytes) -> None:
         """Keep a version until ``unpin``."""
         self._occupancy.pin(digest)

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Literal
 
 import xxhash
 
-from tigrismount.cache.base import block_length_bytes
+from tigrismount.cache.base import Claim, block_length_bytes
 from tigrismount.cache.datafile import DataFile
 from tigrismount.cache.records import BlockRecord, digest_of, valid_block_bytes
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
     from tigrismount.cache.records import ObjectRecord
@@ -74,6 +76,8 @@ class StoredVersion:
         """Blocks known to be on disk. Changed in the event loop only."""
         self.verified: set[int] = set()
         """Blocks found right since this process started. Changed in the event loop only."""
+        self.claimed: set[int] = set()
+        """Blocks that this process has claimed. Changed in the event loop only."""
         self.users = 1
         """Who still needs the file: the version, and every operation in a thread."""
         self.file = DataFile(directory.object_path(digest), record.size_bytes)
@@ -169,6 +173,36 @@ class StoredVersion:
     @property
     def _where(self) -> dict[str, str]:
         return {"bucket": self.record.bucket, "key": self.record.key}
+
+    def claim(self, indexes: Sequence[int]) -> tuple[Claim, dict[int, BlockRecord], int]:
+        """Claim blocks, and find those that another process has recorded meanwhile.
+
+        Returns:
+            How it is about the first one; the record of the first one when it is on disk; and for how many blocks from
+            there on it is like that.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: The file cannot be made or locked.
+        """
+        if self.file.ensure():
+            self._index.drop_object(self.digest)  # of a file that is no more
+        for count, index in enumerate(indexes):
+            if not self.file.try_claim(*self._range(index)):
+                return (Claim.OURS, {}, count) if count else (Claim.ELSEWHERE, {}, 1)
+            # Only now: whoever held the claim until this moment let it go after recording.
+            block = self._index.block(self.digest, index)
+            if block is not None and self._plausible(index, block):
+                self.unclaim(index)
+                return (Claim.OURS, {}, count) if count else (Claim.ON_DISK, {index: block}, 1)
+        return Claim.OURS, {}, len(indexes)
+
+    def unclaim(self, index: int) -> None:
+        """Take back a claim. Never blocks."""
+        self.file.unclaim(*self._range(index))
+
+    def _range(self, index: int) -> tuple[int, int]:
+        return index * self.record.block_bytes, self.record.block_bytes
 
     def write(self, index: int, buffer: memoryview, length_bytes: int, now_ms: int) -> BlockRecord | None:
         """Write a block and record it, in this order.

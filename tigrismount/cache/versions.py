@@ -110,7 +110,7 @@ class OpenVersions:
         storage = version.storage
         if storage.verified:
             self._verified[version.digest] = storage.file.inode, storage.verified
-        self._release(storage)
+        self.release(storage)
         self._on_close(version.digest)
 
     async def refresh(self, version: OpenVersion) -> None:
@@ -144,7 +144,7 @@ class OpenVersions:
         new = await self._load(version.digest, old.record, keep_block_bytes=True)
         if version.storage is old and version.handles:
             version.storage = new
-            self._release(old)
+            self.release(old)
         else:
             new.file.close()
 
@@ -173,9 +173,10 @@ class OpenVersions:
         try:
             yield
         finally:
-            self._release(storage)
+            self.release(storage)
 
-    def _release(self, storage: StoredVersion) -> None:
+    def release(self, storage: StoredVersion) -> None:
+        """Need the file of *storage* no longer; every ``users`` that was counted up is taken back once."""
         storage.users -= 1
         if not storage.users:
             storage.file.close()

@@ -222,8 +222,8 @@ def _disk_caches(
             free_floor_fraction=floor,
             block_bytes=blocks.block_bytes,
             verify=values.get("verify", "once"),
-            # What waits for the disk holds its memory: the rest is left to those who read, however slow the disk is.
-            write_queue_bytes=max(blocks.block_bytes, blocks.memory_limit_bytes // (4 * len(directories))),
+            # What waits for the disk holds its memory, and gives it up where it is missed: no bound is needed below it.
+            write_queue_bytes=blocks.memory_limit_bytes,
         )
         for name in directories
     )

@@ -1,0 +1,119 @@
+"""Two processes on one cache: what another one fetches is waited for, and nothing else waits for that."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.types import Extent, Priority
+from tigrismount.errors import ObjectError
+
+from .conftest import KIB, pattern
+
+BLOCK = 64 * KIB
+
+
+@pytest.fixture
+def disk() -> MemoryBlockCache:
+    return MemoryBlockCache(block_bytes=BLOCK)
+
+
+def blocks(client) -> list[tuple[int, int]]:
+    """First and last block of each GET."""
+    return sorted((start // BLOCK, -(-stop // BLOCK)) for _, _, start, stop in client.requests)
+
+
+async def test_block_that_another_process_fetches_comes_from_the_disk(client, open_store, disk) -> None:
+    """Mutation: without ``fetch_is_ours`` in ``_fly`` there is a GET for block 1."""
+    data = pattern(3 * BLOCK)
+    obj = client.put("a", data)
+    end = disk.fetch_elsewhere(obj, 1)
+    async with open_store(cache=disk) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.read, obj, 0, len(data))
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+        assert store.statistics().flights == 0  # it holds no slot
+        end(data[BLOCK : 2 * BLOCK])
+        assert bytes(await store.read(obj, 0, len(data))) == data
+        await wait_all_tasks_blocked()
+    assert blocks(client) == [(0, 1), (2, 3)]
+    assert disk.claimed(obj) == set()
+
+
+async def test_block_that_another_process_gave_up_is_fetched(client, open_store, disk) -> None:
+    data = pattern(2 * BLOCK)
+    obj = client.put("a", data)
+    end = disk.fetch_elsewhere(obj, 0)
+    async with open_store(cache=disk) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.read, obj, 100, BLOCK + 1)
+        await wait_all_tasks_blocked()
+        end(None)
+        assert bytes(await store.read(obj, 100, BLOCK + 1)) == data[100 : BLOCK + 1]
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+    assert {block for block, _ in blocks(client)} == {0, 1}
+    assert disk.claimed(obj) == set()
+    assert sorted(disk.writes) == [(obj, 0), (obj, 1)]
+
+
+@pytest.mark.parametrize("elsewhere", [{0}, {3}, {1, 2}, {0, 5}, set(range(6))])
+async def test_plan_goes_round_what_is_fetched_elsewhere(client, open_store, disk, elsewhere: set[int]) -> None:
+    """Parts of several blocks are cut where another process is at it; every block is fetched by one of the two."""
+    data = pattern(6 * BLOCK)
+    obj = client.put("a", data)
+    ends = {index: disk.fetch_elsewhere(obj, index) for index in elsewhere}
+    async with open_store(cache=disk, part_bytes=4 * BLOCK, concurrency=1) as store:
+        store.retain(obj)
+        store.plan(obj, [Extent(0, len(data))], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+        fetched = {index for start, stop in blocks(client) for index in range(start, stop)}
+        assert fetched == set(range(6)) - elsewhere
+        for index, end in ends.items():
+            end(data[index * BLOCK : (index + 1) * BLOCK])
+        await wait_all_tasks_blocked()
+        assert store.try_read(obj, 0, len(data)) == data
+        store.release(obj)
+        assert sum(stop - start for start, stop in blocks(client)) == 6 - len(elsewhere)
+    assert disk.claimed(obj) == set()
+
+
+async def test_readers_of_a_part_that_is_cut_are_served(client, open_store, disk) -> None:
+    data = pattern(4 * BLOCK)
+    obj = client.put("a", data)
+    end = disk.fetch_elsewhere(obj, 2)
+    async with open_store(cache=disk, part_bytes=4 * BLOCK) as store, trio.open_nursery() as nursery:
+        store.retain(obj)
+        store.plan(obj, [Extent(0, len(data))], Priority.PREFETCH)
+        nursery.start_soon(store.read, obj, 2 * BLOCK + 5, 3 * BLOCK + 5)
+        await wait_all_tasks_blocked()
+        end(data[2 * BLOCK : 3 * BLOCK])
+        await wait_all_tasks_blocked()
+        store.release(obj)
+    assert sum(stop - start for start, stop in blocks(client)) == 3
+
+
+async def test_claims_end_with_failed_flights(client, open_store, disk) -> None:
+    """Nobody must wait for a fetch that has failed."""
+    obj = client.put("a", pattern(2 * BLOCK))
+    client.delete("a")
+    async with open_store(cache=disk) as store:
+        with pytest.raises(ObjectError):
+            await store.read(obj, 0, BLOCK)
+        await wait_all_tasks_blocked()
+    assert disk.claimed(obj) == set()
+
+
+async def test_claim_lasts_until_the_block_is_written(client, open_store, disk) -> None:
+    """Mutation: ``settle`` that does not ask for writes lets others fetch it before they can see it."""
+    obj = client.put("a", pattern(BLOCK))
+    disk.write_gate = trio.Event()
+    async with open_store(cache=disk) as store:
+        await store.read(obj, 0, BLOCK)
+        await wait_all_tasks_blocked()
+        assert disk.claimed(obj) == {0}
+        disk.write_gate.set()
+        await wait_all_tasks_blocked()
+        assert disk.claimed(obj) == set()

@@ -1,0 +1,101 @@
+"""Claims across processes: one fetches, the others wait for it, and nobody waits for the dead, the hung or the full."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+import trio
+
+from tigrismount.cache import claims
+from tigrismount.cache.base import Claim
+from tigrismount.testing.cache_contract import BLOCK_BYTES, check, fill, object_id, write
+
+OBJ = object_id("model")
+
+
+def claimer(children: Any) -> Any:
+    child = children("claim", "model")
+    assert child.stdout.readline() == "OURS 2\n"
+    return child
+
+
+async def test_claimed_block_is_elsewhere_until_it_is_on_disk(place: Any, children: Any) -> None:
+    """Whoever gets the lock sees the record. Mutation: when the child unclaims before it writes, it is OURS."""
+    async with place.open() as cache:
+        child = claimer(children)
+        handle = await cache.open_object(OBJ)
+        assert await handle.claim([0]) == (Claim.ELSEWHERE, 1)
+        assert await handle.claim([1, 2]) == (Claim.ELSEWHERE, 1)
+        assert await handle.claim([2, 3, 1, 0]) == (Claim.OURS, 2)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert await handle.wait_claim(0) is Claim.ON_DISK
+        assert handle.has(0)
+        await check(handle, OBJ, 0)
+        assert await handle.wait_claim(1) is Claim.OURS
+        assert await handle.claim([2, 3]) == (Claim.OURS, 2)  # ours already
+        handle.close()
+
+
+async def test_nobody_waits_for_the_dead(place: Any, children: Any) -> None:
+    async with place.open() as cache:
+        child = claimer(children)
+        handle = await cache.open_object(OBJ)
+        assert await handle.claim([0]) == (Claim.ELSEWHERE, 1)
+        child.kill()
+        child.wait()
+        with trio.fail_after(claims._WAIT_S / 2):
+            assert await handle.wait_claim(0) is Claim.OURS
+        assert not handle.has(0)
+        handle.close()
+
+
+async def test_hung_holder_is_waited_for_once_and_not_long(
+    place: Any, children: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "_WAIT_S", 0.2)
+    async with place.open() as cache:
+        child = claimer(children)
+        child.send_signal(signal.SIGSTOP)
+        handle = await cache.open_object(OBJ)
+        assert await handle.wait_claim(0) is Claim.OURS
+        monkeypatch.setattr(claims, "_WAIT_S", 1000.0)
+        with trio.fail_after(10):
+            assert await handle.wait_claim(1) is Claim.OURS
+        handle.close()
+
+
+async def test_cache_that_takes_nothing_claims_nothing(place: Any, children: Any) -> None:
+    """What will never be on the disk is not worth waiting for: everybody fetches it at once."""
+    held = object_id("held")
+    async with place.open(size_bytes=4 * BLOCK_BYTES) as cache:
+        await fill(cache, held)
+        its = await cache.open_object(held)
+        handle = await cache.open_object(OBJ)
+        claimer(children)
+        assert await handle.claim([0]) == (Claim.ELSEWHERE, 1)
+        assert not await write(handle, OBJ, 3)  # full of what is open
+        assert await handle.claim([0]) == (Claim.OURS, 1)
+        its.close()
+        handle.close()
+
+
+async def test_claims_end_with_the_last_handle(place: Any, children: Any) -> None:
+    async with place.open() as cache:
+        handle = await cache.open_object(OBJ)
+        assert await handle.claim([0, 1, 2, 3]) == (Claim.OURS, 4)
+        handle.close()
+        claimer(children)
+
+
+async def test_claimed_version_that_was_never_written_leaves_no_record(place: Any) -> None:
+    async with place.open() as cache:
+        handle = await cache.open_object(OBJ)
+        await handle.claim([0])
+        handle.close()
+        assert cache.statistics().objects_cached == 0
+    async with place.open() as cache:
+        await place.until(lambda: not place.data_files())
+        assert cache.statistics().objects_cached == 0
