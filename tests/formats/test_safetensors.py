@@ -12,6 +12,7 @@ from safetensors import SafetensorError, deserialize
 
 from tigrismount.core.layout import Layout, TensorExtent
 from tigrismount.errors import FormatError
+from tigrismount.formats import safetensors
 from tigrismount.formats.parsing import FIRST_READ_BYTES, MAX_HEADER_BYTES
 from tigrismount.formats.registry import format_of
 from tigrismount.formats.safetensors import DTYPE_BITS, header_length, parse_header
@@ -97,6 +98,12 @@ def test_a_short_header_takes_one_read_and_a_long_one_two():
     assert parse_all(FORMAT.begin(len(short)), short) == (parse_header(short, len(short)), [(0, len(short))])
     reads = [(0, FIRST_READ_BYTES), (FIRST_READ_BYTES, len(long) - 1)]
     assert parse_all(FORMAT.begin(len(long)), long) == (parse_header(long, len(long)), reads)
+
+
+def test_more_tensors_than_we_plan_for_are_refused(monkeypatch):
+    monkeypatch.setattr(safetensors, "MAX_TENSORS", 1)
+    with pytest.raises(FormatError, match="2 tensors are above the 1"):
+        parse_header(content := file_of('{"a":' + U8 + ',"b":' + U8 + "}", b"xx"), len(content))
 
 
 def test_the_reason_quotes_a_long_name_in_short():

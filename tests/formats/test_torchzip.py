@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tigrismount.errors import ForeignFormatError, FormatError
-from tigrismount.formats import torchzip
+from tigrismount.formats import torchzip, zipdirectory
 from tigrismount.formats.pickletrace import trace
 from tigrismount.formats.registry import format_of
 from tigrismount.testing.oracles import require
@@ -215,6 +215,7 @@ HOSTILE = {
     "directory of 4 GiB": changed(END + 12, b"\xff\xff\xff\xff"),
     "directory damaged": changed(DIRECTORY, b"PK\1\3"),
     "name beyond the directory": changed(DIRECTORY + 28, b"\xff\xff"),
+    "directory ends early": changed(DIRECTORY + 28, struct.pack("<3H", 10, 100, 0)),
     "encrypted": changed(SECOND + 8, b"\1"),
     "compressed": zip_of({"x/data.pkl": PICKLE, "x/data/0": b"abcd" * 10}, zipfile.ZIP_DEFLATED),
     "two sizes": changed(SECOND + 20, b"\1"),
@@ -236,6 +237,23 @@ def test_a_directory_that_lies_is_refused_with_a_reason(content):
     assert not isinstance(caught.value, ForeignFormatError)
     assert caught.value.detail
     assert "\n" not in str(caught.value)
+
+
+def test_a_directory_longer_than_the_first_look_takes_one_more_read_and_must_be_whole():
+    members = {"x/data.pkl": PICKLE, **{f"x/data/{number}": b"abcd" for number in range(2000)}}
+    layout, reads = parse_all(FORMAT.begin(len(content := zip_of(members))), content)
+    assert len(layout.tensors) == 2000
+    assert len(reads) == 4, "head, tail, the directory before it, one local header"
+    head, tail = wide_zip(1000)
+    split = tail.replace(struct.pack("<2Q", 3, 3), struct.pack("<2Q", 2, 3))
+    with pytest.raises(FormatError, match="several disks"):
+        read_sparse((head, split), 1000)
+
+
+def test_more_members_than_we_plan_for_are_refused(monkeypatch):
+    monkeypatch.setattr(zipdirectory, "MAX_TENSORS", 2)
+    with pytest.raises(FormatError, match="3 members are above the 2"):
+        parse(GOOD)
 
 
 def test_the_two_ends_of_a_wide_directory_must_agree():
@@ -285,6 +303,10 @@ def test_a_tensor_without_torch():
         b"t.",
         b"\x80\2\x85.",
         b"h\5.",
+        b"K\1t.",
+        b"K\1K\2\x93.",
+        b"]Q.",
+        tensor_pickle().replace(b"storage", b"storied"),
         b"K\1K\2R.",
         b"(K\1d.",
         tensor_pickle(key=b"9"),
@@ -302,6 +324,27 @@ def test_a_pickle_that_cannot_be_followed_costs_the_names_only(data):
     content = zip_of({"x/data.pkl": data, "x/data/0": b"abcd"})
     assert [t.name for t in parse(content).tensors] == ["data/0"]
     assert parse(content).views == ()
+
+
+def rebuilt_from_type(tensor: bytes) -> bytes:
+    """A tensor of a class of its own, as torch writes it: the function, the class, the arguments, the state."""
+    function, _, rest = tensor.partition(b"(")
+    return b"ctorch._tensor\n_rebuild_from_type_v2\n(" + function + b"cmine\nTensor\n(" + rest[:-1] + b"NtR"
+
+
+OTHERWISE = {
+    "a class of its own": b"}X\1\0\0\0t" + rebuilt_from_type(REFERENCE % (b"0", b"\4")) + b"s.",
+    "the state of an object": b"cmine\nModule\n)\x81}X\1\0\0\0t" + REFERENCE % (b"0", b"\4") + b"sb.",
+    "an object made with keywords": b"(K\0cmine\nThing\n)}\x92X\1\0\0\0t" + REFERENCE % (b"0", b"\4") + b"d.",
+    "values dropped on the way": b"}X\1\0\0\0t" + REFERENCE % (b"0", b"\4") + b"K\0K\1(K\x02" + b"100s.",
+    "a list made at once": b"(" + REFERENCE % (b"0", b"\4") + b"20l.",
+}
+
+
+@pytest.mark.parametrize("data", OTHERWISE.values(), ids=OTHERWISE)
+def test_tensors_are_found_however_they_are_reached(data):
+    (tensor,) = trace(b"\x80\2" + data)
+    assert (tensor.storage, tensor.dtype, tensor.shape) == ("0", "U8", (4,))
 
 
 def test_a_pickle_that_repeats_itself_stays_small():

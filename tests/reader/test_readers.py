@@ -156,6 +156,37 @@ async def test_a_hostile_header_costs_one_log_line_and_no_read(store, readers, c
     assert "\n" not in record.message
 
 
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("a.gguf", b"GGUF\3\0\0\0" + b"\xff" * 16),
+        ("a.gguf", b"GGUF\3\0\0\0" + struct.pack("<QQQ", 0, 1, 1 << 50)),
+        ("a.pt", b"PK\3\4"),
+        ("pytorch_model.bin", b"PK\3\4"),
+        ("blobs/" + "ab" * 32, b"GGUF"),
+    ],
+)
+async def test_a_damaged_file_of_any_format_costs_one_log_line_and_no_read(store, readers, caplog, name, head):
+    obj = store.put(name, 200 * MIB, head)
+    reader = readers.open(obj, obj.key)
+    for start in range(0, 16 * MIB, READ):
+        assert len(await reader.read(start, start + READ)) == READ
+    while readers.statistics().format_errors == 0:
+        await trio.lowlevel.checkpoint()
+    assert store.planned_bytes(obj) > 0
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert sum(stop - start for _, start, stop in store.probe_reads()) <= MAX_PROBED_BYTES
+
+
+@pytest.mark.parametrize(("name", "head"), [("model.bin", b"\x80\2"), ("a.ckpt", b"text"), ("ab" * 32, b"{}")])
+async def test_a_file_of_another_kind_than_its_name_lets_hope_is_no_warning(store, readers, caplog, name, head):
+    obj = store.put(name, 200 * MIB, head)
+    assert len(await readers.open(obj, obj.key).read(0, READ)) == READ
+    await wait_all_tasks_blocked()
+    assert len(store.probe_reads()) == 1, "one look at its head, which the reader wants as well"
+    assert (readers.statistics().format_errors, caplog.records) == (0, [])
+
+
 async def test_a_header_that_cannot_be_read_costs_the_plan_only(store, readers, caplog):
     caplog.set_level(logging.INFO)
     store.errors[Priority.PREFETCH] = ObjectUnavailableError("away")
