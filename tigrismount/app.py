@@ -31,19 +31,19 @@ from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.none import NoCache
 from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.config.model import MountConfig
+from tigrismount.control.operations import operations
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
 from tigrismount.core.loadlog import LoadLog
 from tigrismount.errors import CacheError, ConfigError, MountError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
-from tigrismount.fuse.invalidation import forget_names
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
-from tigrismount.reader.loads import MOST_SHOWN, LoadRecorder
+from tigrismount.reader.loads import LoadRecorder
 from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import Takeovers, configure_logging, mount_status
 from tigrismount.vfs.filesystem import FileSystem
@@ -273,16 +273,6 @@ class Worker:
             await self._attach(session, engine)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
 
-            async def status(_: Mapping[str, Any]) -> Mapping[str, Any]:
-                await trio.lowlevel.checkpoint()
-                return engine.status()
-
-            async def refresh(request: Mapping[str, Any]) -> Mapping[str, Any]:
-                return await _refresh(engine, request)
-
-            async def loads(request: Mapping[str, Any]) -> Mapping[str, Any]:
-                return {"loads": await engine.loads.reports(min(int(request.get("limit", MOST_SHOWN)), MOST_SHOWN))}
-
             layers = WarmEngine(client, engine.cache, engine.store)
 
             async def warm(request: Mapping[str, Any], send: Send) -> Mapping[str, Any]:
@@ -293,7 +283,8 @@ class Worker:
                 ids = nodes if isinstance(nodes, list) else []
                 return {"files": await describe_nodes(engine.filesystem, engine.cache, ids)}
 
-            handlers = {"status": status, "refresh": refresh, "loads": loads, "inspect": inspect}
+            short = operations(status=engine.status, filesystem=engine.filesystem, client=client, loads=engine.loads)
+            handlers = {**short, "inspect": inspect}
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(ControlServer(path, handlers, {"warm": warm}).run)
@@ -405,13 +396,6 @@ def _warnings(engine: Engine) -> list[str]:
     degraded = engine.access.degraded
     away = [f"mounted with what is cached of the snapshot, as the store cannot be used: {degraded}"] if degraded else []
     return away + ([] if engine.client.listable else engine.client.notes())
-
-
-async def _refresh(engine: Engine, request: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Forget what is known at and below a path of the mount, here and in the kernel."""
-    names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
-    entries = engine.filesystem.refresh(names)
-    return {"names": len(entries), "complete": await forget_names(entries)}
 
 
 def main() -> int:

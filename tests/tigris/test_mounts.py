@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from tigrismount.demo.command import wait_until
+from tigrismount.demo.command import run_command, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -92,6 +92,20 @@ def test_a_revoked_key_is_a_refusal_and_a_new_one_mends_it_without_a_remount(tig
         write("tid_two")
         assert wait_until(lambda: mount.cat("weights") == "w")
         assert mounted.status()["credentials"] == config
+
+
+def test_a_key_from_the_environment_is_replaced_by_hand(tigris, mount):
+    tigris.tigris.put("models", "weights", b"w")
+    with mount(tigris.url, "--metadata-ttl=0", "--negative-ttl=0") as mounted:
+        tigris.tigris.keys = {"tid_two"}
+        assert mount.cat("weights") == "EACCES"
+        env = mount.env | {"AWS_ACCESS_KEY_ID": "tid_two"}
+        run_command("refresh", "--credentials", mounted.path, env=env).check()
+        assert mount.cat("weights") == "w"
+        assert mounted.status()["credentials"] == "tigrismount refresh --credentials"
+        bare = {name: value for name, value in mount.env.items() if not name.startswith("AWS_")}
+        refused = run_command("refresh", "--credentials", mounted.path, env=bare)
+        assert (refused.status, "no access key is found here" in refused.errors) == (1, True)
 
 
 def test_a_public_bucket_that_may_not_be_listed_mounts_with_a_warning_and_never_looks_empty(tigris, mount):

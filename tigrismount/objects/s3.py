@@ -257,6 +257,10 @@ class S3Client:
         """Where the key in use came from."""
         return self._keys.source
 
+    async def replace_key(self, credentials: Credentials) -> bool:
+        """Sign with another key from now on; return whether it is another one. Anonymous clients stay so."""
+        return await trio.to_thread.run_sync(self._keys.replace, credentials)
+
     def seal(self, text: bytes) -> bytes:
         """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
         return self._keys.seal(text)

@@ -1,0 +1,69 @@
+"""What the control socket of a mount answers: the short commands, each a request in and a reply out.
+
+Whoever can ask is the user of the mount (``server`` sees to that), so a key that they hand in is as good as one in
+their files. It goes into memory and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tigrismount.fuse.invalidation import forget_names
+from tigrismount.objects.credentials import Credentials
+from tigrismount.reader.loads import MOST_SHOWN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tigrismount.control.server import Handler
+    from tigrismount.objects.s3 import S3Client
+    from tigrismount.reader.loads import LoadRecorder
+    from tigrismount.vfs.filesystem import FileSystem
+
+log = logging.getLogger(__name__)
+
+HANDED_IN = "tigrismount refresh --credentials"
+"""Source of a key that came over the socket."""
+
+
+def operations(
+    *, status: Callable[[], dict[str, Any]], filesystem: FileSystem, client: S3Client, loads: LoadRecorder
+) -> Mapping[str, Handler]:
+    """Return the commands of a mount, by name.
+
+    Args:
+        status: Gives the reply to ``status``.
+        filesystem: What is mounted.
+        client: The store.
+        loads: The load reports.
+    """
+
+    async def say_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        await trio.lowlevel.checkpoint()
+        return status()
+
+    async def say_loads(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"loads": await loads.reports(min(int(request.get("limit", MOST_SHOWN)), MOST_SHOWN))}
+
+    async def refresh(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Forget what is known at and below a path of the mount, here and in the kernel."""
+        names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
+        entries = filesystem.refresh(names)
+        return {"names": len(entries), "complete": await forget_names(entries)}
+
+    async def take_key(request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Sign with another key from now on."""
+        texts = [str(request.get(name, "")) for name in ("access_key_id", "secret_access_key", "session_token")]
+        if not texts[0] or not texts[1]:
+            return {"error": "a key has two halves: access_key_id and secret_access_key"}
+        key = Credentials(source=HANDED_IN, access_key_id=texts[0], secret_access_key=texts[1], session_token=texts[2])
+        replaced = await client.replace_key(key)
+        if replaced:
+            log.info("going on with the key that was handed in")
+        return {"replaced": replaced}
+
+    return {"status": say_status, "loads": say_loads, "refresh": refresh, "credentials": take_key}
