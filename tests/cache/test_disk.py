@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.cache import datafile, disk
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.errors import CacheCorruptError, CacheError
 from tigrismount.testing.cache_contract import (
@@ -367,6 +369,34 @@ async def test_write_that_waits_for_the_disk_can_be_taken_back(place: Any) -> No
         assert await write(handle, OBJ, 0)
         assert cache._room._reserved_bytes == cache._queued_bytes == 0
         handle.close()
+
+
+async def test_hung_disk_is_waited_for_briefly_and_once(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first look hangs, the next ones do not look. Mutation: without the bound each takes 10 s."""
+    monkeypatch.setattr(disk, "_PATIENCE_S", 0.1)
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        hung = threading.Event()
+        opened = datafile.DataFile._open_direct
+
+        def open_hangs(self: datafile.DataFile, flags: int) -> int:
+            hung.wait(10)
+            return opened(self, flags)
+
+        monkeypatch.setattr(datafile.DataFile, "_open_direct", open_hangs)
+        with trio.fail_after(5):
+            for _ in range(3):
+                handle = await cache.open_object(OBJ)
+                assert not handle.has(0)
+                assert not await write(handle, OBJ, 0)
+                handle.close()
+        assert cache.statistics().degraded == "the disk has not answered for 0.1 s"
+        hung.set()
+        monkeypatch.undo()
+        cache._silent_until_s = 0.0
+        cache._health._next_try_s = 0.0
+        await place.until(lambda: not cache.statistics().degraded)  # it comes back by itself
+        assert await fill(cache, OBJ) == 5
 
 
 @contextmanager

@@ -56,6 +56,10 @@ _READ_THREADS = 16
 _WRITE_THREADS = 2
 """One thread wrote 1.17 GB/s with O_DIRECT and four no more; the second one covers checksums and commits."""
 
+_PATIENCE_S = 2.0
+"""How long the first look at a version may take; it needs a millisecond, and a read waits for it."""
+_SILENCE_S = 30.0
+"""How long a disk that hung is not even looked at."""
 _BACKLOG_SHOWN_S = 10.0
 """How long ``degraded`` tells of a block that was not cached because the disk was busy."""
 
@@ -105,6 +109,7 @@ class DiskBlockCache:
         self._write_turns = trio.CapacityLimiter(_WRITE_THREADS)
         self._write_threads = trio.CapacityLimiter(_WRITE_THREADS)
         self._backlog_s = -math.inf
+        self._silent_until_s = -math.inf
         self._closed = False
 
     @classmethod
@@ -154,7 +159,7 @@ class DiskBlockCache:
         A version without a strong ETag, and any version while the cache cannot be read, gets a handle that never
         holds anything.
         """
-        if self._closed or not obj.cacheable or not obj.size_bytes:
+        if self._closed or not obj.cacheable or not obj.size_bytes or self._is_silent:
             await trio.lowlevel.checkpoint()
             return UncachedObject(self._config.block_bytes)
         digest = object_digest(self._store_id, obj)
@@ -162,12 +167,21 @@ class DiskBlockCache:
             self._store_id, obj.bucket, obj.key, obj.etag, obj.size_bytes, self._config.block_bytes, self._now_ms()
         )
         handle = object()
-        try:
-            version = await self._versions.open(digest, record, handle)
-        except (CacheError, OSError) as error:
-            self._health.fail(error)
-            return UncachedObject(self._config.block_bytes)
-        return _DiskObject(self, version, handle)
+        with trio.move_on_after(_PATIENCE_S):
+            try:
+                version = await self._versions.open(digest, record, handle)
+            except (CacheError, OSError) as error:
+                self._health.fail(error)
+                return UncachedObject(self._config.block_bytes)
+            return _DiskObject(self, version, handle)
+        self._silent_until_s = trio.current_time() + _SILENCE_S
+        self._health.fail(CacheError(f"the disk has not answered for {_PATIENCE_S:g} s"))
+        return UncachedObject(self._config.block_bytes)
+
+    @property
+    def _is_silent(self) -> bool:
+        """Whether the disk hung a moment ago, so that not even a look at it is worth the wait."""
+        return trio.current_time() < self._silent_until_s
 
     def _note_open(self, digest: bytes) -> None:
         self._room.pin(digest)

@@ -8,6 +8,7 @@ with (``using``), so that a file is closed when its last reader is done and neve
 
 from __future__ import annotations
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -160,11 +161,30 @@ class OpenVersions:
                 raise
             return storage
 
-        storage = await trio.to_thread.run_sync(work, limiter=self._limiter)
+        storage = await self._run(work)
         inode, verified = self._verified.get(digest, (0, set[int]()))
         if storage.blocks and inode == storage.file.inode:
             storage.verified = verified & storage.blocks.keys()
         return storage
+
+    async def _run(self, work: Callable[[], StoredVersion]) -> StoredVersion:
+        """Return what *work* made in a thread; when cancelled, whatever it still makes is closed there."""
+        gave_up = threading.Event()
+        made: list[StoredVersion] = []
+
+        def guarded() -> StoredVersion:
+            made.append(work())
+            if gave_up.is_set():
+                made[0].file.close()
+            return made[0]
+
+        try:
+            return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+        except trio.Cancelled:
+            gave_up.set()
+            if made:  # at this very moment
+                made[0].file.close()
+            raise
 
     @contextmanager
     def using(self, storage: StoredVersion) -> Iterator[None]:
