@@ -78,7 +78,7 @@ def read_members(size_bytes: int) -> Generator[Extent, bytes, tuple[Member, ...]
     """Read the directory of a file of *size_bytes*; return its members in the order they lie in the file."""
     tail_start = max(0, size_bytes - FIRST_READ_BYTES)
     tail = yield Extent(tail_start, size_bytes)
-    count, start, stop = yield from _find_directory(tail, tail_start, size_bytes)
+    count, start, stop = _find_directory(tail, tail_start, size_bytes)
     if start >= tail_start:
         raw = tail[start - tail_start : stop - tail_start]
     else:
@@ -102,7 +102,7 @@ def check_local_header(raw: bytes, member: Member) -> None:
         raise FormatError(f"member {member.name!r:.80} is not where we expect it", offset=member.header_start)
 
 
-def _find_directory(tail: bytes, tail_start: int, size_bytes: int) -> Generator[Extent, bytes, tuple[int, int, int]]:
+def _find_directory(tail: bytes, tail_start: int, size_bytes: int) -> tuple[int, int, int]:
     """Return the count of the directory's entries, and its extent."""
     where = tail.rfind(_END_SIGNATURE, 0, max(0, len(tail) - _END.size + len(_END_SIGNATURE)))
     if where < 0:
@@ -115,7 +115,7 @@ def _find_directory(tail: bytes, tail_start: int, size_bytes: int) -> Generator[
         raise FormatError("is split over several disks", offset=end)
     locator = tail[max(0, where - _LOCATOR.size) : where]
     if len(locator) == _LOCATOR.size and locator.startswith(_LOCATOR_SIGNATURE):
-        wide_start, wide = yield from _wide_end(_LOCATOR.unpack(locator)[2], tail, tail_start)
+        wide_start, wide = _wide_end(_LOCATOR.unpack(locator)[2], tail, tail_start)
         narrow_and_full = ((count, _FULL_16), (length, _FULL_32), (start, _FULL_32))
         for (narrow, full), value in zip(narrow_and_full, wide, strict=True):
             if narrow not in (full, value):
@@ -128,12 +128,9 @@ def _find_directory(tail: bytes, tail_start: int, size_bytes: int) -> Generator[
     return count, start, start + length
 
 
-def _wide_end(start: int, tail: bytes, tail_start: int) -> Generator[Extent, bytes, tuple[int, tuple[int, int, int]]]:
+def _wide_end(start: int, tail: bytes, tail_start: int) -> tuple[int, tuple[int, int, int]]:
     """Return where the 64-bit end record lies, and its count, length and start of the directory."""
-    if start >= tail_start:
-        raw = tail[start - tail_start :][: _END64.size]
-    else:
-        raw = yield Extent(start, start + _END64.size)
+    raw = tail[start - tail_start :][: _END64.size] if start >= tail_start else b""
     if len(raw) < _END64.size or not raw.startswith(_END64_SIGNATURE):
         raise FormatError("has no 64-bit zip directory where it says", offset=start)
     _, _, _, _, _, _, here, count, length, directory_start = _END64.unpack(raw)
