@@ -166,6 +166,14 @@ def test_a_header_that_lies_is_refused_with_a_reason(content):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "counts", [{"pair_count": MAX_TENSORS + 1}, {"info_count": MAX_TENSORS + 1}, {"info_count": BIG - 1}]
+)
+def test_counts_that_cannot_be_are_refused_before_anything_is_walked(counts):
+    with pytest.raises(FormatError, match="more than can be"):
+        parse(file_of(header(**counts), 30_000_000))
+
+
 def test_a_file_without_tensors_may_end_with_its_header():
     assert parse(header()).tensors == ()
     assert parse(header([pair(b"k", STRING, text(b"x"))])).data_stop <= len(header([pair(b"k", STRING, text(b"x"))]))

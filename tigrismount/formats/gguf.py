@@ -127,8 +127,6 @@ class _Walk:
         have = self.base + len(self.data)
         if stop <= have:
             return
-        if stop > self._size_bytes:
-            raise FormatError(f"header goes on beyond the file's {self._size_bytes} bytes", offset=self.position)
         start = max(have, self.position)
         ahead = yield Extent(start, max(stop, min(start + self._step_bytes, self._size_bytes)))
         self.data = self.data[self.position - self.base :] + ahead
