@@ -91,6 +91,14 @@ async def test_reports_come_newest_last_and_the_newest_survive_a_limit(autojump_
         assert [report["bytes_needed"] for report in await here.reports(1)] == [3 * MIB]
 
 
+async def test_reports_can_be_had_without_their_timelines(autojump_clock, log, recorder):
+    here = recorder(MemoryRecords())
+    read(log, 0, MIB)
+
+    assert "timeline" in (await here.reports())[0]
+    assert "timeline" not in (await here.reports(timelines=False))[0]
+
+
 async def test_without_a_cache_reports_live_as_long_as_the_mount(autojump_clock, log, recorder):
     here = recorder(NoRecords())
     async with running(here):

@@ -43,9 +43,9 @@ def loads(mountpoint: str | None, as_json: bool, last: bool, cache_dir: str | No
     """
     if mountpoint is not None:
         path = canonical_mountpoint(mountpoint)
-        reports = [report for report in _ask(path) if report.get("mountpoint") == path]
+        reports = [report for report in _ask(path, timelines=as_json) if report.get("mountpoint") == path]
     else:
-        reports = _of_cache(cache_dir) if cache_dir is not None else _of_all_mounts()
+        reports = _of_cache(cache_dir) if cache_dir is not None else _of_all_mounts(timelines=as_json)
     if last:
         reports = reports[-1:]
     if as_json:
@@ -59,20 +59,20 @@ def loads(mountpoint: str | None, as_json: bool, last: bool, cache_dir: str | No
     return 0
 
 
-def _ask(mountpoint: str) -> list[dict[str, Any]]:
+def _ask(mountpoint: str, *, timelines: bool) -> list[dict[str, Any]]:
     path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
     try:
-        return _reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S))
+        return _reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S, timelines=timelines))
     except StaleSocketError as exc:
         raise CommandFailure(f"{mountpoint}: is not mounted; without it, 'tigrismount loads'", NOT_FOUND) from exc
 
 
-def _of_all_mounts() -> list[dict[str, Any]]:
+def _of_all_mounts(*, timelines: bool) -> list[dict[str, Any]]:
     """Return the reports of every mount of this user, each once; those of the cache where there is no mount."""
     answers = []
     for path in sockets(runtime_directory(os.environ, uid=os.geteuid())):
         try:
-            answers.append(_reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S)))
+            answers.append(_reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S, timelines=timelines)))
         except MountError:
             continue  # 'status' says what is wrong with it
     if not answers:

@@ -47,7 +47,8 @@ def operations(
         return status()
 
     async def say_loads(request: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"loads": await loads.reports(min(int(request.get("limit", MOST_SHOWN)), MOST_SHOWN))}
+        limit, timelines = int(request.get("limit", MOST_SHOWN)), bool(request.get("timelines", True))
+        return {"loads": await loads.reports(limit, timelines=timelines)}
 
     async def refresh(request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Forget what is known at and below a path of the mount, here and in the kernel."""

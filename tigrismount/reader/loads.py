@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TABLE = "loads"
 """Name of the record table."""
-MOST_SHOWN = 100
+MOST_SHOWN = 50
 """Reports that are given out at once; a screen holds fewer, and the reply of a mount must stay small."""
 FOLD_S = 0.25
 """How often events are folded while a load is in progress: a millisecond of work each time."""
@@ -87,16 +87,20 @@ class LoadRecorder:
         self._fold()
         return [load.summary(self._epoch_s) for load in self._tracker.active]
 
-    async def reports(self, limit: int = MOST_SHOWN) -> list[dict[str, Any]]:
+    async def reports(self, limit: int = MOST_SHOWN, *, timelines: bool = True) -> list[dict[str, Any]]:
         """Return the newest reports of all that share the cache, and of loads in progress here; newest last.
 
         Args:
             limit: Most reports.
+            timelines: Whether to give the timelines, which are most of a report.
         """
-        kept = unpack_reports(await self._records.items(TABLE, limit=limit))
+        limit = min(limit, MOST_SHOWN)
+        # In a thread: reads go on meanwhile.
+        kept = await trio.to_thread.run_sync(unpack_reports, await self._records.items(TABLE, limit=limit))
         self._fold()
         here = [*self._unkept, *(self._report(load) for load in self._tracker.active)]
-        return sorted([*kept, *here], key=lambda report: report["started"])[-limit:]
+        newest = sorted([*kept, *here], key=lambda report: report["started"])[-limit:]
+        return newest if timelines else [{k: v for k, v in r.items() if k != "timeline"} for r in newest]
 
     def _fold(self) -> None:
         self._tracker.fold(self._log.take())
