@@ -220,6 +220,7 @@ def test_the_report_of_a_huge_load_stays_small(tracker):
     assert report["bytes_needed"] == 40 * size
     assert len(report["timeline"]["cells"]) <= 2048
     assert sum(cell[5] for cell in report["timeline"]["cells"]) == 40 * size
+    assert all(cell[5] <= report["timeline"]["cell_bytes"] for cell in report["timeline"]["cells"])
     assert len(json.dumps(report)) < 200_000
 
 
