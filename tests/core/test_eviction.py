@@ -57,6 +57,11 @@ class OccupancyMachine(RuleBasedStateMachine):
     def check_slack(self, plan: Eviction[str], excess_bytes: int) -> None:
         """Beyond what is needed only small versions go, and no more of them than the slack."""
         needed_bytes = 0
+        if plan.victims:
+            *others, last = (self.sizes[victim] for victim in plan.victims)
+            assert 0 < plan.last_bytes <= last
+            assert not plan.enough or sum(others) + plan.last_bytes >= excess_bytes
+            assert plan.last_bytes == last or sum(others) + plan.last_bytes == excess_bytes
         for victim in plan.victims:
             assert needed_bytes < excess_bytes or needed_bytes + self.sizes[victim] <= excess_bytes + SLACK_BYTES
             needed_bytes += self.sizes[victim]
@@ -74,6 +79,13 @@ class OccupancyMachine(RuleBasedStateMachine):
     def unpin(self) -> None:
         if self.pins:
             self.occupancy.unpin(self.pins.pop())
+
+    @rule(name=NAMES, size_bytes=st.integers(1, 60))
+    def trim(self, name: str, size_bytes: int) -> None:
+        """A version that lost a part is as old as before."""
+        if self.sizes.get(name, 0) >= size_bytes:
+            self.occupancy.shrink(name, size_bytes)
+            self.sizes[name] -= size_bytes
 
     @rule(name=NAMES)
     def remove(self, name: str) -> None:
@@ -113,6 +125,10 @@ def test_least_recently_used_goes_first_and_no_more_than_needed() -> None:
     occupancy = filled(a=40, b=30, c=30)
     occupancy.touch("a", 9)
     assert occupancy.plan(1).victims == ("b",)
+
+
+def test_only_as_much_of_the_last_one_as_is_needed() -> None:
+    assert (filled(a=40, b=60).plan(50).last_bytes, filled(a=40, b=60).plan(40).last_bytes) == (10, 40)
 
 
 def test_free_disk_space_counts_like_the_bound() -> None:

@@ -59,6 +59,8 @@ class CacheStatistics:
     """Blocks that failed their checksum and were dropped."""
     evicted_objects: int = 0
     """Object versions evicted."""
+    trimmed_objects: int = 0
+    """Times that a part of an object version was evicted."""
     degraded: str = ""
     """Why nothing is written at the moment; empty when all is well."""
 

@@ -12,6 +12,7 @@ removed by hand; it then lives on until it is closed, reads go on, and ``linked`
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
@@ -33,6 +34,9 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 _OPEN_ATTEMPTS = 200
 """An eviction holds its lock for milliseconds; 200 attempts are 2 s of it, then the cache is not worth the wait."""
 _RETRY_S = 0.01
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+"""Flags of fallocate(2), which Python does not offer."""
+_libc = ctypes.CDLL(None, use_errno=True)
 _FLOCK = struct.Struct("hhqqi4x")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
 
@@ -248,6 +252,41 @@ def remove_file(path: str, before: Callable[[], bool]) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def punch_holes(path: str, choose: Callable[[], list[tuple[int, int]]]) -> bool:
+    """Give back the space of some ranges of a data file that nobody has open.
+
+    Args:
+        path: The file; a missing one has nothing to give back.
+        choose: Called with the file locked, so that nobody can open it: makes the index forget what is in the ranges
+            first, and returns them as start and stop.
+
+    Returns:
+        Whether it was done. False when some process has the file open, or there is none.
+
+    Raises:
+        OSError: It cannot be opened or punched.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return False
+    try:
+        if not _lock_alone(fd) or not os.fstat(fd).st_nlink:
+            return False
+        for start, stop in choose():
+            _punch(fd, start, stop)
+        return True
+    finally:
+        os.close(fd)
+
+
+def _punch(fd: int, start: int, stop: int) -> None:
+    mode = _KEEP_SIZE | _PUNCH_HOLE
+    if _libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(stop - start)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _lock_alone(fd: int) -> bool:

@@ -362,9 +362,9 @@ class DiskBlockCache:
         added = {name: getattr(self._counters, name) + by for name, by in changes.items()}
         self._counters = replace(self._counters, **added)
 
-    def _note_eviction(self, digest: bytes) -> None:
+    def _note_eviction(self, digest: bytes, whole: bool) -> None:
         self._versions.note_eviction(digest)
-        self._count(evicted_objects=1)
+        self._count(evicted_objects=int(whole), trimmed_objects=int(not whole))
 
 
 class _DiskObject:

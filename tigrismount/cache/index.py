@@ -261,6 +261,22 @@ class CacheIndex:
 
         return self.write(work)
 
+    def drop_blocks(self, digest: bytes, indexes: Iterable[int]) -> int:
+        """Forget some blocks of a version, whatever is recorded of them; return how many bytes they took."""
+        indexes = list(indexes)
+
+        def work(txn: Any) -> int:
+            dropped_bytes = 0
+            for index in indexes:
+                data = txn.pop(block_key(digest, index), db=self._blocks)
+                dropped_bytes += 0 if data is None else BlockRecord.unpack(data).length_bytes
+            obj = txn.get(digest, db=self._objects)
+            if obj is not None:
+                self._grow_object(txn, digest, ObjectRecord.unpack(obj), -dropped_bytes)
+            return dropped_bytes
+
+        return self.write(work)
+
     def drop_object(self, digest: bytes) -> int:
         """Forget a version and all its blocks; return how many bytes they took."""
 

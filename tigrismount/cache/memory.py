@@ -197,17 +197,28 @@ class MemoryBlockCache:
 
     def _drop(self, obj: ObjectId, version: _Version, index: int) -> None:
         data = version.blocks.pop(index, b"")
-        self._occupancy.add(obj, -len(data), self._tick())
+        self._occupancy.shrink(obj, len(data))
 
     def _make_room(self, need_bytes: int) -> bool:
         eviction = self._occupancy.plan(need_bytes)
         if not eviction.enough:
             return False
         for obj in eviction.victims:
+            if obj == eviction.victims[-1] and eviction.last_bytes < self._occupancy.size_bytes(obj):
+                self._trim(obj, eviction.last_bytes)
+                continue
             del self._versions[obj]
             self._occupancy.remove(obj)
             self._count(evicted_objects=1)
         return True
+
+    def _trim(self, obj: ObjectId, need_bytes: int) -> None:
+        blocks = self._versions[obj].blocks
+        while need_bytes > 0 and blocks:
+            data = blocks.pop(max(blocks))
+            need_bytes -= len(data)
+            self._occupancy.shrink(obj, len(data))
+        self._count(trimmed_objects=1)
 
     async def _read(self, obj: ObjectId, version: _Version, index: int, buffer: memoryview) -> None:
         self.reads.append((obj, index))

@@ -6,16 +6,23 @@ waits, sees that the file has lost its name and starts anew. A version that any 
 
 from __future__ import annotations
 
+import errno
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tigrismount.cache.datafile import remove_file
+from tigrismount.cache.datafile import punch_holes, remove_file
 from tigrismount.cache.records import DIGEST_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
+
+_UNRECORDED_SLACK_BYTES = 64 << 10
+"""What a file may take beyond its blocks: rounding up of the last one, and the filesystem's own."""
 
 
 def evict_version(directory: CacheDirectory, index: CacheIndex, digest: bytes) -> bool:
@@ -38,6 +45,62 @@ def evict_version(directory: CacheDirectory, index: CacheIndex, digest: bytes) -
     return remove_file(directory.object_path(digest), forget)
 
 
+def trim_version(
+    directory: CacheDirectory, index: CacheIndex, digest: bytes, need_bytes: int, *, slack_bytes: int = 0
+) -> int:
+    """Remove the last blocks of a version, as many as hold *need_bytes*, unless some process has it open.
+
+    The head stays, so that the next load begins from the disk while the rest comes from the network.
+
+    Args:
+        directory: The cache directory.
+        index: Its index.
+        digest: The version.
+        need_bytes: At least so much goes.
+        slack_bytes: At most so much goes on top, where whole blocks fit into it.
+
+    Returns:
+        How many bytes went; 0 when the version is open, or the filesystem cannot give back parts of a file.
+
+    Raises:
+        CacheError: The index failed.
+        OSError: The file cannot be opened.
+    """
+    freed_bytes = 0
+
+    def choose() -> list[tuple[int, int]]:
+        nonlocal freed_bytes
+        record, chosen_bytes, chosen = index.object(digest), 0, []
+        if record is not None:
+            for number, block in sorted(index.blocks(digest).items(), reverse=True):
+                if chosen_bytes >= need_bytes and chosen_bytes + block.length_bytes > need_bytes + slack_bytes:
+                    break
+                chosen.append(number)
+                chosen_bytes += block.length_bytes
+            freed_bytes = index.drop_blocks(digest, chosen)
+            return _runs(chosen, record.block_bytes)
+        return []
+
+    try:
+        punch_holes(directory.object_path(digest), choose)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return 0  # and what was forgotten goes with the rest of the version
+    return freed_bytes
+
+
+def _runs(numbers: Iterable[int], block_bytes: int) -> list[tuple[int, int]]:
+    """Return the byte ranges of blocks, neighbours together."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        start = number * block_bytes
+        if runs and runs[-1][1] == start:
+            start = runs.pop()[0]
+        runs.append((start, (number + 1) * block_bytes))
+    return runs
+
+
 def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
     """Remove files that no record speaks of, and records of files that are gone.
 
@@ -54,9 +117,25 @@ def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
     for digest in found - recorded:
         # Asked again with the file locked: its first block may just have been recorded.
         remove_file(directory.object_path(digest), partial(_is_unknown, index, digest))
+    for digest in found & recorded:
+        _punch_unrecorded(directory, index, digest)
     for digest in recorded - found:
         if not os.path.lexists(directory.object_path(digest)):
             index.drop_object(digest)
+
+
+def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: bytes) -> None:
+    """Give back what a killed process wrote and did not record, or forgot and did not punch; no bound counts it."""
+    record, path = index.object(digest), directory.object_path(digest)
+    with suppress(OSError):  # a filesystem that cannot punch, or a file that has just gone
+        if record is None or os.stat(path).st_blocks * 512 <= record.cached_bytes + _UNRECORDED_SLACK_BYTES:
+            return
+
+        def choose() -> list[tuple[int, int]]:
+            block_count = -(-record.size_bytes // record.block_bytes)
+            return _runs(set(range(block_count)) - index.blocks(digest).keys(), record.block_bytes)
+
+        punch_holes(path, choose)
 
 
 def _is_unknown(index: CacheIndex, digest: bytes) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.cache.pins import Pins, matches
-from tigrismount.cache.reclaim import disk_room_bytes, evict_version
+from tigrismount.cache.reclaim import disk_room_bytes, evict_version, trim_version
 from tigrismount.core.eviction import Occupancy, Usage
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
     from tigrismount.cache.options import DiskCacheConfig
+    from tigrismount.core.eviction import Eviction
 
 _SLACK_FRACTION = 1 / 128
 """An eviction frees this share of the bound on top, so that small files do not cause one each."""
@@ -42,7 +43,7 @@ class Room:
         index: Its index.
         config: The bounds.
         recency_ms: Returns uses that are not in the index yet, digest to milliseconds.
-        on_evicted: Called with each version that this process has evicted.
+        on_evicted: Called with each version that this process has evicted, and whether all of it.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Room:
         config: DiskCacheConfig,
         *,
         recency_ms: Callable[[], Mapping[bytes, int]],
-        on_evicted: Callable[[bytes], None],
+        on_evicted: Callable[[bytes, bool], None],
     ) -> None:
         self._directory = directory
         self._index = index
@@ -157,13 +158,13 @@ class Room:
             plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
             if not plan.victims or (only_if_enough and not plan.enough):
                 return plan.enough
-            evicted = await trio.to_thread.run_sync(self._evict_all, plan.victims)
-            for digest in evicted:
-                self._disk_room_bytes += self._occupancy.size_bytes(digest)
-                self._on_evicted(digest)
+            evicted = await trio.to_thread.run_sync(self._evict_all, plan)
+            for digest, freed_bytes in evicted.items():
+                self._disk_room_bytes += freed_bytes
+                self._on_evicted(digest, freed_bytes >= self._occupancy.size_bytes(digest))
             if len(evicted) == len(plan.victims):
                 return plan.enough
-            busy.update(set(plan.victims) - set(evicted))
+            busy.update(set(plan.victims) - evicted.keys())
 
     def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], set[bytes], int]:
         """Return who takes how much, who is pinned by its name, and what the disk has room for."""
@@ -175,5 +176,19 @@ class Room:
         pinned = {digest for digest, record in objects.items() if matches(record, prefixes)}
         return usages, pinned, self._measure()
 
-    def _evict_all(self, digests: tuple[bytes, ...]) -> list[bytes]:
-        return [digest for digest in digests if evict_version(self._directory, self._index, digest)]
+    def _evict_all(self, plan: Eviction[bytes]) -> dict[bytes, int]:
+        """Evict; return how much of each victim that nobody has open."""
+        evicted = {}
+        for digest in plan.victims:
+            size_bytes = self._occupancy.size_bytes(digest)
+            is_last = digest == plan.victims[-1]
+            if is_last and plan.enough and plan.last_bytes < size_bytes:
+                trimmed_bytes = trim_version(
+                    self._directory, self._index, digest, plan.last_bytes, slack_bytes=self._occupancy.slack_bytes
+                )
+                if 0 < trimmed_bytes < size_bytes:
+                    evicted[digest] = trimmed_bytes
+                    continue
+            if evict_version(self._directory, self._index, digest):
+                evicted[digest] = size_bytes
+        return evicted

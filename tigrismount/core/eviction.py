@@ -2,8 +2,8 @@
 
 ``Occupancy`` is the book of who takes how many bytes and when it was last used. ``plan`` answers with the least
 recently used versions that must be evicted for a number of bytes to fit; the cache around it removes them and
-reports back with ``remove``. Whole versions are evicted, never single blocks: a model with holes is a slow load,
-and the next load would fetch what was evicted for the one before.
+reports back with ``remove``. Versions go one after the other, never a little of each: a model with holes is a slow
+load. Of the last one only ``last_bytes`` have to go, so a large model does not leave for the sake of a small one.
 
 Pinned versions are never chosen: they are open, and a reader counts on them. A plan may therefore come out short
 (``enough`` is False); then nothing should be evicted for the sake of a write that cannot be kept anyway.
@@ -45,6 +45,8 @@ class Eviction(Generic[Name]):
     """Bytes they take together."""
     enough: bool
     """Whether evicting them makes the room that was asked for."""
+    last_bytes: int = 0
+    """How many bytes of the last victim must go: all it takes, or less. The slack may go on top."""
 
 
 class Occupancy(Generic[Name]):
@@ -58,7 +60,7 @@ class Occupancy(Generic[Name]):
 
     def __init__(self, capacity_bytes: int, *, slack_bytes: int = 0) -> None:
         self.capacity_bytes = capacity_bytes
-        self._slack_bytes = slack_bytes
+        self.slack_bytes = slack_bytes
         self._usages: dict[Name, Usage] = {}
         self._pins: Counter[Name] = Counter()
         self._total_bytes = 0
@@ -86,9 +88,15 @@ class Occupancy(Generic[Name]):
         self._total_bytes = sum(usage.size_bytes for usage in usages.values())
 
     def add(self, name: Name, size_bytes: int, last_used: int) -> None:
-        """Note that *name* grew (or shrank) by *size_bytes*, now."""
+        """Note that *name* grew by *size_bytes*, now."""
         self._usages[name] = Usage(self.size_bytes(name) + size_bytes, last_used)
         self._total_bytes += size_bytes
+
+    def shrink(self, name: Name, size_bytes: int) -> None:
+        """Note that *name* lost *size_bytes*, which is no use of it."""
+        usage = self._usages[name]
+        self._usages[name] = Usage(usage.size_bytes - size_bytes, usage.last_used)
+        self._total_bytes -= size_bytes
 
     def touch(self, name: Name, last_used: int) -> None:
         """Note that *name* is used now; unknown names are ignored."""
@@ -133,14 +141,15 @@ class Occupancy(Generic[Name]):
         if excess_bytes <= 0:
             return Eviction((), 0, enough=True)
         victims: list[Name] = []
-        freed_bytes = 0
+        freed_bytes = last_bytes = 0
         for name in self._oldest_first(busy):
             size_bytes = self._usages[name].size_bytes
-            if freed_bytes >= excess_bytes and freed_bytes + size_bytes > excess_bytes + self._slack_bytes:
+            if freed_bytes >= excess_bytes and freed_bytes + size_bytes > excess_bytes + self.slack_bytes:
                 break
             victims.append(name)
+            last_bytes = min(size_bytes, max(0, excess_bytes - freed_bytes) or size_bytes)
             freed_bytes += size_bytes
-        return Eviction(tuple(victims), freed_bytes, enough=freed_bytes >= excess_bytes)
+        return Eviction(tuple(victims), freed_bytes, enough=freed_bytes >= excess_bytes, last_bytes=last_bytes)
 
     def _oldest_first(self, busy: Collection[Name]) -> list[Name]:
         free = (name for name in self._usages if name not in self._pins and name not in busy)

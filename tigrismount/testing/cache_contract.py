@@ -234,8 +234,24 @@ class BlockCacheContract:
                 await check(handle, pinned, index)
             handle.close()
             assert await write(its, new, 0)
-            assert cache.statistics().bytes_cached == BLOCK_BYTES
+            assert cache.statistics().bytes_cached == 4 * BLOCK_BYTES
             its.close()
+
+    async def test_part_of_a_version_goes_where_that_is_enough(self) -> None:
+        """Of the last victim only the tail goes, so what is left begins at its head."""
+        old, new = object_id("old"), object_id("new", blocks=2)
+        async with self.open_cache(capacity_bytes=4 * BLOCK_BYTES) as cache:
+            assert await fill(cache, old) == 4
+            assert await fill(cache, new) == 2
+            handle = await cache.open_object(old)
+            assert [handle.has(index) for index in range(4)] == [True, True, False, False]
+            for index in (0, 1):
+                await check(handle, old, index)
+            handle.close()
+            statistics = cache.statistics()
+            assert (statistics.evicted_objects, statistics.trimmed_objects) == (0, 2)
+            assert statistics.bytes_cached == 4 * BLOCK_BYTES
+            assert await check_all(cache, new) == 2
 
     async def test_object_larger_than_the_cache_is_cached_in_part(self) -> None:
         """What fits is kept; the rest is refused, and nothing that is open suffers for it."""

@@ -1,0 +1,60 @@
+"""Space that is given back: really on the disk, and also when a process was killed on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tigrismount.cache import reclaim
+from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id
+
+OLD, NEW = object_id("old", blocks=8), object_id("new", blocks=3)
+
+
+def taken_bytes(place: Any) -> int:
+    return sum(path.stat().st_blocks * 512 for path in place.data_files())
+
+
+async def test_evicted_parts_are_holes_and_the_bound_holds_on_the_disk(place: Any) -> None:
+    """Mutation: without ``_punch`` the files take eleven blocks."""
+    place.config = replace(place.config, size_bytes=8 * BLOCK_BYTES)
+    async with place.open() as cache:
+        await fill(cache, OLD)
+        assert taken_bytes(place) == 8 * BLOCK_BYTES
+        assert await fill(cache, NEW) == 3
+        assert taken_bytes(place) == cache.statistics().bytes_cached == 8 * BLOCK_BYTES
+        assert [await check_all(cache, obj) for obj in (OLD, NEW)] == [5, 3]
+        assert (cache.statistics().trimmed_objects, cache.statistics().corrupt_blocks) == (3, 0)
+    async with place.open(verify="always") as cache:
+        assert [await check_all(cache, obj) for obj in (OLD, NEW)] == [5, 3]
+        cache._index.check()
+
+
+async def test_what_a_killed_process_forgot_and_did_not_punch_is_given_back(place: Any) -> None:
+    """Data that no record counts would break the bound; the next start punches it."""
+    async with place.open() as cache:
+        await fill(cache, OLD)
+        digest = next(iter(cache._index.objects()))
+        cache._index.drop_blocks(digest, [2, 3, 7])
+    assert taken_bytes(place) == 8 * BLOCK_BYTES
+    async with place.open() as cache:
+        await place.until(lambda: taken_bytes(place) == 5 * BLOCK_BYTES)
+        assert await check_all(cache, OLD) == 5
+        assert await fill(cache, OLD) == 8
+
+
+async def test_filesystem_that_cannot_punch_loses_whole_versions(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reclaim, "punch_holes", cannot_punch)
+    place.config = replace(place.config, size_bytes=8 * BLOCK_BYTES)
+    async with place.open() as cache:
+        await fill(cache, OLD)
+        assert await fill(cache, NEW) == 3
+        assert cache.statistics().bytes_cached == 3 * BLOCK_BYTES
+        assert await check_all(cache, OLD) == 0
+
+
+def cannot_punch(path: str, choose: Any) -> bool:
+    choose()
+    raise OSError(95, "Operation not supported")
