@@ -15,6 +15,8 @@ import click
 
 from tigrismount.cli.main import cli
 from tigrismount.config.options import BY_KEY, OPTIONS
+from tigrismount.metrics.exposition import PREFIX
+from tigrismount.metrics.table import ERRORS, INFO, INFO_LABELS, METRICS, TIMINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,9 +90,25 @@ def regenerated(page: str, content: str) -> str:
     return f"{before}{BEGIN}\n\n{content}\n\n{END}{after}"
 
 
+def metrics_table() -> str:
+    """Return one row per metric."""
+    rows = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
+    for metric in (*METRICS, ERRORS):
+        name = f"{PREFIX}{metric.name}{'_total' if metric.kind == 'counter' else ''}"
+        label = f"`{metric.label}`" if metric.label else ""
+        rows.append(f"| `{name}` | {metric.kind} | {label} | {escaped(metric.help)} |")
+    rows += [f"| `{PREFIX}{timing.name}` | histogram | `le` | {escaped(timing.help)} |" for timing in TIMINGS.values()]
+    labels = ", ".join(f"`{label}`" for label in INFO_LABELS)
+    return "\n".join([*rows, f"| `{PREFIX}{INFO.name}` | gauge | {labels} | {escaped(INFO.help)} |"])
+
+
 def pages() -> dict[Path, str]:
     """Return what each generated page should say."""
-    contents = {REFERENCE / "config.md": options_table(), REFERENCE / "cli.md": commands_text()}
+    contents = {
+        REFERENCE / "config.md": options_table(),
+        REFERENCE / "cli.md": commands_text(),
+        REFERENCE / "metrics.md": metrics_table(),
+    }
     return {path: regenerated(path.read_text(), content) for path, content in contents.items()}
 
 

@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import signal
 
 import pytest
+import trio
+import trio.testing
 
 from tigrismount.errors import ObjectProtocolError
-from tigrismount.telemetry import configure_logging
+from tigrismount.telemetry import configure_logging, report_on_signal
 
 HOSTILE = "k\nERROR forged: line\x1b[2J\u202e\udcff"
 """A key that would begin a line of its own, clear the screen, turn the text around, and is no UTF-8."""
@@ -44,3 +48,36 @@ def test_json_lines_hold_keys_as_they_are_and_are_one_line_each(written):
     text = written("json", "cannot read %s", HOSTILE)
     assert text.count("\n") == 1
     assert json.loads(text)["message"] == f"cannot read {HOSTILE}"
+
+
+def test_json_lines_of_an_error_name_what_it_concerns_in_fields(written):
+    error = ObjectProtocolError("odd", bucket="b", key="k")
+    error.request_id = "4442587FB7D0A2F9"
+    line = json.loads(written("json", "read: %s", error))
+    assert {name: line[name] for name in ("error", "bucket", "key", "request_id")} == {
+        "error": "ObjectProtocolError",
+        "bucket": "b",
+        "key": "k",
+        "request_id": "4442587FB7D0A2F9",
+    }
+    assert "request_id" not in json.loads(written("json", "read: %s", ObjectProtocolError("odd")))
+
+
+async def test_signals_dump_the_state_and_switch_the_level(written, capsys):
+    written("text", "configured")
+    logger = logging.getLogger("tigrismount")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(report_on_signal, lambda: {"source": "s3://b"})
+        await trio.testing.wait_all_tasks_blocked()
+        said = []
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2):
+            os.kill(os.getpid(), number)
+            with trio.fail_after(5):
+                while not (text := capsys.readouterr().err):
+                    await trio.lowlevel.checkpoint()
+            said.append((text, logger.level))
+        nursery.cancel_scope.cancel()
+    assert 'state: {"source": "s3://b"}' in said[0][0]
+    assert "from level debug on" in said[1][0]
+    assert "from level info on" in said[2][0]
+    assert [level for _, level in said] == [logging.INFO, logging.DEBUG, logging.INFO]

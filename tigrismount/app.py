@@ -45,7 +45,7 @@ from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.loads import LoadRecorder
 from tigrismount.reader.readers import Readers
-from tigrismount.telemetry import Takeovers, configure_logging, mount_status
+from tigrismount.telemetry import Takeovers, configure_logging, mount_status, report_on_signal
 from tigrismount.vfs.filesystem import FileSystem
 from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
 from tigrismount.vfs.holdings import describe_nodes
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from tigrismount.control.server import Send
     from tigrismount.holder.protocol import Message
+    from tigrismount.metrics.server import MetricsServer
     from tigrismount.objects.credentials import Credentials
     from tigrismount.objects.keys import FindCredentials
 
@@ -118,6 +119,7 @@ class Engine:
             on_new=self.journal.append,
         )
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, degraded=away)
+        self.metrics: MetricsServer | None = None
         self._started_s = time.monotonic()
 
     def note_handover(self, failure: str) -> None:
@@ -130,7 +132,11 @@ class Engine:
         return mount_status(
             self.config,
             takeovers=self.takeovers,
-            degraded={"store": self.access.degraded, "journal": self.journal.degraded},
+            degraded={
+                "store": self.access.degraded,
+                "journal": self.journal.degraded,
+                "metrics": self.metrics.degraded if self.metrics else "",
+            },
             supervisor_pid=os.getppid(),
             uptime_s=time.monotonic() - self._started_s,
             credentials=self.client.key_source,
@@ -261,7 +267,8 @@ class Worker:
         return 0
 
     async def _serve(self, engine: Engine) -> None:
-        session = Session(Adapter(engine.filesystem, engine.config.fuse))
+        adapter = Adapter(engine.filesystem, engine.config.fuse)
+        session = Session(adapter)
         client = engine.client
         self._channel.send(
             "ready",
@@ -294,6 +301,10 @@ class Worker:
                     # A user's runtime directory goes when they log out; those who read the mount are still there.
                     log.warning("serving without status: %s", exc)
                 nursery.start_soon(self._leave_on_signal, session)
+                nursery.start_soon(report_on_signal, engine.status)
+                if engine.config.metrics_address is not None:
+                    engine.metrics = _metrics_server(engine, adapter, engine.config.metrics_address)
+                    await nursery.start(engine.metrics.run)
                 nursery.start_soon(self._listen, session, engine)
                 self._channel.send("serving")
                 gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
@@ -389,6 +400,18 @@ def _ours(error: BaseException) -> TigrisMountError | None:
         return error if isinstance(error, TigrisMountError) else None
     found = [_ours(inner) for inner in error.exceptions]
     return None if None in found else found[0]
+
+
+def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsServer:
+    from tigrismount.metrics.exposition import Figures  # prometheus_client takes a while, and few mounts want it
+    from tigrismount.metrics.server import MetricsServer
+
+    def figures() -> Figures:
+        timings = {**engine.client.timings(), "read": adapter.read_times.snapshot()}
+        return Figures(engine.status(), timings, dict(adapter.errors))
+
+    host, _, port = address.rpartition(":")
+    return MetricsServer(host.strip("[]"), int(port), figures)
 
 
 def _warnings(engine: Engine) -> list[str]:

@@ -22,6 +22,9 @@ class TigrisMountError(Exception):
     transient: ClassVar[bool] = False
     """Whether trying again may help; read by ``objects.retry`` alone."""
 
+    request_id: str = ""
+    """What the store calls the request that failed, where it said; for whoever asks its operators."""
+
     def __init__(self, detail: str = "", *, bucket: str = "", key: str = "") -> None:
         if type(self) is TigrisMountError:
             raise TypeError("TigrisMountError is abstract: raise one of its subclasses")

@@ -9,20 +9,27 @@ import json
 import logging
 import os
 import resource
+import signal
 import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from tigrismount import __version__
+from tigrismount.errors import TigrisMountError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tigrismount.blocks.statistics import BlocksStatistics
     from tigrismount.cache.base import CacheStatistics
     from tigrismount.config.model import MountConfig
     from tigrismount.objects.client import ObjectStatistics
     from tigrismount.vfs.entries import VfsStatistics
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ def mount_status(
 
 
 class _JsonFormatter(logging.Formatter):
-    """One JSON object per line."""
+    """One JSON object per line; of an error of ours also what it concerns, in fields of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return *record* as JSON."""
@@ -138,6 +145,10 @@ class _JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, TigrisMountError):
+                named = {"bucket": argument.bucket, "key": argument.key, "request_id": argument.request_id}
+                fields |= {"error": type(argument).__name__, **{name: value for name, value in named.items() if value}}
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields)
@@ -170,3 +181,20 @@ def configure_logging(config: MountConfig) -> None:
     root.setLevel(logging.WARNING)  # libraries speak up when something is wrong; boto3 at debug would print requests
     logging.getLogger("tigrismount").setLevel(config.log_level.upper())
     logging.raiseExceptions = False  # the supervisor may be gone, and its end of the pipe with it
+
+
+async def report_on_signal(state: Callable[[], Mapping[str, Any]]) -> None:
+    """Log the whole state on SIGUSR1; on SIGUSR2 log everything, and on the next one what was configured again.
+
+    Args:
+        state: What ``status`` shows.
+    """
+    logger = logging.getLogger("tigrismount")
+    configured = logger.level
+    with trio.open_signal_receiver(signal.SIGUSR1, signal.SIGUSR2) as signals:
+        async for number in signals:
+            if number == signal.SIGUSR1:
+                log.warning("state: %s", json.dumps(state()))
+                continue
+            logger.setLevel(logging.DEBUG if logger.level != logging.DEBUG else configured)
+            log.warning("SIGUSR2: logging from level %s on", logging.getLevelName(logger.level).lower())

@@ -180,3 +180,12 @@ def test_without_a_strong_etag_an_overwrite_of_the_same_size_is_seen_by_its_time
         check_range_answer(206, {**headers, "last-modified": "Tue, 14 Nov 2023 22:13:21 GMT"}, obj, 0, 10)
     with pytest.raises(ObjectProtocolError, match="neither"):
         check_range_answer(206, {**headers, "last-modified": "yesterday"}, obj, 0, 10)
+
+
+def test_an_error_names_the_request_that_the_store_refused():
+    answer = ErrorAnswer(403, "AccessDenied", "no", {"x-amz-request-id": "4442587FB7D0A2F9"})
+    error = error_from_answer(answer, TARGET)
+    assert error.request_id == "4442587FB7D0A2F9"
+    assert "(403 AccessDenied: no; request 4442587FB7D0A2F9)" in str(error)
+    hostile = ErrorAnswer(403, "AccessDenied", "no", {"x-amz-request-id": "\x1b[2J evil"})
+    assert error_from_answer(hostile, TARGET).request_id == ""

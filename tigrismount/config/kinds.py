@@ -16,6 +16,9 @@ from tigrismount.config.units import MIB, parse_seconds, parse_share, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+LOOPBACK = "127.0.0.1"
+"""Where services listen unless told otherwise: nobody from outside gets there."""
+
 
 def one_of(*choices: str) -> Callable[[object], str]:
     """Return a parser that takes one of *choices*."""
@@ -134,6 +137,18 @@ def parse_endpoint(value: object) -> str:
     ):
         raise ValueError("expected a URL such as https://t3.storage.dev")
     return text.rstrip("/")
+
+
+def parse_listen_address(value: object) -> str:
+    """Return ``HOST:PORT`` to listen on, the loopback address where no host is named.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]*):)?(\d{1,5})", str(value).strip())
+    if match is None or isinstance(value, bool) or not 0 < int(match[2]) < 1 << 16:
+        raise ValueError("expected an address to listen on such as 127.0.0.1:9102, or a port")
+    return f"{match[1] or LOOPBACK}:{match[2]}"
 
 
 def parse_block_bytes(value: object) -> int:

@@ -63,6 +63,8 @@ class MountConfig:
     """Shape of log lines."""
     log_file: str | None = None
     """Where messages go; None means the system log, or standard error in the foreground."""
+    metrics_address: str | None = None
+    """Where metrics are served, as ``HOST:PORT``; None serves none."""
     debug: bool = False
     """Show tracebacks."""
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -134,6 +136,7 @@ class MountConfig:
             "file_mode": f"{self.vfs.file_mode:04o}",
             "dir_mode": f"{self.vfs.dir_mode:04o}",
             "allow_other": self.allow_other,
+            "metrics_addr": self.metrics_address,
             "log_level": self.log_level,
             "log_format": self.log_format,
             "log_file": self.log_file,

@@ -18,6 +18,7 @@ from tigrismount.config.kinds import (
     parse_endpoint,
     parse_free_floor,
     parse_kernel_read_ahead,
+    parse_listen_address,
     parse_mode,
     parse_path,
     parse_switch,
@@ -265,6 +266,13 @@ OPTIONS: tuple[Option, ...] = (
         default="on for root, else off",
         help="Let other users in.",
         is_switch=True,
+    ),
+    Option(
+        name="metrics-addr",
+        parse=parse_listen_address,
+        default="none",
+        help="Serve Prometheus metrics, /healthz and /readyz here; a port alone is on the loopback address.",
+        metavar="[HOST:]PORT",
     ),
     Option(
         name="log-level",

@@ -92,6 +92,7 @@ def resolve(
         nonempty=nonempty,
         log_level=values.get("log_level", "debug" if debug else "info"),
         log_format=values.get("log_format", "text"),
+        metrics_address=values.get("metrics_addr"),
         log_file=_absolute(values.get("log_file"), host),
         debug=debug,
         origins=_origins(origins, s3),

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NoReturn
 
 import pyfuse3
 import trio
 
+from tigrismount.core.histogram import Histogram
 from tigrismount.errors import TigrisMountError
 from tigrismount.fuse.errnos import errno_of
 from tigrismount.vfs.entries import NegativeEntry
@@ -57,6 +58,10 @@ class Adapter(pyfuse3.Operations):
         self._filesystem = filesystem
         self._deadline_s = config.request_deadline_s
         self._failures = RepeatedFailures(trio.current_time)
+        self.read_times = Histogram()
+        """How long READs took, failed ones included."""
+        self.errors: Counter[str] = Counter()
+        """Requests refused, by the name of the error number."""
 
     # ------------------------------------------------------------------ names and attributes
 
@@ -167,6 +172,7 @@ class Adapter(pyfuse3.Operations):
 
     async def read(self, fh: int, off: int, size: int) -> Buffer:  # type: ignore[override]
         """Answer with exactly the bytes there are; never short of the end of the file."""
+        began_s = trio.current_time()
         try:
             found = self._filesystem.try_read(fh, off, size)
             if found is not None:
@@ -176,6 +182,8 @@ class Adapter(pyfuse3.Operations):
         except Exception as exc:  # noqa: BLE001 - the guard
             await self._failures.pause(fh, off)
             self._refuse(exc, "read")
+        finally:
+            self.read_times.observe(trio.current_time() - began_s)
 
     async def release(self, fh: int) -> None:
         """Close a file; never fails."""
@@ -200,6 +208,7 @@ class Adapter(pyfuse3.Operations):
         else:
             number = errno.EIO
             log.error("%s failed unexpectedly; please report this", request, exc_info=exc)
+        self.errors[errno.errorcode[number]] += 1
         raise pyfuse3.FUSEError(number) from exc
 
 

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+FOR_WORKERS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that mean the worker, whoever of the two they were sent to."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, *FOR_WORKERS)
 _MOST_SIGNALS = 4096  # read at once; far more than can wait between two turns
 
 

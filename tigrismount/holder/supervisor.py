@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from tigrismount.errors import MountError
 from tigrismount.holder.connection import Connection
 from tigrismount.holder.conversation import Conversation, InterruptedBySignalError, StartError
-from tigrismount.holder.events import Events
+from tigrismount.holder.events import FOR_WORKERS, Events
 from tigrismount.holder.heirloom import Heirloom, execute, read_memory_file, write_memory_file
 from tigrismount.holder.mounting import BusyError, check_can_mount, unmount
 from tigrismount.holder.notify import Notifier, take_stored
@@ -215,6 +215,10 @@ class Supervisor:
     def _check_interruptions(self) -> None:
         """Raise where somebody wants us to end; note where somebody wants an upgrade, and open the log again."""
         while (number := self._events.take_signal()) is not None:
+            if number in FOR_WORKERS:
+                if self._workers.current is not None:
+                    self._workers.current.send_signal(number)
+                continue
             if number != signal.SIGHUP:
                 raise InterruptedBySignalError(number)
             if not self._log.is_standard_error:

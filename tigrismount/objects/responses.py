@@ -172,15 +172,12 @@ def error_from_answer(answer: ErrorAnswer, target: Target) -> ObjectError:
         answer: Status, code, message and headers.
         target: What was asked for.
     """
-    by_code = _BY_CODE.get(answer.code)
-    if by_code is not None:
-        return by_code(answer, target)
-    by_status = _BY_STATUS.get(answer.status)
-    if by_status is not None:
-        return by_status(answer, target)
-    if answer.status >= 500:
-        return _unavailable(answer, target)
-    return _misunderstood(answer, target)
+    make = _BY_CODE.get(answer.code) or _BY_STATUS.get(answer.status)
+    if make is None:
+        make = _unavailable if answer.status >= 500 else _misunderstood
+    error = make(answer, target)
+    error.request_id = _request_id(answer)
+    return error
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float:
@@ -192,7 +189,15 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
 def _said(answer: ErrorAnswer) -> str:
     """Return the store's words in short, to stand behind ours."""
     words = " ".join(answer.message.split())[:200]
-    return f" ({answer.status} {answer.code}: {words})" if words else f" ({answer.status} {answer.code})"
+    request_id = _request_id(answer)
+    tail = f"; request {request_id}" if request_id else ""
+    return f" ({answer.status} {answer.code}{': ' if words else ''}{words}{tail})"
+
+
+def _request_id(answer: ErrorAnswer) -> str:
+    """Return what the store calls the request, if it is a plausible name for one."""
+    request_id = answer.headers.get("x-amz-request-id", "").strip()
+    return request_id if re.fullmatch(r"[\w.:/+=-]{1,128}", request_id, re.ASCII) else ""
 
 
 def _no_bucket(answer: ErrorAnswer, target: Target) -> ObjectError:

@@ -56,6 +56,7 @@ from tigrismount.objects.versions import VersionIds
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
+    from tigrismount.core.histogram import HistogramSnapshot
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import FetchSink, ListPage, ObjectInfo, ObjectStatistics
     from tigrismount.objects.credentials import Credentials
@@ -240,6 +241,10 @@ class S3Client:
         """Return the counters."""
         return self._counters.snapshot()
 
+    def timings(self) -> dict[str, HistogramSnapshot]:
+        """Return how long GETs that ended well took, to their ``first_byte`` and in all (``get``)."""
+        return self._counters.timings()
+
     async def aclose(self) -> None:
         """Close the connections; further calls fail."""
         self._closed = True
@@ -402,7 +407,8 @@ class S3Client:
         elif obj.cacheable:  # a weak tag never matches
             condition["IfMatch"] = f'"{obj.etag}"'
         self._counters.add("get_requests")
-        transfer.send(time.monotonic())
+        sent_s = time.monotonic()
+        transfer.send(sent_s)
         with translated(target), self._headers.manner(manner):
             answer = self._boto.get_object(
                 Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{stop - 1}", **condition, **self._extra
@@ -412,9 +418,11 @@ class S3Client:
             metadata = answer["ResponseMetadata"]
             self._check_frozen(metadata["HTTPHeaders"], target)
             check_range_answer(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], obj, start, stop)
-            transfer.answer(time.monotonic())
+            answered_s = time.monotonic()
+            transfer.answer(answered_s)
             self._versions.learn(obj, answer.get("VersionId"))
             transfer.receive(body, target, lambda count: self._counters.add("bytes_fetched", count))
+            self._counters.took(answered_s - sent_s, time.monotonic() - sent_s)
         finally:
             body.close(complete=transfer.complete)
 

@@ -1,0 +1,45 @@
+"""A mount that tells of itself: metrics over HTTP, its state on a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import urllib.request
+
+from tigrismount.demo.command import run_child, wait_until
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def fetch(port: int, path: str) -> str:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=20) as reply:
+        return reply.read().decode()
+
+
+def test_a_mount_serves_its_figures_and_logs_its_state_when_told_to(bucket, mount, mountpoint, tmp_path):
+    bucket.put("file", b"x" * 100_000)
+    port, log = free_port(), tmp_path / "log"
+    flags = [f"--metrics-addr={port}", f"--log-file={log}", "--log-format=json"]
+    with mount(f"s3://{bucket.name}", *flags) as mounted:
+        run_child("cat", str(mountpoint / "file")).check()
+        text = fetch(port, "/metrics")
+        status = mounted.status()
+        assert fetch(port, "/healthz") == fetch(port, "/readyz") == "ok\n"
+        for number in (signal.SIGUSR2, signal.SIGUSR1):
+            os.kill(status["supervisor_pid"], number)
+        assert wait_until(lambda: '"state: ' in log.read_text())
+        assert mounted.status()["pid"] == status["pid"], "nobody was killed by that"
+    figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(figures['tigrismount_store_requests_total{operation="get"}']) == status["requests"]["get"] > 0
+    assert float(figures["tigrismount_store_get_seconds_count"]) > 0
+    assert float(figures["tigrismount_fuse_read_seconds_count"]) > 0
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    (state,) = [line["message"] for line in lines if line["message"].startswith("state: ")]
+    assert json.loads(state.removeprefix("state: "))["pid"] == status["pid"]
+    assert any("logging from level debug" in line["message"] for line in lines)

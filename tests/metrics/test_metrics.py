@@ -1,0 +1,186 @@
+"""Metrics follow Prometheus's own rules, and nobody who asks for them can hold up the daemon."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.error
+import urllib.request
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+
+from tigrismount.blocks.statistics import BlocksStatistics
+from tigrismount.cache.base import CacheStatistics
+from tigrismount.core.histogram import Histogram
+from tigrismount.metrics.exposition import Exposition, Figures
+from tigrismount.metrics.server import MetricsServer
+from tigrismount.metrics.table import METRICS, PARTS, TIMINGS
+from tigrismount.objects.client import ObjectStatistics
+from tigrismount.telemetry import Takeovers, mount_status
+from tigrismount.vfs.entries import VfsStatistics
+
+SERIES_MAX = 200
+"""Most series of one mount: what a Prometheus takes from thousands of hosts without a thought."""
+UNITS = ("seconds", "bytes")
+"""Base units; milliseconds and megabytes are none."""
+
+
+class Config:
+    """What ``mount_status`` needs of a configuration."""
+
+    mountpoint, source, disk_caches = "/models", 's3://b/"odd\\name\n"', ()
+
+    class s3:  # noqa: N801
+        snapshot_version = None
+
+    @staticmethod
+    def report():
+        return {}
+
+
+def figures(**changes) -> Figures:
+    vfs = dict.fromkeys(VfsStatistics.__dataclass_fields__, 3)
+    status = mount_status(
+        Config,
+        takeovers=Takeovers(2, "it crashed"),
+        degraded={"store": changes.get("store", "")},
+        supervisor_pid=1,
+        uptime_s=12.5,
+        credentials="the test",
+        notes=[],
+        objects=changes.get("objects", ObjectStatistics()),
+        cache=CacheStatistics(bytes_cached=7, degraded="disk full"),
+        blocks=BlocksStatistics(bytes_hit=5, reads_hit=1),
+        vfs=VfsStatistics(**vfs),
+        loads=(),
+    )
+    timing = Histogram()
+    timing.observe(0.02)
+    return Figures(status, dict.fromkeys(TIMINGS, timing.snapshot()), {"EIO": 4})
+
+
+def families(text: bytes):
+    return {family.name: family for family in text_string_to_metric_families(text.decode())}
+
+
+@pytest.fixture
+def shown():
+    return families(Exposition(lambda: figures()).text())
+
+
+def ours(shown):
+    return {name: family for name, family in shown.items() if name.startswith("tigrismount_")}
+
+
+def test_every_metric_is_there_with_help(shown):
+    names = {f"tigrismount_{metric.name}" for metric in METRICS} | {f"tigrismount_{t.name}" for t in TIMINGS.values()}
+    assert set(ours(shown)) == names | {"tigrismount_info", "tigrismount_fuse_errors"}
+    assert all(family.documentation.endswith(".") for family in ours(shown).values())
+
+
+def test_names_and_units_follow_the_rules(shown):
+    histograms = {f"tigrismount_{t.name}" for t in TIMINGS.values()}
+    for name, family in ours(shown).items():
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name), name
+        assert not re.search(r"_(total|count|sum|bucket|ms|milliseconds|kb|mb|mib|kib|gb)$", name), name
+        if family.type == "counter":
+            assert all(sample.name == f"{name}_total" for sample in family.samples), name
+        if "byte" in name.removesuffix("first_byte_seconds") or "second" in name:
+            assert name.endswith(UNITS), name
+        assert family.type in ({"histogram"} if name in histograms else {"counter", "gauge"})
+
+
+def test_the_number_of_series_is_bounded(shown):
+    assert sum(len(family.samples) for family in ours(shown).values()) < SERIES_MAX
+    labels = {label for family in ours(shown).values() for sample in family.samples for label in sample.labels}
+    assert labels == {
+        *{metric.label for metric in METRICS if metric.label},
+        *("errno", "le", "mountpoint", "source", "snapshot", "version"),
+    }
+
+
+def test_figures_are_those_of_the_status(shown):
+    def value(name, **labels):
+        family = ours(shown)[f"tigrismount_{name}"]
+        (found,) = [sample.value for sample in family.samples if sample.labels == labels]
+        return found
+
+    assert value("bytes", source="ram") == 5
+    assert value("cache_bytes") == 7
+    assert value("takeovers") == 2
+    assert value("uptime_seconds") == 12.5
+    assert value("fuse_errors", errno="EIO") == 4
+    assert {part: value("degraded", part=part) for part in PARTS} == {part: float(part == "cache") for part in PARTS}
+    (info,) = ours(shown)["tigrismount_info"].samples
+    assert info.labels["source"] == Config.source, "whatever a name holds, it is escaped"
+    assert value("store_get_seconds", le="0.025") == 1
+
+
+def test_retries_are_told_apart():
+    stats = ObjectStatistics(retries=5, slow_downs=2)
+    family = families(Exposition(lambda: figures(objects=stats)).text())["tigrismount_store_retries"]
+    assert {sample.labels["cause"]: sample.value for sample in family.samples} == {"slow_down": 2, "failure": 3}
+
+
+def get(port, path, method="GET"):
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=20) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as reply:
+        with reply:
+            return reply.code, reply.read()
+
+
+@pytest.fixture
+async def serve(nursery):
+    async def start(make=figures, port=0):
+        server = MetricsServer("127.0.0.1", port, make)
+        nursery.start_soon(server.run)
+        while not server.port and not server.degraded:
+            await trio.lowlevel.checkpoint()
+        return server
+
+    yield start
+    nursery.cancel_scope.cancel()
+
+
+async def test_metrics_and_health_are_served(serve):
+    server = await serve()
+    status, text = await trio.to_thread.run_sync(get, server.port, "/metrics")
+    assert status == 200
+    assert "tigrismount_reads" in families(text)
+    assert "process_cpu_seconds" in families(text)
+    for path in ("/healthz", "/readyz"):
+        assert await trio.to_thread.run_sync(get, server.port, path) == (200, b"ok\n")
+    assert await trio.to_thread.run_sync(get, server.port, "/healthz", "HEAD") == (200, b"")
+    assert (await trio.to_thread.run_sync(get, server.port, "/secret"))[0] == 404
+
+
+async def test_a_mount_without_its_store_is_alive_and_not_ready(serve):
+    server = await serve(lambda: figures(store="nobody answers"))
+    assert await trio.to_thread.run_sync(get, server.port, "/readyz") == (503, b"store: nobody answers\n")
+    assert (await trio.to_thread.run_sync(get, server.port, "/healthz"))[0] == 200
+
+
+async def test_a_loop_that_does_not_answer_is_told_and_the_last_figures_are_shown(serve, monkeypatch):
+    server = await serve()
+    monkeypatch.setattr("tigrismount.metrics.server.ANSWER_S", 0.05)
+    # While this call runs, so does nothing else in the loop.
+    assert get(server.port, "/healthz")[0] == 503
+    assert get(server.port, "/metrics")[0] == 200
+
+
+async def test_a_taken_address_is_no_end_of_the_mount(serve):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = await serve(port=port)
+        assert server.port == 0
+        assert f"cannot listen on 127.0.0.1 port {port}" in server.degraded
+    with trio.fail_after(10):
+        while not server.port:
+            await trio.lowlevel.checkpoint()
+    assert server.degraded == ""
