@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 MIB = 1 << 20
 READ = """
@@ -31,7 +32,14 @@ def test_a_picture_shows_the_load(corpus, python, tmp_path):
     shard = next(name for name in sorted(corpus.files) if name.endswith(".safetensors"))
     python(READ, f"{corpus.path}/{shard}")
     inspect(corpus, f"{corpus.path}/{shard}", "--plot", str(tmp_path / "load.png"))
-    assert (tmp_path / "load.png").read_bytes().startswith(PNG)
+    inspect(corpus, "s3://corpus/model", "--cache-dir=off", "--plot", str(tmp_path / "map.png"))
+    assert height(tmp_path / "load.png") > height(tmp_path / "map.png"), "the load has a panel of its own"
+
+
+def height(picture: Path) -> int:
+    content = picture.read_bytes()
+    assert content.startswith(PNG)
+    return int.from_bytes(content[20:24], "big")  # of the first of its parts, which begins with the size
 
 
 def inspect(corpus, *arguments: str) -> str:

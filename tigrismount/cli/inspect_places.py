@@ -85,12 +85,11 @@ class LocalPlace:
     def __init__(self, path: str) -> None:
         self.title = path
         self._root = os.path.abspath(path)
-        self._socket: str | None = None
+        self._socket = _socket_of(path)
 
     async def single(self) -> ModelFile | None:
         """See ``InspectedPlace``."""
         facts = await trio.to_thread.run_sync(self._facts)
-        self._socket = await trio.to_thread.run_sync(_socket_of, self._root)
         if stat.S_ISDIR(facts.st_mode):
             return None
         self._root, _, name = self._root.rpartition("/")
