@@ -69,6 +69,8 @@ _DRAIN_S = 5.0
 grants in all."""
 _SETTLE_S = 3.0
 """How long flights may take to settle once the mount is gone; a body in transit is cut at once."""
+FILL_SHARE = 4
+"""A file that is read in earnest is fetched to its end for the disk cache while it is at most this share of it."""
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
 
@@ -106,7 +108,14 @@ class Engine:
             epoch_s=time.time() - time.monotonic(),
         )
         self.store = BlockStore(client, cache, config.blocks, log)
-        self.readers = Readers(self.store, config.reader, log)
+        self.readers = Readers(
+            self.store,
+            config.reader,
+            log,
+            siblings=lambda obj, below: self.filesystem.siblings(obj, below),
+            records=cache.records,
+            fill_limit_bytes=cache.statistics().capacity_bytes // FILL_SHARE,
+        )
         self.journal = NodeJournal()
         self.kept_names = kept_names(client, config.s3, config.vfs, cache.records)
         self.filesystem = FileSystem(

@@ -146,3 +146,18 @@ async def test_a_pump_without_memory_tries_one_plan_only(client, open_store, pla
         store._flights.pump()
         assert tried == 1
         gate.set()
+
+
+async def test_a_block_that_was_read_of_is_fetched_to_its_end(client, open_store) -> None:
+    """So that the disk cache gets it whole: a loader that looks at a header and closes the file comes again."""
+    data, disk = pattern(2 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET", after_bytes=BLOCK // 4)
+    async with open_store(cache=disk, part_bytes=BLOCK) as store:
+        store.plan(obj, [Extent(0, 2 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        assert store.try_read(obj, 0, 4096) is not None
+        store.plan(obj, (), Priority.PREFETCH, cut=True)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert (disk.block(obj, 0) is not None, disk.block(obj, 1) is not None) == (True, False)

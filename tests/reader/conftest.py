@@ -26,6 +26,9 @@ class FakeStore:
     def __init__(self) -> None:
         self.heads: dict[ObjectId, bytes] = {}
         self.plans: dict[ObjectId, list[list[Extent]]] = defaultdict(list)
+        self.later: dict[ObjectId, list[Extent]] = {}
+        self.cuts = 0
+        self.priority: dict[ObjectId, Priority] = {}
         self.priorities: list[Priority] = []
         self.reads: list[tuple[ObjectId, int, int, Priority]] = []
         self.events: list[str] = []
@@ -73,9 +76,20 @@ class FakeStore:
             raise self.errors[priority]
         return memoryview(self.content(obj, start, stop))
 
-    def plan(self, obj: ObjectId, extents: Sequence[Extent], priority: Priority) -> None:
+    def plan(
+        self,
+        obj: ObjectId,
+        extents: Sequence[Extent],
+        priority: Priority,
+        *,
+        later: Sequence[Extent] = (),
+        cut: bool = False,
+    ) -> None:
         self.plans[obj].append(list(extents))
+        self.later[obj] = list(later)
+        self.cuts += cut
         self.priorities.append(priority)
+        self.priority[obj] = priority
         self.events.append("plan")
 
     def planned_bytes(self, obj: ObjectId) -> int:

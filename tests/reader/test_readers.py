@@ -65,8 +65,8 @@ async def test_a_file_opened_twice_keeps_its_streams_and_its_layout(store, reade
     await wait_all_tasks_blocked()
     readers.close(reader)
     assert readers.open(obj, obj.key) is reader
-    await reader.read(100 * MIB, 100 * MIB + READ)
-    assert store.plans[obj][-1] == [Extent(13 * BLOCK, 15 * BLOCK)]
+    await reader.read(112 * MIB, 112 * MIB + READ)
+    assert store.plans[obj][-1] == [Extent(15 * BLOCK, 17 * BLOCK)]
     assert len(store.probe_reads()) == 1
 
 
@@ -90,8 +90,8 @@ async def test_a_layout_outlives_its_reader(store, nursery):
     readers.close(reader)
     again = readers.open(obj, obj.key)
     assert again is not reader
-    await again.read(100 * MIB, 100 * MIB + READ)
-    assert store.plans[obj][-1] == [Extent(13 * BLOCK, 15 * BLOCK)]
+    await again.read(112 * MIB, 112 * MIB + READ)
+    assert store.plans[obj][-1] == [Extent(15 * BLOCK, 17 * BLOCK)]
     assert readers.statistics().probes == 1
 
 

@@ -337,8 +337,8 @@ class Part:
 
     @property
     def idle(self) -> bool:
-        """Whether only a plan ever wanted it: no reader waits for, or holds, any of its blocks."""
-        return self.planned and not any(block.pins or block.waiters for block in self.blocks)
+        """Whether only a plan ever wanted it: nobody waits for, holds, or has read of any of its blocks."""
+        return self.planned and not any(b.pins or b.waiters or b.delivered_bytes for b in self.blocks)
 
     def next_view(self) -> memoryview:
         """Return memory for the next bytes; see ``objects.client.FetchSink``. Fetching thread."""

@@ -2,9 +2,10 @@
 
 Knowing the tensors changes four things against plain read-ahead (``core.readahead``):
 
-- Reading the *header* says nothing: every loader opens every shard to look at it. The first read of *data* behind
-  the first block does: the file is being loaded from there on.
-- Less proof and a steeper ramp, because what comes next is known: offset order, to the end of the file.
+- Reading the *header* says nothing: every loader opens every shard to look at it. The first read of *data* does,
+  where data begins or at the start of a tensor: the file is being loaded from there on.
+- Less proof and a steeper ramp, because what comes next is known: offset order, to the end of the file. The window
+  stays below a share of what was read, more of it while the reader has to wait than while it finds everything.
 - A window that would end shortly before a tensor does ends with the tensor.
 - The *comb*: a loader that makes lazy tensors touches the first page of each, in offset order, before it reads any
   of them. Skipping from one tensor's start to the very next one's is not random access, it announces that all of it
@@ -18,8 +19,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tigrismount.core.readahead import RAMP_BYTES
-
 if TYPE_CHECKING:
     from tigrismount.core.layout import Layout
     from tigrismount.core.readahead import Stream, StreamTable
@@ -27,8 +26,13 @@ if TYPE_CHECKING:
 
 PROOF_READS = 5
 """Reads that open a window: one more than four READs of 1 MiB, the kernel read-ahead around one page at 4 MiB."""
-GROWTH = 4
-"""Window per byte consumed: 64 MiB of reading allow 256 MiB, which is 32 GETs of 8 MiB."""
+RAMP_BYTES = 128 << 20
+"""Window that may be reached at once: 16 GETs of 8 MiB, which at 80 MB/s each is more than 1 GB/s. While the reader
+has to wait for it about half of it is in flight, and is cut should the reader stop."""
+CALM_WINDOW_BYTES = 64 << 20
+"""Window of a reader that finds everything in memory. It is what one pays for who stops half way in a 1 GiB file."""
+GROWTH = 1 / 4
+"""Window per byte consumed beyond that; half of it for a reader that does not have to wait."""
 COMB_TEETH = 3
 """Skips from tensor start to tensor start in a row that make a comb; one or two happen by chance."""
 MAX_DOUBLINGS = 16
@@ -51,7 +55,9 @@ class LoadPlan:
         streams.policy = replace(
             streams.policy,
             proof_reads=PROOF_READS,
-            first_window_bytes=RAMP_BYTES,
+            first_window_bytes=CALM_WINDOW_BYTES,
+            calm_window_bytes=CALM_WINDOW_BYTES,
+            ramp_bytes=RAMP_BYTES,
             growth=GROWTH,
             boundary=layout.end_of_tensor,
             trust_start=False,
@@ -66,6 +72,11 @@ class LoadPlan:
         self._teeth = 0
         self._loading: Stream | None = None
 
+    @property
+    def combing(self) -> bool:
+        """Whether the last reads were a comb."""
+        return self._teeth >= COMB_TEETH
+
     def observe(self, start: int, stop: int, *, missed: bool) -> bool:
         """Note a read of bytes ``[start, stop)``; see ``StreamTable.observe``."""
         if start > self._tooth_stop:
@@ -76,7 +87,7 @@ class LoadPlan:
             self._tooth_stop = max(self._tooth_stop, stop)
             if self._teeth >= COMB_TEETH and self._tooth_stop - self._tooth_start <= MAX_TOOTH_BYTES:
                 return False
-        trusted = not self._data_seen and start >= self._data_from
+        trusted = not self._data_seen and start >= self._data_from and self._begins(start, stop)
         if trusted:
             self._data_seen = True
         return self._streams.observe(start, stop, missed=missed, trusted=trusted)
@@ -84,6 +95,13 @@ class LoadPlan:
     def ahead(self) -> list[Extent]:
         """Return what is wanted now, most urgent first; see ``StreamTable.ahead``."""
         return self._streams.ahead()
+
+    def _begins(self, start: int, stop: int) -> bool:
+        """Tell whether a loader could begin here: where data begins, or with a tensor. 64 random reads do neither."""
+        if start < self._data_from + self._streams.policy.block_bytes:
+            return True
+        tensor = self._layout.first_from(start)
+        return tensor is not None and tensor.start < stop
 
     def _skip(self, start: int, stop: int) -> None:
         """A read ahead of the last run: a tooth when it covers the next tensor's first byte, else the comb ends."""

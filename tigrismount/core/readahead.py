@@ -42,7 +42,7 @@ MAX_STREAMS = 16
 INITIAL_BLOCKS = 2
 """Window of a stream that has just opened: the next blocks arrive while this one is read."""
 RAMP_BYTES = 64 << 20
-"""Window that every open stream may reach at once; beyond it the window follows what was consumed."""
+"""Window that a stream may reach at once in a file of which nothing else is known."""
 FORGOTTEN_BYTES = 64 << 20
 """Bytes read elsewhere after which a stream counts as left."""
 FAR_SEEKS = 2
@@ -69,8 +69,16 @@ class StreamPolicy:
     """Reads a stream must have made to open: one more than a kernel read-ahead around one random page makes."""
     first_window_bytes: int = 0
     """Window of a stream that has made its proof, where two blocks are too little."""
-    growth: int = 1
+    ramp_bytes: int = RAMP_BYTES
+    """Window that every open stream may reach at once; beyond it the window follows what was consumed."""
+    growth: float = 1
     """Window allowed per byte consumed."""
+    credit_bytes: int = 0
+    """Bytes that count as consumed besides: what was read of the same model's other files."""
+    trusted_window_bytes: int = 0
+    """First window of a stream that opens without proof, where two blocks are too little."""
+    calm_window_bytes: int = 0
+    """Window that a stream goes back to while its reader finds everything in memory; 0: it keeps what it has."""
     trust_start: bool = True
     """Whether a first read at the start of the object opens a window at once: most files are read from there."""
     boundary: Callable[[int], int] | None = None
@@ -87,6 +95,7 @@ class Stream:
 
     __slots__ = (
         "begin",
+        "calm_from",
         "consumed_bytes",
         "dense_bytes",
         "dense_from",
@@ -115,6 +124,8 @@ class Stream:
         """Bytes wanted ahead of the head; 0 while the stream is not open."""
         self.missed = False
         """Whether a reader had to wait since the window was last looked at."""
+        self.calm_from = start
+        """Head position when it last had to, or when the window last shrank."""
         self.update_at = 0
         """Head position from which the window is looked at again."""
         self.seen_bytes = 0
@@ -226,6 +237,20 @@ class StreamTable:
         stream = self._nearest(position)
         return max(position, stream.head) if stream is not None else position
 
+    @property
+    def overflow_bytes(self) -> int:
+        """How far the windows would reach behind the end of the object."""
+        return max((s.head + s.window_bytes - self._size_bytes for s in self._streams if s.window_bytes), default=0)
+
+    @property
+    def window_bytes(self) -> int:
+        """The largest open window."""
+        return max((stream.window_bytes for stream in self._streams), default=0)
+
+    def near(self, position: int) -> bool:
+        """Tell whether a read at *position* would go on from where a stream is."""
+        return any(-NEAR_BYTES <= position - stream.head <= NEAR_BYTES for stream in self._streams)
+
     def check_invariants(self) -> None:
         """Raise AssertionError unless windows are block by block, inside the object, apart and within the budget."""
         block = self.policy.block_bytes
@@ -286,22 +311,41 @@ class StreamTable:
         """Open, widen or close the window of *stream*; return whether the plan changed."""
         stream.forget_old()
         proven = stream.dense and (stream.window_bytes > 0 or stream.reads >= self.policy.proof_reads)
-        stream.window_bytes = self._grown(stream) if proven or trusted else 0
+        stream.window_bytes = self._grown(stream, trusted=trusted) if proven or trusted else 0
         stream.missed = False
         stream.update_at = stream.head + self.policy.block_bytes // 4 if stream.window_bytes else 0
         return self._replan()
 
-    def _grown(self, stream: Stream) -> int:
+    def _grown(self, stream: Stream, *, trusted: bool) -> int:
         policy = self.policy
         least_bytes = INITIAL_BLOCKS * policy.block_bytes
-        if stream.reads >= policy.proof_reads:
+        if trusted:
+            least_bytes = max(least_bytes, policy.trusted_window_bytes)
+        elif stream.reads >= policy.proof_reads:
             least_bytes = max(least_bytes, policy.first_window_bytes)
         window_bytes = max(stream.window_bytes, min(least_bytes, policy.max_window_bytes))
-        if window_bytes > stream.window_bytes or not stream.missed:
+        if stream.missed:
+            stream.calm_from = stream.head
+        if window_bytes > stream.window_bytes:
             return window_bytes
-        consumed_bytes = min(stream.consumed_bytes, stream.head - stream.begin)
-        allowed_bytes = max(RAMP_BYTES, policy.growth * consumed_bytes) // policy.block_bytes * policy.block_bytes
+        if not stream.missed:
+            return self._calmed(stream)
+        consumed_bytes = min(stream.consumed_bytes, stream.head - stream.begin) + policy.credit_bytes
+        allowed_bytes = int(max(policy.ramp_bytes, policy.growth * consumed_bytes))
+        allowed_bytes -= allowed_bytes % policy.block_bytes
         return max(window_bytes, min(2 * window_bytes, allowed_bytes, policy.max_window_bytes))
+
+    def _calmed(self, stream: Stream) -> int:
+        """Return the window of a stream whose reader has not had to wait: smaller once it got through all of it.
+
+        What is in memory ahead of a reader that stops here was fetched for nothing.
+        """
+        policy, window_bytes = self.policy, stream.window_bytes
+        consumed_bytes = min(stream.consumed_bytes, stream.head - stream.begin) + policy.credit_bytes
+        calm_bytes = max(policy.calm_window_bytes, int(policy.growth * consumed_bytes) // 2)
+        if not policy.calm_window_bytes or window_bytes <= calm_bytes or stream.head < stream.calm_from + window_bytes:
+            return window_bytes
+        return max(calm_bytes, window_bytes - policy.block_bytes)
 
     def _replan(self) -> bool:
         """Work out all windows; return whether they changed."""

@@ -8,31 +8,22 @@ changed; the plan itself is said about once per block.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from tigrismount.core.fileplan import FilePlan
 from tigrismount.core.loadlog import HIT, LAYOUT, RAM
-from tigrismount.core.prefetchplan import LoadPlan
-from tigrismount.core.readahead import StreamPolicy, StreamTable
-from tigrismount.core.types import Priority
+from tigrismount.core.readahead import StreamPolicy
+from tigrismount.core.types import Extent, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tigrismount.blocks.base import BlockSource, Buffer
+    from tigrismount.core.blockorder import BlockOrder
     from tigrismount.core.layout import Layout
     from tigrismount.core.loadlog import LoadLog
-    from tigrismount.core.types import Extent, ObjectId
+    from tigrismount.core.types import ObjectId
     from tigrismount.reader.options import ReaderConfig
-
-
-class Planner(Protocol):
-    """Turns observed reads into what is wanted next: ``StreamTable`` or, with a layout, ``LoadPlan``."""
-
-    def observe(self, start: int, stop: int, *, missed: bool) -> bool:
-        """Note a read; return whether ``ahead`` says something new."""
-
-    def ahead(self) -> list[Extent]:
-        """Return what is wanted now, most urgent first."""
 
 
 class FileReader:
@@ -43,11 +34,26 @@ class FileReader:
         store: Where its bytes are.
         config: Limits of plans.
         log: Told of reads that are answered at once.
-        on_first_wait: Called once, when a reader has to wait for the first time; None when nothing is to be learned
-            about this file.
+        on_begin: Called once, when the file is read or planned for the first time; None when nothing can be learned
+            about it.
+        announced: Whether a known format says when reading begins in earnest; a look at its header does not.
+        on_plan: Called after each change of the plan that came from this file's own reads.
+        fills_disk: Whether a disk cache is there that a file read in earnest may fill.
     """
 
-    __slots__ = ("_log", "_on_first_wait", "_planner", "_priority", "_store", "_streams", "_withdrawn", "obj", "plans")
+    __slots__ = (
+        "_fills_disk",
+        "_granted_priority",
+        "_log",
+        "_on_begin",
+        "_on_plan",
+        "_priority",
+        "_store",
+        "obj",
+        "plan",
+        "plans",
+        "users",
+    )
 
     def __init__(
         self,
@@ -55,26 +61,33 @@ class FileReader:
         store: BlockSource,
         config: ReaderConfig,
         log: LoadLog,
-        on_first_wait: Callable[[FileReader], None] | None = None,
+        *,
+        on_begin: Callable[[FileReader], None] | None = None,
+        announced: bool = False,
+        on_plan: Callable[[FileReader], None] | None = None,
+        fills_disk: bool = False,
     ) -> None:
         self.obj = obj
+        self.users = 0
+        """How many have it open; kept by ``Readers``."""
         self.plans = 0
         """Times the plan was said."""
         self._store = store
         self._log = log
-        self._on_first_wait = on_first_wait
+        self._on_begin = on_begin
+        self._on_plan = on_plan
+        self._fills_disk = fills_disk
         self._priority = Priority.READAHEAD
-        self._streams: StreamTable | None = None
+        self._granted_priority = Priority.LATER
+        self.plan: FilePlan | None = None
+        """What is wanted of it next; None for files of one block, and without prefetch."""
         if config.prefetch != "off" and obj.size_bytes > config.block_bytes:
-            # A known format says itself when reading begins in earnest; a look at its header does not.
             policy = StreamPolicy(
                 block_bytes=config.block_bytes,
                 max_window_bytes=config.read_ahead_bytes,
-                trust_start=on_first_wait is None,
+                trust_start=not announced,
             )
-            self._streams = StreamTable(obj.size_bytes, policy)
-        self._planner: Planner | None = self._streams
-        self._withdrawn = False
+            self.plan = FilePlan(obj.size_bytes, policy)
 
     def try_read(self, start: int, stop: int) -> Buffer | None:
         """Return bytes ``[start, stop)`` when all of them are in memory now, else None. Never waits.
@@ -88,9 +101,10 @@ class FileReader:
             return None
         now_s = self._log.clock()
         self._log.note((HIT, self.obj, start, stop, now_s, now_s, RAM, ""))
-        planner = self._planner
-        if planner is not None and (planner.observe(start, stop, missed=False) or self._withdrawn):
-            self._say(planner)
+        if self.plan is not None and self.plan.observe(start, stop, missed=False):
+            self._say(self.plan)
+        if self._on_begin is not None:
+            self._begin()
         return found
 
     async def read(self, start: int, stop: int) -> Buffer:
@@ -103,28 +117,69 @@ class FileReader:
         Raises:
             ObjectError: The store could not give the bytes of this version.
         """
-        planner = self._planner
-        if planner is not None and (planner.observe(start, stop, missed=True) or self._withdrawn):
-            self._say(planner)
-        if self._on_first_wait is not None:
-            on_first_wait, self._on_first_wait = self._on_first_wait, None
-            on_first_wait(self)
+        if self.plan is not None and self.plan.observe(start, stop, missed=True):
+            self._say(self.plan)
+        if self._on_begin is not None:
+            self._begin()
         return await self._store.read(self.obj, start, stop, Priority.DEMAND)
 
     def learn(self, layout: Layout) -> None:
         """Plan by *layout* from now on."""
-        assert self._streams is not None, "only files that are planned are probed"
+        assert self.plan is not None, "only files that are planned are probed"
         self._log.note((LAYOUT, self.obj, layout.data_start, layout.data_start, 0.0, self._log.clock(), "", ""))
-        self._planner = LoadPlan(layout, self._streams)
+        self.plan.learn(layout)
         self._priority = Priority.PREFETCH
 
-    def withdraw(self) -> None:
-        """Take the plan back, because nobody has the file open; the next read says it again."""
-        if self._planner is not None:
-            self._store.plan(self.obj, (), self._priority)
-            self._withdrawn = True
+    def follow(self, order: BlockOrder) -> None:
+        """Plan along an order that was learned."""
+        assert self.plan is not None, "only files that are planned have an order"
+        self.plan.follow(order)
+        self._priority = Priority.PREFETCH
 
-    def _say(self, planner: Planner) -> None:
-        self._withdrawn = False
+    def expect(self, window_bytes: int, credit_bytes: int) -> None:
+        """Begin with a window of that size once it is read; see ``FilePlan.expect``."""
+        if self.plan is not None:
+            self.plan.expect(window_bytes, credit_bytes)
+
+    def grant(self, stop_bytes: int, priority: Priority) -> None:
+        """Fetch the first bytes before anybody reads them, because the file belongs to a model that is loaded.
+
+        Args:
+            stop_bytes: Bytes from the start of the file; 0 takes it back.
+            priority: Their place in the queue.
+        """
+        if self.plan is None:
+            wanted = [Extent(0, min(stop_bytes, self.obj.size_bytes))] if stop_bytes else []
+            self._store.plan(self.obj, wanted, priority)
+        elif self.plan.grant(stop_bytes):
+            self._granted_priority = priority
+            # A read that is being observed waits for nothing yet: where somebody has the file open, nothing is cut.
+            self._fetch(self.plan, cut=not (stop_bytes or self.users))
+            if stop_bytes and self._on_begin is not None:
+                self._begin()
+
+    def withdraw(self) -> None:
+        """Take back what its readers wanted, because they have gone; what only they wanted is cut short."""
+        if self.plan is not None:
+            self.plan.begin_again()
+            self._fetch(self.plan, cut=True)
+
+    def ahead(self) -> list[Extent]:
+        """Return what is wanted of the file now, most urgent first."""
+        return self.plan.ahead() if self.plan is not None else []
+
+    def _begin(self) -> None:
+        on_begin, self._on_begin = self._on_begin, None
+        if on_begin is not None:
+            on_begin(self)
+
+    def _say(self, plan: FilePlan) -> None:
         self.plans += 1
-        self._store.plan(self.obj, planner.ahead(), self._priority)
+        self._fetch(plan)
+        if self._on_plan is not None:
+            self._on_plan(self)
+
+    def _fetch(self, plan: FilePlan, *, cut: bool = False) -> None:
+        priority = self._priority if plan.window_bytes or plan.asides else self._granted_priority
+        rest = plan.rest() if self._fills_disk else ()
+        self._store.plan(self.obj, plan.ahead(), priority, later=rest, cut=cut)

@@ -1,7 +1,9 @@
 """All readers of one mount: one per object version, shared by everybody who has it open.
 
 A reader outlives its last close for a while, since loaders open a file, look at its header, close it and open it
-again: its streams and its layout are still there. What it had asked for ahead is withdrawn meanwhile.
+again: its layout and what was learned of it are still there. What it had asked for ahead is withdrawn meanwhile.
+What belongs together, and what is fetched of it before anybody reads, is the business of ``reader.model``; the orders
+in which files are read, and are kept when they are closed, that of ``reader.orders``.
 """
 
 from __future__ import annotations
@@ -13,16 +15,23 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.core.loadlog import NoLog
+from tigrismount.core.types import Priority
 from tigrismount.formats.registry import format_of
 from tigrismount.reader.file_reader import FileReader
+from tigrismount.reader.model import Models
+from tigrismount.reader.orders import Orders
 from tigrismount.reader.probe import MAX_TENSORS, Probe
 from tigrismount.reader.statistics import ReadersStatistics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tigrismount.blocks.base import BlockSource
+    from tigrismount.cache.base import RecordStore
     from tigrismount.core.loadlog import LoadLog
-    from tigrismount.core.types import ObjectId
+    from tigrismount.core.types import Extent, ObjectId
     from tigrismount.formats.registry import TensorFormat
+    from tigrismount.reader.model import Siblings
     from tigrismount.reader.options import ReaderConfig
 
 MAX_KEPT = 256
@@ -38,6 +47,10 @@ class Readers:
         log: Told what load reports are made of; None where nobody wants them.
         max_kept: Readers kept after their last close.
         max_tensors: Tensors in remembered layouts.
+        siblings: Tells the files beside one, so that models are planned as such.
+        records: Where learned orders are kept.
+        on_plan: Told a version and what is wanted of it next, whenever that changes.
+        fill_limit_bytes: Largest file that a disk cache is filled with once it is read in earnest; 0 without one.
     """
 
     def __init__(
@@ -48,15 +61,23 @@ class Readers:
         *,
         max_kept: int = MAX_KEPT,
         max_tensors: int = MAX_TENSORS,
+        siblings: Siblings | None = None,
+        records: RecordStore | None = None,
+        on_plan: Callable[[ObjectId, list[Extent]], None] | None = None,
+        fill_limit_bytes: int = 0,
     ) -> None:
         self._store = store
         self._config = config
         self._log = log or NoLog()
         self._max_kept = max_kept
         self._probe = Probe(store, max_tensors=max_tensors)
+        self._models = Models(store, config, peek=self._peek, siblings=siblings, nursery=lambda: self._nursery)
+        self._orders = Orders(records) if records is not None and config.prefetch == "auto" else None
+        self._on_plan = on_plan
+        self._fill_limit_bytes = fill_limit_bytes
         self._nursery: trio.Nursery | None = None
-        self._open: dict[ObjectId, tuple[FileReader, int]] = {}
-        """Readers in use, and by how many."""
+        self._open: dict[ObjectId, FileReader] = {}
+        """Readers in use."""
         self._kept: OrderedDict[ObjectId, FileReader] = OrderedDict()
         """Readers nobody uses, least recently closed first."""
         self._dropped_plans = 0
@@ -78,29 +99,30 @@ class Readers:
             obj: Version to read.
             key: Name that says what kind of file to expect.
         """
-        reader, users = self._open.get(obj, (None, 0))
+        reader = self._open.get(obj)
         if reader is None:
-            reader = self._kept.pop(obj) if obj in self._kept else self._make(obj, key)
+            reader = self._open[obj] = self._kept.pop(obj) if obj in self._kept else self._make(obj, key)
             self._store.retain(obj)
-        self._open[obj] = (reader, users + 1)
+        reader.users += 1
+        if reader.users == 1:
+            self._models.opened(obj, key)
         return reader
 
     def close(self, reader: FileReader) -> None:
         """Say that one of those who opened *reader* has closed it."""
-        _, users = self._open[reader.obj]
-        if users > 1:
-            self._open[reader.obj] = (reader, users - 1)
+        reader.users -= 1
+        if reader.users:
             return
         del self._open[reader.obj]
+        self._keep_order(reader)
         reader.withdraw()
         self._store.release(reader.obj)
-        self._kept[reader.obj] = reader
-        if len(self._kept) > self._max_kept:
-            self._dropped_plans += self._kept.popitem(last=False)[1].plans
+        self._keep(reader)
+        self._models.closed(reader.obj)
 
     def statistics(self) -> ReadersStatistics:
         """Return counters and gauges."""
-        readers = [*(reader for reader, _ in self._open.values()), *self._kept.values()]
+        readers = [*self._open.values(), *self._kept.values()]
         return ReadersStatistics(
             open=len(self._open),
             kept=len(self._kept),
@@ -109,24 +131,72 @@ class Readers:
             layouts=self._probe.remembered,
             format_errors=self._probe.format_errors,
             probe_errors=self._probe.probe_errors,
+            models=self._models.remembered,
+            orders_followed=self._orders.found if self._orders is not None else 0,
+            orders_learned=self._orders.kept if self._orders is not None else 0,
         )
+
+    def _peek(self, obj: ObjectId) -> FileReader:
+        """Return the reader of *obj* without opening it."""
+        reader = self._open.get(obj) or self._kept.get(obj)
+        if reader is None:
+            reader = self._make(obj, obj.key)
+            self._keep(reader)
+        return reader
+
+    def _keep(self, reader: FileReader) -> None:
+        self._kept[reader.obj] = reader
+        if len(self._kept) > self._max_kept:
+            dropped = self._kept.popitem(last=False)[1]
+            dropped.grant(0, Priority.LATER)
+            self._dropped_plans += dropped.plans
 
     def _make(self, obj: ObjectId, key: str) -> FileReader:
         tensor_format = format_of(key) if self._config.prefetch == "auto" else None
-        if tensor_format is None or obj.size_bytes <= self._config.block_bytes:
-            return FileReader(obj, self._store, self._config, self._log)
-        layout = self._probe.known(obj)
-        if layout is None:
-            return FileReader(obj, self._store, self._config, self._log, partial(self._start_probe, tensor_format))
-        reader = FileReader(obj, self._store, self._config, self._log)
-        reader.learn(layout)
+        small = obj.size_bytes <= self._config.block_bytes
+        layout = self._probe.known(obj) if tensor_format is not None and not small else None
+        learns = not small and (self._orders is not None or (tensor_format is not None and layout is None))
+        reader = FileReader(
+            obj,
+            self._store,
+            self._config,
+            self._log,
+            on_begin=partial(self._start_learning, tensor_format) if learns else None,
+            announced=tensor_format is not None and layout is None and not small,
+            on_plan=self._said,
+            fills_disk=obj.size_bytes <= self._fill_limit_bytes,
+        )
+        if layout is not None:
+            reader.learn(layout)
         return reader
 
-    def _start_probe(self, tensor_format: TensorFormat, reader: FileReader) -> None:
+    def _said(self, reader: FileReader) -> None:
+        self._models.said(reader)
+        if self._on_plan is not None:
+            self._on_plan(reader.obj, reader.ahead())
+
+    def _start_learning(self, tensor_format: TensorFormat | None, reader: FileReader) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(self._learn, tensor_format, reader)
 
-    async def _learn(self, tensor_format: TensorFormat, reader: FileReader) -> None:
-        layout = await self._probe.find(reader.obj, tensor_format)
-        if layout is not None:
-            reader.learn(layout)
+    async def _learn(self, tensor_format: TensorFormat | None, reader: FileReader) -> None:
+        """Find out what is in the file and how it was read last; what was read of it meanwhile is known then."""
+        assert reader.plan is not None
+        layout = reader.plan.layout
+        if layout is None and tensor_format is not None:
+            layout = await self._probe.find(reader.obj, tensor_format)
+            if layout is not None:
+                reader.learn(layout)
+        if self._orders is not None:
+            order = await self._orders.find(reader.obj, layout)
+            if order is not None:
+                reader.follow(order)
+
+    def _keep_order(self, reader: FileReader) -> None:
+        """Keep the order in which a file was read, now that nobody reads it any more."""
+        order = reader.plan.learned() if reader.plan is not None else None
+        if order is None or self._orders is None or self._nursery is None:
+            return
+        assert reader.plan is not None
+        reader.plan.follow(order)
+        self._nursery.start_soon(self._orders.keep, reader.obj, reader.plan.layout, order)

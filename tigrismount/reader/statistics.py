@@ -23,3 +23,9 @@ class ReadersStatistics:
     """Headers that were refused."""
     probe_errors: int = 0
     """Headers that could not be read."""
+    models: int = 0
+    """Gauge: models whose shards are planned together."""
+    orders_followed: int = 0
+    """Files for which an order from an earlier load was known."""
+    orders_learned: int = 0
+    """Orders kept for later loads."""

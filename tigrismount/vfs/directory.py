@@ -21,7 +21,7 @@ from tigrismount.vfs.singleflight import SingleFlight
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tigrismount.core.listing import Listing
+    from tigrismount.core.listing import Dentry, Listing
     from tigrismount.core.names import DirectoryKey
     from tigrismount.vfs.names import NameSource
     from tigrismount.vfs.options import VfsConfig
@@ -90,6 +90,17 @@ class Directories:
         while ordinal >= len(listing.dentries) and not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return listing, ordinal
+
+    async def names(self, where: DirectoryKey, limit: int) -> list[Dentry]:
+        """Return the names of a directory, of a large one the first *limit* or some more; what is fresh is not asked.
+
+        Raises:
+            ObjectError: The store could not say.
+        """
+        listing, _ = self.shelf.resume(where, 0, self._clock())
+        while not listing.complete and len(listing.dentries) < limit:
+            await self._listing.run(listing, partial(self._fetch_page, listing))
+        return list(listing.dentries)
 
     def expire(
         self, steps: Sequence[tuple[DirectoryKey, bytes]], below: DirectoryKey

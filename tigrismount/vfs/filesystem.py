@@ -53,6 +53,10 @@ if TYPE_CHECKING:
 ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 """Storage classes that answer a GET with InvalidObjectState until somebody restores the object."""
 
+SIBLINGS_LIMIT = 4000
+"""Names of a directory that are looked at for the files of a model, four pages of a listing: the largest checkpoints
+have a thousand shards."""
+
 
 class FileSystem:
     """One mounted prefix of one bucket, or all buckets side by side.
@@ -333,6 +337,22 @@ class FileSystem:
             lookups_asked=directories.lookups_asked,
             listings=directories.listings,
         )
+
+    async def siblings(self, obj: ObjectId, below: str = "") -> list[tuple[str, ObjectId]]:
+        """Return the files of the directory that a version's key lies in, or of one below it: names and versions.
+
+        What was listed lately is not asked for again. Of a directory with more names than a model has files, the
+        first ones are returned.
+
+        Raises:
+            ObjectError: The store could not say.
+        """
+        where, _ = place_of(obj.bucket, obj.key)
+        for name in below.split("/") if below else ():
+            where = where.child(name.encode("utf-8", "surrogateescape"))
+        dentries = await self._directories.names(where, SIBLINGS_LIMIT)
+        files = [(dentry.name, dentry.info) for dentry in dentries if dentry.info is not None]
+        return [(name.decode("utf-8", "surrogateescape"), info.id) for name, info in files if not info.symlink_target]
 
     # -- inside ------------------------------------------------------------------------------------------------
 

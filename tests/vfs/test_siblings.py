@@ -1,0 +1,29 @@
+"""The files beside one, as the planner asks for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tigrismount.errors import ObjectUnavailableError
+
+
+async def test_the_files_of_a_directory_are_listed_once_while_fresh(new_world):
+    world = new_world("m/a", "m/b", "m/sub/c", "other")
+    node_id = await world.walk("m/a")
+    obj = world.fs._inodes.get(node_id).obj
+    assert world.requests
+    files = await world.fs.siblings(obj)
+    assert [(name, version.key) for name, version in files] == [("a", "m/a"), ("b", "m/b")]
+    assert files[0][1] == obj
+    assert await world.fs.siblings(obj) == files
+    assert [name for name, _ in await world.fs.siblings(obj, "sub")] == ["c"]
+    assert [r for r in world.requests if r[0] == "LIST"] == [("LIST", "m/", None), ("LIST", "m/sub/", None)]
+
+
+async def test_a_store_that_does_not_answer_is_the_asker_s_error(new_world):
+    world = new_world("m/a")
+    node_id = await world.walk("m/a")
+    obj = world.fs._inodes.get(node_id).obj
+    world.client.fail(ObjectUnavailableError("away"), "LIST")
+    with pytest.raises(ObjectUnavailableError):
+        await world.fs.siblings(obj)

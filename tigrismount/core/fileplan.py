@@ -1,0 +1,295 @@
+"""All that is planned of one file: what its own readers make likely, and what the model around it grants.
+
+Four things say what comes next, most trusted first:
+
+- the *order* learned from an earlier load of the same version, or of a file of the same shape: windows run along it
+  (``core.blockorder``) instead of along the file;
+- the layout: windows run along the file, tensor by tensor (``core.prefetchplan``);
+- the reads alone (``core.readahead``);
+- the model: the first bytes of a file that comes after the one being read are *granted* by ``core.modelplan`` before
+  anybody reads it.
+
+A read that begins a tensor away from where anybody was reading is somebody taking tensors in an order of their own:
+that tensor is fetched whole, *aside* of the windows, so that each jump costs one wait and not one per block. A read
+in the middle of a tensor says no such thing: it may be one of 64 that are scattered over the file.
+
+The plan also notes which blocks were touched and in which order; that is what is learned for next time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tigrismount.core.blockorder import BlockOrder
+from tigrismount.core.prefetchplan import CALM_WINDOW_BYTES, GROWTH, PROOF_READS, RAMP_BYTES, LoadPlan
+from tigrismount.core.readahead import StreamTable
+from tigrismount.core.types import Extent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tigrismount.core.layout import Layout
+    from tigrismount.core.readahead import StreamPolicy
+
+ASIDES = 4
+"""Tensors fetched aside at once: transformers loads with four threads, each in a tensor of its own."""
+EARNEST = 0.6
+"""Share of a file's blocks that were touched from which its reader is taken to want all of it: readers who take half
+of a file (pipeline stages) stay below."""
+WHOLE = 0.9
+"""The same from which it counts as read whole; kernel read-ahead and the page cache hide some blocks from us."""
+FIRST_RANKS = 4
+"""Blocks at the beginning of a learned order that show, when one is read, that it is being followed."""
+MISLED_BLOCKS = 8
+"""Blocks touched out of a learned order, more than in it, that disprove it."""
+LEAST_LEARNED_BLOCKS = 4
+"""Blocks that must have been touched for their order to say anything."""
+
+
+class FilePlan:
+    """What is wanted next of one file.
+
+    Args:
+        size_bytes: Size of the file.
+        policy: What windows may do as long as nothing else is known.
+    """
+
+    def __init__(self, size_bytes: int, policy: StreamPolicy) -> None:
+        self._size_bytes = size_bytes
+        self._policy = policy
+        self._streams = StreamTable(size_bytes, policy)
+        self._layout: Layout | None = None
+        self._load: LoadPlan | None = None
+        self._order: BlockOrder | None = None
+        self._trusted_order = False
+        """Whether the learned order was seen to be followed."""
+        self._misled = 0
+        """Blocks touched out of order, less those touched in it."""
+        self._touched: dict[int, None] = {}
+        """Blocks that were read of, in order."""
+        self._read_bytes = 0
+        self._asides: deque[Extent] = deque(maxlen=ASIDES)
+        self._granted_bytes = 0
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where its tensors lie, once that is known."""
+        return self._layout
+
+    @property
+    def order(self) -> BlockOrder | None:
+        """The learned order that is followed now."""
+        return self._order
+
+    @property
+    def touched_bytes(self) -> int:
+        """Bytes of the blocks that were read of."""
+        return min(self._size_bytes, len(self._touched) * self._policy.block_bytes)
+
+    @property
+    def earnest(self) -> bool:
+        """Whether its reader is taken to want all of it."""
+        return self.touched_bytes >= EARNEST * self._size_bytes
+
+    @property
+    def asides(self) -> bool:
+        """Whether a tensor is wanted aside of the windows."""
+        return bool(self._asides)
+
+    @property
+    def overflow_bytes(self) -> int:
+        """How far the windows would reach behind the end of what is planned here."""
+        return max(0, self._streams.overflow_bytes)
+
+    @property
+    def window_bytes(self) -> int:
+        """The largest open window."""
+        return self._streams.window_bytes
+
+    def learn(self, layout: Layout) -> None:
+        """Plan by *layout* from now on; a learned order goes before it."""
+        self._layout = layout
+        if self._order is None:
+            self._load = LoadPlan(layout, self._streams)
+
+    def follow(self, order: BlockOrder) -> None:
+        """Plan along *order* from now on, until reads disprove it."""
+        if not order.blocks:
+            return
+        self._order, self._load = order, None
+        self._trusted_order, self._misled = False, 0
+        self._streams = StreamTable(order.size_bytes, self._order_policy())
+
+    def expect(self, window_bytes: int, credit_bytes: int) -> None:
+        """Begin with a window of that size once reading begins, since other files of the model were read whole.
+
+        Args:
+            window_bytes: Window of the file read before.
+            credit_bytes: Bytes read of the model so far.
+        """
+        self._streams.policy = replace(
+            self._streams.policy, trusted_window_bytes=window_bytes, credit_bytes=credit_bytes
+        )
+
+    def grant(self, stop_bytes: int) -> bool:
+        """Want the first bytes of the file until its own readers say more; return whether that is new."""
+        before, self._granted_bytes = self._granted_bytes, min(stop_bytes, self._size_bytes)
+        return before != self._granted_bytes
+
+    def observe(self, start: int, stop: int, *, missed: bool) -> bool:
+        """Note a read of bytes ``[start, stop)``; see ``StreamTable.observe``."""
+        self._read_bytes += stop - start
+        fresh = self._touch(start, stop)
+        changed = fresh and self._layout is not None and self._set_aside(start, stop)
+        if self._order is not None:
+            return self._observe_in_order(start, stop, missed=missed, fresh=fresh) or changed
+        return (self._load or self._streams).observe(start, stop, missed=missed) or changed
+
+    def ahead(self) -> list[Extent]:
+        """Return what is wanted now, whole blocks, each once, most urgent first."""
+        windows = self._streams.ahead()
+        if self._order is not None:
+            windows = self._order.extents(windows)
+        if self._load is not None and self._load.combing:
+            self._asides.clear()  # the comb plans all of them, in order
+        wanted = dict.fromkeys(self._untouched(self._asides))
+        wanted.update(dict.fromkeys(self._blocks(windows)))
+        if not windows:
+            wanted.update(dict.fromkeys(self._untouched([Extent(0, self._granted_bytes)])))
+        return self._extents(wanted)
+
+    def rest(self) -> list[Extent]:
+        """Return what a disk cache may be filled with: all that was not read, once reading is in earnest."""
+        if not self.earnest:
+            return []
+        whole = [Extent(0, self._size_bytes)]
+        blocks = self._order.blocks if self._order is not None else self._blocks(whole)
+        return self._extents(index for index in blocks if index not in self._touched)
+
+    def learned(self) -> BlockOrder | None:
+        """Return the order in which blocks were read since the last :meth:`begin_again`; None where it says nothing.
+
+        Scattered small reads say nothing: whoever reads a file reads at least half of the blocks that it touches.
+        """
+        block_bytes = self._policy.block_bytes
+        touched = len(self._touched)
+        if touched < LEAST_LEARNED_BLOCKS or self._read_bytes < touched * block_bytes // 2:
+            return None
+        order = BlockOrder(self._touched, block_bytes, self._size_bytes)
+        known = self._order
+        if known is not None and (known.blocks == order.blocks or len(known.blocks) > 2 * touched):
+            return None
+        return order
+
+    def begin_again(self) -> None:
+        """Forget where readers were and what they had asked for, because all of them have gone.
+
+        Who comes next may find all of it in the page cache, and must show again that they read on.
+        """
+        if self._touched:
+            self._touched.clear()
+            self._read_bytes = 0
+            self._trusted_order, self._misled = False, 0
+            policy = self._order_policy() if self._order is not None else self._policy
+            size_bytes = self._order.size_bytes if self._order is not None else self._size_bytes
+            self._streams = StreamTable(size_bytes, policy)
+            if self._load is not None and self._layout is not None:
+                self._load = LoadPlan(self._layout, self._streams)
+        self._asides.clear()
+
+    def check_invariants(self) -> None:
+        """Raise AssertionError unless all that is planned lies in the file, each block once."""
+        self._streams.check_invariants()
+        seen: set[int] = set()
+        for extent in self.ahead():
+            assert 0 <= extent.start < extent.stop <= self._size_bytes
+            blocks = set(self._blocks([extent]))
+            assert not blocks & seen, "each block once"
+            seen |= blocks
+
+    # ------------------------------------------------------------------ inside
+
+    def _order_policy(self) -> StreamPolicy:
+        return replace(
+            self._policy,
+            proof_reads=PROOF_READS,
+            first_window_bytes=RAMP_BYTES,
+            trusted_window_bytes=CALM_WINDOW_BYTES,
+            calm_window_bytes=CALM_WINDOW_BYTES,
+            ramp_bytes=RAMP_BYTES,
+            growth=GROWTH,
+            trust_start=False,
+        )
+
+    def _touch(self, start: int, stop: int) -> bool:
+        """Note the blocks that a read touches; return whether one of them is new."""
+        block_bytes, touched = self._policy.block_bytes, self._touched
+        before = len(touched)
+        index, last = start // block_bytes, (stop - 1) // block_bytes
+        while index <= last:
+            if index not in touched:
+                touched[index] = None
+            index += 1
+        return len(touched) != before
+
+    def _set_aside(self, start: int, stop: int) -> bool:
+        """Want a tensor whole that a read begins away from all streams; return whether there is such a tensor."""
+        assert self._layout is not None
+        if any(self._streams.near(position) for position, _ in self._places(start, stop)):
+            return False
+        tensor = self._layout.first_from(start // 4096 * 4096)
+        block_bytes = self._policy.block_bytes
+        if tensor is None or tensor.start >= stop or tensor.stop <= (stop // block_bytes + 1) * block_bytes:
+            return False
+        self._asides.append(Extent(tensor.start, min(tensor.stop, tensor.start + self._policy.max_window_bytes)))
+        return True
+
+    def _places(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
+        return self._order.ranges(start, stop) if self._order is not None else [(start, stop)]
+
+    def _observe_in_order(self, start: int, stop: int, *, missed: bool, fresh: bool) -> bool:
+        assert self._order is not None
+        changed = False
+        places = list(self._order.ranges(start, stop))
+        for place_start, place_stop in places:
+            expected = place_start < FIRST_RANKS * self._policy.block_bytes and start >= self._policy.block_bytes
+            trusted = expected and not self._trusted_order
+            self._trusted_order |= trusted
+            if fresh:
+                self._misled += -1 if trusted or self._streams.near(place_start) else 1
+            changed |= self._streams.observe(place_start, place_stop, missed=missed, trusted=trusted)
+        if fresh and not places:
+            self._misled += 1
+        if self._misled > MISLED_BLOCKS:
+            self._forget_order()
+            return True
+        return changed
+
+    def _forget_order(self) -> None:
+        """Go on without the learned order: it was another one that this reader has."""
+        self._order = None
+        self._streams = StreamTable(self._size_bytes, self._policy)
+        if self._layout is not None:
+            self._load = LoadPlan(self._layout, self._streams)
+
+    def _blocks(self, extents: Iterable[Extent]) -> Iterable[int]:
+        block_bytes = self._policy.block_bytes
+        for extent in extents:
+            stop = min(extent.stop, self._size_bytes)
+            yield from range(extent.start // block_bytes, -(-stop // block_bytes))
+
+    def _untouched(self, extents: Iterable[Extent]) -> Iterable[int]:
+        return (index for index in self._blocks(extents) if index not in self._touched)
+
+    def _extents(self, blocks: Iterable[int]) -> list[Extent]:
+        """Return *blocks* as extents, in their order."""
+        block_bytes = self._policy.block_bytes
+        runs: list[list[int]] = []
+        for index in blocks:
+            if runs and runs[-1][1] == index:
+                runs[-1][1] += 1
+            else:
+                runs.append([index, index + 1])
+        return [Extent(start * block_bytes, min(stop * block_bytes, self._size_bytes)) for start, stop in runs]

@@ -1,0 +1,89 @@
+"""Learned orders: in which order a file was read, kept for its next load.
+
+An order is kept twice: under the version that was read, and under the *shape* of its layout, which the next version
+of the file, a sibling shard with layers of the same sizes, and the same model under another name have too. It is a
+hint: it may be missing, damaged or wrong, and then costs what not having it costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import struct
+from typing import TYPE_CHECKING
+
+from tigrismount.core.blockorder import decode
+from tigrismount.errors import FormatError
+from tigrismount.formats.shards import natural_order
+
+if TYPE_CHECKING:
+    from tigrismount.cache.base import RecordStore
+    from tigrismount.core.blockorder import BlockOrder
+    from tigrismount.core.layout import Layout
+    from tigrismount.core.types import ObjectId
+
+log = logging.getLogger(__name__)
+
+TABLE = "orders"
+"""Name of the record table."""
+MAX_SHAPED_TENSORS = 20_000
+"""Tensors of a layout whose shape is worked out, at about 4 µs each; larger files are known by their version."""
+
+
+class Orders:
+    """Keeps and finds orders.
+
+    Args:
+        records: Where they are kept.
+    """
+
+    def __init__(self, records: RecordStore) -> None:
+        self._records = records
+        self.found = 0
+        """Orders that a load could follow."""
+        self.kept = 0
+        """Orders learned."""
+
+    async def find(self, obj: ObjectId, layout: Layout | None) -> BlockOrder | None:
+        """Return the order in which *obj*, or a file of its shape, was read last; None when nobody knows."""
+        for key in _keys(obj, layout):
+            record = await self._records.get(TABLE, key)
+            if record is None:
+                continue
+            try:
+                order = decode(record, obj.size_bytes)
+            except FormatError as exc:
+                log.info("%s: %s", obj.key, exc)
+                continue
+            self.found += 1
+            return order
+        return None
+
+    async def keep(self, obj: ObjectId, layout: Layout | None, order: BlockOrder) -> None:
+        """Keep the order in which *obj* was read."""
+        record = order.encode()
+        for key in _keys(obj, layout):
+            if not await self._records.put(TABLE, key, record):
+                return
+        self.kept += 1
+
+
+def _keys(obj: ObjectId, layout: Layout | None) -> list[bytes]:
+    """Return the keys that an order has: of the version, where it has a name that lasts, and of the shape."""
+    keys = []
+    if obj.cacheable:
+        named = "\0".join((obj.bucket, obj.key, obj.etag, str(obj.size_bytes)))
+        keys.append(b"v" + hashlib.sha256(named.encode("utf-8", "surrogatepass")).digest()[:20])
+    if layout is not None and 1 < len(layout.tensors) <= MAX_SHAPED_TENSORS:
+        keys.append(b"s" + _shape(layout))
+    return keys
+
+
+def _shape(layout: Layout) -> bytes:
+    """Return a digest of where tensors lie and in which order their names are, whatever the names."""
+    digest = hashlib.sha256()
+    place = {name: number for number, name in enumerate(natural_order(tensor.name for tensor in layout.tensors))}
+    for tensor in layout.tensors:
+        start, stop = tensor.start - layout.data_start, tensor.stop - layout.data_start
+        digest.update(struct.pack("<QQQ", start, stop, place[tensor.name]))
+    return digest.digest()[:20]
