@@ -60,13 +60,16 @@ def test_defaults_need_no_configuration(resolved):
 @pytest.mark.parametrize(
     ("memory_bytes", "limit_bytes", "read_ahead_bytes"),
     [
-        (512 * MIB, 256 * MIB, 152 * MIB),
+        (128 * MIB, 32 * MIB, 16 * MIB),
+        (256 * MIB, 48 * MIB, 24 * MIB),
+        (512 * MIB, 176 * MIB, 104 * MIB),
+        (1024 * MIB, 256 * MIB, 152 * MIB),
         (4096 * MIB, 1024 * MIB, 512 * MIB),
         (1 << 40, 2048 * MIB, 512 * MIB),
     ],
 )
 def test_memory_limits_follow_the_memory(resolved, memory_bytes, limit_bytes, read_ahead_bytes):
-    """A quarter within 256 MiB and 2 GiB; read-ahead is 60 % of it in whole blocks, at most 512 MiB."""
+    """A quarter within 256 MiB and 2 GiB, less in small groups; read-ahead is 60 % of it, whole blocks, at most 512 MiB."""
     config = resolved(memory_bytes=memory_bytes)
     assert config.blocks.memory_limit_bytes == limit_bytes
     assert config.reader.read_ahead_bytes == read_ahead_bytes

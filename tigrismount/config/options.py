@@ -178,7 +178,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="memory-limit",
         parse=size_from(32 * MIB, "32MiB"),
-        default="25% of the memory (of the cgroup where there is one), 256MiB to 2GiB",
+        default="25% of the memory (of the cgroup where there is one), 256MiB to 2GiB; less below 1GiB of memory",
         help="Hard limit of all read buffers.",
         metavar="SIZE",
     ),

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _GIB = 1 << 30
 _SYSTEM_CACHE_DIRECTORY = "/var/cache/tigrismount"
+_PROCESS_BYTES = 160 << 20  # what worker and supervisor take besides the buffers: measured 120 MiB, and threads
 _LEAST_BLOCKS = 4  # below this, one reader's demand and one flight ahead cannot both have a buffer
 _DEFAULT_CACHE_SHARE = 0.8
 _DEFAULT_FREE_FLOOR = 0.05
@@ -177,7 +178,10 @@ def _region(endpoint_url: str, environment: Mapping[str, str]) -> str:
 
 def _blocks(values: Mapping[str, Any], host: HostFacts) -> BlocksConfig:
     block_bytes = values.get("block_size", BlocksConfig().block_bytes)
-    default_bytes = max(256 * MIB, min(host.memory_bytes // 4, 2 * _GIB), _LEAST_BLOCKS * block_bytes)
+    generous_bytes = max(256 * MIB, min(host.memory_bytes // 4, 2 * _GIB))
+    # In a small control group the interpreter comes first, and the kernel's own pages need as much as we do.
+    bearable_bytes = (host.memory_bytes - _PROCESS_BYTES) // 2
+    default_bytes = max(_LEAST_BLOCKS * block_bytes, min(generous_bytes, bearable_bytes))
     return BlocksConfig(
         block_bytes=block_bytes,
         memory_limit_bytes=values.get("memory_limit", default_bytes),

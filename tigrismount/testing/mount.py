@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.mounting import MountSpec, check_can_mount
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _MARK = "_TIGRISMOUNT_STARTED_BY"
 """Variable by which our descendants are known; not one of the configuration's, which begin without underscore."""
@@ -75,7 +76,13 @@ class Mounted:
 
 
 @contextlib.contextmanager
-def mounted(source: str, mountpoint: str | os.PathLike[str], env: Mapping[str, str], *flags: str) -> Iterator[Mounted]:
+def mounted(
+    source: str,
+    mountpoint: str | os.PathLike[str],
+    env: Mapping[str, str],
+    *flags: str,
+    prefix: Sequence[str] = (),
+) -> Iterator[Mounted]:
     """Mount *source* with the command line for a ``with`` block; afterwards nothing of it is left.
 
     Args:
@@ -83,13 +90,15 @@ def mounted(source: str, mountpoint: str | os.PathLike[str], env: Mapping[str, s
         mountpoint: An empty directory.
         env: Environment, with credentials and endpoint.
         *flags: Further arguments of ``mount``.
+        prefix: Command that starts the command line, as ``env`` and ``nice`` do.
 
     Raises:
         CommandError: ``mount`` failed, or the mount or its processes outlive the end of the block.
     """
     mount = Mounted(os.path.realpath(mountpoint), {**env, _MARK: uuid.uuid4().hex})
     try:
-        run_command("mount", source, mount.path, *flags, env=mount.env).check()
+        command = [*prefix, sys.executable, "-m", "tigrismount", "mount", source, mount.path, *flags]
+        run_child(*command, env=mount.env).check()
         mount.pids = marked_processes(mount.mark)
         yield mount
         if is_mounted(mount.path):
