@@ -69,7 +69,7 @@ def test_defaults_need_no_configuration(resolved):
     ],
 )
 def test_memory_limits_follow_the_memory(resolved, memory_bytes, limit_bytes, read_ahead_bytes):
-    """A quarter within 256 MiB and 2 GiB, less in small groups; read-ahead is 60 % of it, whole blocks, at most 512 MiB."""
+    """A quarter within 256 MiB and 2 GiB, less in small groups; read-ahead is 60 % of it, at most 512 MiB."""
     config = resolved(memory_bytes=memory_bytes)
     assert config.blocks.memory_limit_bytes == limit_bytes
     assert config.reader.read_ahead_bytes == read_ahead_bytes
