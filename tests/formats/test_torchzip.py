@@ -351,6 +351,8 @@ def test_a_pickle_that_repeats_itself_stays_small():
     """One tuple used a hundred thousand times, containers in a loop, a tensor mentioned without end."""
     long = b"(" + b"K\0" * 1000 + b"tq\0" + b"ca\nb\nq\1" + b"0" + b"(" + b"h\1h\0R" * 100_000 + b"l."
     assert trace(long) == []
+    with pytest.raises(FormatError):
+        trace(b"(" + b"]" * 400_000 + b"l.")
     assert trace(b"]q\0h\0a.") == []
     assert len(trace(b"]q\0" + REFERENCE % (b"0", b"\4") + b"q\1a(" + b"h\1" * 1000 + b"e.")) == 1001
     with pytest.raises(FormatError):

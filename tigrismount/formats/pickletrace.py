@@ -3,8 +3,8 @@
 A pickle is a program for a stack machine that builds objects and calls functions. We follow its opcodes on a stack of
 our own, on which a function is no more than its name and a call to one of a few functions of PyTorch is no more than
 a note of its arguments. No name is looked up, no module imported, no object of the file's choosing made, so a hostile
-pickle can at most make us give up; and since every opcode makes at most one small value, it can use no more memory
-than it is long (copies are never made: what the pickle uses twice is one value here, too).
+pickle can at most make us give up. Every opcode makes at most one small value, and copies are never made (what the
+pickle uses twice is one value here, too), so the bound on opcodes bounds time and memory: at most a second and 60 MiB.
 
 What comes out is each tensor's name, that is the path of keys that leads to it, and which part of which storage it
 is. A pickle that we cannot follow costs the names, not the plan.
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _MAX_PATH_CHARACTERS = 500
 """Longest name that we give a tensor: real ones are below 200."""
+_MAX_OPCODES = 400_000
+"""Opcodes that are followed: 10,000 tensors at some 35 each; checkpoints have hundreds in a file."""
 _MAX_DEPTH = 200
 """Containers within containers; a whole pickled module has some 20."""
 _MAX_TENSORS = 100_000
@@ -144,7 +146,9 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         """Follow all opcodes; return what is on top of the stack at the end."""
-        for opcode, argument, _ in pickletools.genops(data):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count == _MAX_OPCODES:
+                raise ValueError("too long")
             if opcode.name in _LITERALS:
                 self._stack.append(argument)
             elif opcode.name in _CONSTANTS:

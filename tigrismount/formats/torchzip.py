@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
 MAX_PICKLE_BYTES = 4 << 20
-"""Longest pickle that is followed, at some two seconds: 20,000 tensors. Beyond that storages go by their number."""
+"""Longest pickle that is read for names, some 20,000 tensors; beyond that storages go by their number."""
 _PICKLE = "data.pkl"
 _STORAGES = "data/"
 _RAW = "U8"
