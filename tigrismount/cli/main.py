@@ -32,6 +32,7 @@ _COMMANDS = {
     "refresh": "Forget what is known of a path, so that a change is seen at once.",
     "warm": "Fill the disk cache, through a mount or without one.",
     "cache": "Look into a disk cache.",
+    "doctor": "Check what a mount needs here, and how fast it would be.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }
 """Names and what ``--help`` says of them; each is the command of that name in the module of that name."""
