@@ -297,7 +297,8 @@ class Worker:
             async def inspect(request: Mapping[str, Any]) -> Mapping[str, Any]:
                 nodes = request.get("nodes")
                 ids = nodes if isinstance(nodes, list) else []
-                return {"files": await describe_nodes(engine.filesystem, engine.cache, ids)}
+                files = await describe_nodes(engine.filesystem, engine.cache, ids)
+                return {"files": files, "cache_dirs": [cache.directory for cache in engine.config.disk_caches]}
 
             short = operations(status=engine.status, filesystem=engine.filesystem, client=client, loads=engine.loads)
             handlers = {**short, "inspect": inspect}

@@ -12,8 +12,10 @@ import pytest
 from safetensors.numpy import save
 
 from tigrismount.cli.main import main
+from tigrismount.core.blockorder import BlockOrder
 from tigrismount.core.types import Extent, ObjectId
 from tigrismount.demo.model import plan_model, upload_model
+from tigrismount.reader.orders import Orders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,13 +192,15 @@ def test_what_a_cache_directory_holds_of_a_source_is_shown(tigrismount, source, 
         (MIB, False),
         (2 * MIB, True),
     }
+    reasons = [(e["start"], e["reason"]) for e in report["plan"] if e["file"] == "model-00001-of-00002.safetensors"]
+    assert reasons == [(0, "header"), (2 * MIB, "learned order"), (MIB, "learned order")]
     out = tigrismount("inspect", source, f"--cache-dir={tmp_path / 'cache'}").out
     assert "CACHED" in out
     assert " %" in out
 
 
 def fill_cache(directory: str, endpoint: str, obj: ObjectId, blocks: list[int]) -> None:
-    """Put some blocks of a version into a cache, as a mount of this endpoint would."""
+    """Put some blocks of a version, and an order, into a cache, as a mount of this endpoint would."""
     import trio
 
     from tigrismount.cache.base import block_length_bytes
@@ -218,6 +222,7 @@ def fill_cache(directory: str, endpoint: str, obj: ObjectId, blocks: list[int]) 
                 buffer = memoryview(mmap.mmap(-1, MIB))
                 assert await held.write_block(index, buffer, block_length_bytes(obj.size_bytes, MIB, index))
             held.close()
+            await Orders(cache.records).keep(obj, None, BlockOrder([2, 0, 1], MIB, obj.size_bytes))
             nursery.cancel_scope.cancel()
         await cache.aclose()
 
@@ -277,7 +282,7 @@ def inspected_with(path: Path, key: str):
     inspected = trio.run(inspect_place, LocalPlace(str(path)))
     for item in inspected.files:
         item.holding = Holding("b", key, "e", MIB, (Extent(0, 16),))
-    inspected.make_plan()
+    inspected.make_plan({})
     return inspected
 
 

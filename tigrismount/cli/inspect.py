@@ -81,7 +81,7 @@ async def _look(place: InspectedPlace, *, plan: bool, plot: str | None) -> Inspe
             f"{place.title}: holds no tensor files; name a file, or the directory of a model", NOT_FOUND
         )
     if plan:
-        inspected.make_plan()
+        inspected.make_plan(await place.orders())
     if plot is not None:
         from tigrismount.cli.inspect_plot import draw
 

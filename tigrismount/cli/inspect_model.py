@@ -11,13 +11,14 @@ import trio
 
 from tigrismount.core.intervals import Intervals
 from tigrismount.core.loadpreview import PlannedExtent, PreviewFile, preview
-from tigrismount.core.types import Extent
+from tigrismount.core.types import Extent, ObjectId
 from tigrismount.errors import FormatError, ObjectError
 from tigrismount.reader.describe import Description, describe
 from tigrismount.reader.modelfiles import Found, ModelFile, find_by_index, find_model, is_index_name
+from tigrismount.reader.orders import find_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tigrismount.cli.inspect_places import Holding, InspectedPlace
     from tigrismount.core.layout import TensorExtent
@@ -40,6 +41,8 @@ class InspectedFile:
     """Why it could not."""
     holding: Holding | None = None
     """What is cached of it, None where nobody could say."""
+    order: tuple[int, ...] | None = None
+    """Its blocks in the order in which an earlier load read them, None where none is known."""
 
     @property
     def tensors(self) -> tuple[TensorExtent, ...]:
@@ -123,8 +126,14 @@ class Inspected:
             ]
         return report
 
-    def make_plan(self) -> None:
-        """Work out what a load would fetch."""
+    def make_plan(self, orders: Mapping[bytes, bytes]) -> None:
+        """Work out what a load would fetch.
+
+        Args:
+            orders: Records of the orders that were learned.
+        """
+        for item in self.files:
+            item.order = _learned(item, orders)
         self.plan = preview([_preview_file(item) for item in self.files])
 
 
@@ -181,13 +190,21 @@ def load_of(inspected: Inspected, reports: Sequence[dict[str, Any]]) -> dict[str
     return None
 
 
+def _learned(item: InspectedFile, orders: Mapping[bytes, bytes]) -> tuple[int, ...] | None:
+    if item.holding is None or item.description is None:
+        return None
+    obj = ObjectId(item.holding.bucket, item.holding.key, item.holding.etag, item.file.size_bytes)
+    order = find_order(orders, obj, item.description.layout)
+    return order.blocks if order is not None and order.block_bytes == item.block_bytes else None
+
+
 def _preview_file(item: InspectedFile) -> PreviewFile:
     cached = item.holding.cached if item.holding else ()
     if item.description is None:  # a file we cannot plan by is read ahead as a whole
         return PreviewFile(item.file.size_bytes, (), Extent(0, item.file.size_bytes), item.block_bytes, cached)
     layout = item.description.layout
     data = Extent(layout.data_start, layout.data_stop)
-    return PreviewFile(item.file.size_bytes, item.description.header, data, item.block_bytes, cached)
+    return PreviewFile(item.file.size_bytes, item.description.header, data, item.block_bytes, cached, item.order)
 
 
 def _file_json(item: InspectedFile) -> dict[str, Any]:

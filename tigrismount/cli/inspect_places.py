@@ -74,6 +74,9 @@ class InspectedPlace(Protocol):
     async def loads(self) -> list[dict[str, Any]]:
         """Return the load reports that there are, newest last."""
 
+    async def orders(self) -> dict[bytes, bytes]:
+        """Return the records of the orders that were learned; after ``holdings``."""
+
 
 class LocalPlace:
     """A file or directory of this machine.
@@ -86,6 +89,7 @@ class LocalPlace:
         self.title = path
         self._root = os.path.abspath(path)
         self._socket = _socket_of(path)
+        self._cache_dirs: list[str] = []
 
     async def single(self) -> ModelFile | None:
         """See ``InspectedPlace``."""
@@ -110,12 +114,18 @@ class LocalPlace:
         found: dict[str, Any] = {}
         for first in range(0, len(files), _FILES_PER_REQUEST):
             nodes = [file.handle for file in files[first : first + _FILES_PER_REQUEST]]
-            found |= (await self._ask("inspect", nodes=nodes)).get("files", {})
+            reply = await self._ask("inspect", nodes=nodes)
+            found |= reply.get("files", {})
+            self._cache_dirs = reply.get("cache_dirs", [])
         return [_holding(found.get(str(file.handle))) for file in files]
 
     async def loads(self) -> list[dict[str, Any]]:
         """See ``InspectedPlace``."""
         return (await self._ask("loads")).get("loads", []) if self._socket else []
+
+    async def orders(self) -> dict[bytes, bytes]:
+        """See ``InspectedPlace``."""
+        return await trio.to_thread.run_sync(_read_orders, self._cache_dirs)
 
     async def _ask(self, command: str, **arguments: object) -> dict[str, Any]:
         """Ask the mount's daemon; what it cannot say is only missing."""
@@ -215,6 +225,10 @@ class StorePlace:
         """See ``InspectedPlace``."""
         return await trio.to_thread.run_sync(self._loads)
 
+    async def orders(self) -> dict[bytes, bytes]:
+        """See ``InspectedPlace``."""
+        return await trio.to_thread.run_sync(_read_orders, self._directories())
+
     def _holdings(self, objects: list[ObjectId]) -> list[Holding | None]:
         from tigrismount.cache.inspect import read_blocks
 
@@ -275,6 +289,20 @@ def _pread(path: str, start: int, stop: int) -> bytes:
         raise CommandFailure(f"{path}: {exc.strerror}") from exc
     else:
         return data
+
+
+def _read_orders(directories: Sequence[str]) -> dict[bytes, bytes]:
+    from tigrismount.cache.inspect import read_records
+    from tigrismount.cache.kept import TABLES
+    from tigrismount.reader.orders import TABLE
+
+    found: dict[bytes, bytes] = {}
+    for directory in directories:
+        try:
+            found |= dict(read_records(directory, TABLE, limit=TABLES[TABLE].entries))
+        except CacheError as exc:
+            print_warning(f"orders of earlier loads are not known: {exc}")
+    return found
 
 
 def _socket_of(path: str) -> str | None:

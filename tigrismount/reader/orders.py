@@ -17,6 +17,8 @@ from tigrismount.errors import FormatError
 from tigrismount.formats.shards import natural_order
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tigrismount.cache.base import RecordStore
     from tigrismount.core.blockorder import BlockOrder
     from tigrismount.core.layout import Layout
@@ -47,16 +49,10 @@ class Orders:
     async def find(self, obj: ObjectId, layout: Layout | None) -> BlockOrder | None:
         """Return the order in which *obj*, or a file of its shape, was read last; None when nobody knows."""
         for key in _keys(obj, layout):
-            record = await self._records.get(TABLE, key)
-            if record is None:
-                continue
-            try:
-                order = decode(record, obj.size_bytes)
-            except FormatError as exc:
-                log.info("%s: %s", obj.key, exc)
-                continue
-            self.found += 1
-            return order
+            order = _decoded(await self._records.get(TABLE, key), obj)
+            if order is not None:
+                self.found += 1
+                return order
         return None
 
     async def keep(self, obj: ObjectId, layout: Layout | None, order: BlockOrder) -> None:
@@ -66,6 +62,22 @@ class Orders:
             if not await self._records.put(TABLE, key, record):
                 return
         self.kept += 1
+
+
+def find_order(records: Mapping[bytes, bytes], obj: ObjectId, layout: Layout | None) -> BlockOrder | None:
+    """Return what :meth:`Orders.find` would, from the *records* of a cache that nobody has open."""
+    orders = (_decoded(records.get(key), obj) for key in _keys(obj, layout))
+    return next((order for order in orders if order is not None), None)
+
+
+def _decoded(record: bytes | None, obj: ObjectId) -> BlockOrder | None:
+    if record is None:
+        return None
+    try:
+        return decode(record, obj.size_bytes)
+    except FormatError as exc:
+        log.info("%s: %s", obj.key, exc)
+        return None
 
 
 def _keys(obj: ObjectId, layout: Layout | None) -> list[bytes]:
