@@ -43,6 +43,7 @@ from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
+from tigrismount.privacy import keep_out_of_core_dumps
 from tigrismount.reader.loads import LoadRecorder
 from tigrismount.reader.readers import Readers
 from tigrismount.telemetry import Takeovers, configure_logging, mount_status, report_on_signal
@@ -428,7 +429,7 @@ def _warnings(engine: Engine) -> list[str]:
     """Return what whoever mounts should hear at once."""
     degraded = engine.access.degraded
     away = [f"mounted with what is cached of the snapshot, as the store cannot be used: {degraded}"] if degraded else []
-    return away + ([] if engine.client.listable else engine.client.notes())
+    return away + (engine.client.dangers() if engine.client.listable else engine.client.notes())
 
 
 def main() -> int:
@@ -438,6 +439,7 @@ def main() -> int:
     )
     parser.add_argument("--holder-fd", type=int, required=True, help="our end of the conversation")
     arguments = parser.parse_args()
+    keep_out_of_core_dumps()
     # Each cached version that is open holds a descriptor, and so does each connection to the store.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tigrismount.objects.endpoints import addressing_style, is_tigris, store_id
+from tigrismount.objects.endpoints import addressing_style, is_tigris, is_unprotected, store_id
 from tigrismount.objects.options import S3Config
 
 
@@ -40,3 +40,20 @@ def test_an_explicit_addressing_style_wins():
 )
 def test_spellings_of_one_endpoint_give_one_store_id(url, expected):
     assert store_id(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://tag.internal:8080", True),
+        ("http://10.0.0.7", True),
+        ("http://[fe80::1]:80", True),
+        ("http://127.0.0.1.nip.io", True),
+        ("http://127.8.8.8:9000", False),
+        ("http://[::1]:9000", False),
+        ("http://LOCALHOST:9000", False),
+        ("https://t3.storage.dev", False),
+    ],
+)
+def test_plain_http_is_unprotected_anywhere_but_on_this_machine(url, expected):
+    assert is_unprotected(url) is expected

@@ -5,6 +5,7 @@ Pure functions on URLs, free of boto3, so that configuration and credentials can
 
 from __future__ import annotations
 
+import ipaddress
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -23,6 +24,18 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 def is_tigris(endpoint_url: str) -> bool:
     """Tell whether *endpoint_url* is one of Tigris's own hosts (a gateway in front of Tigris is not)."""
     return _lies_under(endpoint_url, TIGRIS_DOMAINS)
+
+
+def is_unprotected(endpoint_url: str) -> bool:
+    """Tell whether requests to *endpoint_url* cross a network that anybody on the way can read and change."""
+    parts = urlsplit(endpoint_url)
+    host = (parts.hostname or "").lower().rstrip(".")
+    if parts.scheme != "http" or host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        return not ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return True
 
 
 def is_amazon(endpoint_url: str) -> bool:

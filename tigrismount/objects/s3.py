@@ -37,7 +37,7 @@ from tigrismount.objects.asking import Asking
 from tigrismount.objects.body import BodyReader
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
-from tigrismount.objects.endpoints import is_tigris
+from tigrismount.objects.endpoints import is_tigris, is_unprotected
 from tigrismount.objects.failures import translated
 from tigrismount.objects.headers import INLINED, LISTED, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
@@ -277,7 +277,13 @@ class S3Client:
 
     def notes(self) -> list[str]:
         """Return what is worth knowing about this store and is no fault, one line each."""
-        return [*self.traits.notes(), *([_UNLISTABLE] if self._unlistable else [])]
+        return [*self.traits.notes(), *([_UNLISTABLE] if self._unlistable else []), *self.dangers()]
+
+    def dangers(self) -> list[str]:
+        """Return what a person may not know and should, one line each."""
+        if not is_unprotected(self.endpoint_url):
+            return []
+        return [f"{self.endpoint_url} is plain HTTP: anybody on the way can read and change what it sends; use https"]
 
     async def bucket_headers(self, bucket: str) -> Mapping[str, str]:
         """Return the headers of a HEAD of the bucket, names in lower case; Tigris tells of snapshots and forks there.
