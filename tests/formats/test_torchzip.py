@@ -218,7 +218,7 @@ HOSTILE = {
     "directory ends early": changed(DIRECTORY + 28, struct.pack("<3H", 10, 100, 0)),
     "encrypted": changed(SECOND + 8, b"\1"),
     "compressed": zip_of({"x/data.pkl": PICKLE, "x/data/0": b"abcd" * 10}, zipfile.ZIP_DEFLATED),
-    "two sizes": changed(SECOND + 20, b"\1"),
+    "two sizes": changed(SECOND + 24, b"\1"),
     "longer than its place": changed(SECOND + 20, struct.pack("<2L", 1000, 1000)),
     "shorter than its place": changed(SECOND + 20, struct.pack("<2L", 1, 1)),
     "size of 64 bits that is not given": changed(SECOND + 20, b"\xff" * 8),
@@ -228,6 +228,15 @@ HOSTILE = {
     "local header damaged": changed(GOOD.index(b"PK\3\4", 10), b"PK\3\5"),
     "a name twice": GOOD.replace(b"x/data/1", b"x/data/0"),
 }
+
+
+@pytest.mark.parametrize("size", [3, 1000, 1 << 31])
+def test_a_storage_in_the_middle_that_lies_about_its_size_is_refused(size):
+    """No local header is looked at but the first and the last one's, so the directory alone must tell."""
+    content = zip_of({"x/data.pkl": PICKLE, "x/data/0": b"abcd", "x/data/1": b"e" * 200_000, "x/data/2": b"abcd"})
+    entry = content.rindex(b"x/data/1") - 46
+    with pytest.raises(FormatError, match="hole or overlaps"):
+        parse(content[: entry + 20] + struct.pack("<2L", size, size) + content[entry + 28 :])
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
