@@ -128,7 +128,8 @@ class Engine:
             names=self.kept_names,
             on_new=self.journal.append,
         )
-        self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, degraded=away)
+        proved = not takeovers.count and not away
+        self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)
         self.metrics: MetricsServer | None = None
         self._started_s = time.monotonic()
 
@@ -194,8 +195,7 @@ async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIter
             for service in (cache, engine.store, engine.readers, engine.loads, engine.kept_names):
                 if service is not None:
                     await nursery.start(_run_service, service)
-            if takeovers.count or away:
-                nursery.start_soon(engine.access.run)
+            nursery.start_soon(engine.access.run)
             yield engine
             nursery.cancel_scope.cancel()
 
@@ -443,6 +443,8 @@ def main() -> int:
     # Each cached version that is open holds a descriptor, and so does each connection to the store.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # until somebody listens: their default is to end the process
     return trio.run(Worker(Channel.from_fd(arguments.holder_fd)).run)
 
 

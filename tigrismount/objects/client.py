@@ -77,6 +77,8 @@ class ObjectStatistics:
     """Answers that asked for fewer requests."""
     errors: int = 0
     """Requests that failed for good."""
+    refusals: int = 0
+    """Requests among them that the key was not allowed."""
 
 
 class ObjectClient(Protocol):

@@ -366,8 +366,10 @@ class S3Client:
                 progress=progress,
                 on_retry=lambda: self._counters.add("retries"),
             )
-        except ObjectError:
+        except ObjectError as exc:
             self._counters.add("errors")
+            if isinstance(exc, ObjectAccessError):
+                self._counters.add("refusals")
             raise
 
     async def _with_a_good_key(self, attempt: Callable[[], Awaitable[T]]) -> T:

@@ -142,4 +142,5 @@ async def _remembered(selector: str, records: RecordStore, name_key: bytes) -> s
 
 
 def _place(client: S3Client, kind: str, vfs: VfsConfig, *what: str) -> bytes:
-    return client.seal(json.dumps([kind, vfs.store_id, vfs.bucket, *what]).encode())[:_PLACE_BYTES]
+    # Another endpoint may be a gateway, which a snapshot must not be read through: nothing is known of it here.
+    return client.seal(json.dumps([kind, client.endpoint_url, vfs.store_id, vfs.bucket, *what]).encode())[:_PLACE_BYTES]
