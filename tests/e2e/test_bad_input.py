@@ -119,7 +119,7 @@ def test_a_mountpoint_that_is_mounted_already(mount, source):
 def test_a_cache_directory_that_cannot_be_made(refused, source, tmp_path):
     (tmp_path / "file").write_text("x")
 
-    assert "file" in refused(2, source, f"--cache-dir={tmp_path / 'file' / 'cache'}")
+    assert "file" in refused(2, source, "--cache-dir=off", f"--cache-dir={tmp_path / 'file' / 'cache'}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a filesystem that cannot be written")
@@ -127,7 +127,7 @@ def test_a_cache_directory_that_cannot_be_written(refused, source, tmp_path):
     (tmp_path / "ro").mkdir()
     run_child("mount", "-t", "tmpfs", "-o", "ro", "none", str(tmp_path / "ro")).check()
     try:
-        assert "ro" in refused(2, source, f"--cache-dir={tmp_path / 'ro'}")
+        assert "ro" in refused(2, source, "--cache-dir=off", f"--cache-dir={tmp_path / 'ro'}")
     finally:
         run_child("umount", str(tmp_path / "ro")).check()
 
