@@ -113,6 +113,20 @@ stress: $(DEV) ## ten minutes of 200 readers, then an hour of thousands of cases
 fuzz: $(LOADERS) ## damaged and made-up tensor files for the parsers, for minutes (FUZZ_EXAMPLES=20000)
 	@$(BIN)/python -m pytest tests/formats -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
 
+# A Debian with systemd in a container; made once, in about a minute, with packages from the network.
+SYSTEMD_ROOT := build/systemd-root.tar
+
+$(SYSTEMD_ROOT):
+	@command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null || { \
+	    echo "make: please install mmdebstrap and systemd-container" >&2; exit 1; }
+	@mkdir -p $(@D)
+	@mmdebstrap --quiet --variant=apt --include=systemd,systemd-sysv,dbus,python3,fuse3,libfuse3-3,procps,util-linux \
+	    bookworm $@
+
+.PHONY: test-systemd
+test-systemd: $(DEV) $(SYSTEMD_ROOT) ## the units in a booted systemd (root, systemd-nspawn, mmdebstrap)
+	@TIGRISMOUNT_TEST_ROOT=$(abspath $(SYSTEMD_ROOT)) $(BIN)/python -m pytest tests/systemd $(TEST_ARGS)
+
 .PHONY: check
 check: fmt-check lint imports types docs ## everything but the tests: format, lint, layers, types, documentation
 

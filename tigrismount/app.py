@@ -256,6 +256,8 @@ class Worker:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._releasing = False
+        self._released = trio.Event()
 
     async def run(self) -> int:
         """Serve until the mount is gone; return the exit status."""
@@ -320,6 +322,8 @@ class Worker:
                 self._channel.send("serving")
                 gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
                 await session.serve(engine.config.fuse)
+                if self._releasing:
+                    await self._released.wait()
                 with trio.move_on_after(_DRAIN_S):
                     await engine.store.drain()
                 self._leave_soon()
@@ -372,9 +376,11 @@ class Worker:
             elif message.type == "note":
                 engine.note_handover(str(message.body.get("handover", "")))
             elif message.type == "release":
+                self._releasing = True
                 resend = await session.release(cancel=bool(message.body.get("cancel")))
                 engine.journal.close()  # the successor writes it now
                 self._say("released", resend=resend)
+                self._released.set()
             elif message.type == "stop":
                 session.stop()
 

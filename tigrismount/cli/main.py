@@ -31,6 +31,7 @@ _COMMANDS = {
     "upgrade": "Replace the daemon of a mount without a failed read.",
     "refresh": "Forget what is known of a path, so that a change is seen at once.",
     "warm": "Fill the disk cache, through a mount or without one.",
+    "install-systemd": "Install the systemd units, and mount.tigris for fstab.",
     "cache": "Look into a disk cache.",
     "doctor": "Check what a mount needs here, and how fast it would be.",
     "demo": "Run the main job on this machine, with no cloud account.",
@@ -52,7 +53,8 @@ class _LazyGroup(click.Group):
         name = _ALIASES.get(cmd_name, cmd_name)
         if name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"tigrismount.cli.{name}"), name)
+        attribute = name.replace("-", "_")
+        command = getattr(importlib.import_module(f"tigrismount.cli.{attribute}"), attribute)
         assert isinstance(command, click.Command)
         return command
 

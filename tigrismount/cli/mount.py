@@ -14,10 +14,12 @@ from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
-from tigrismount.errors import ConfigError
+from tigrismount.control.paths import UNITS_DIRECTORY
+from tigrismount.errors import ConfigError, MountError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
 from tigrismount.holder.mountinfo import canonical_mountpoint
 from tigrismount.holder.request import MountRequest, Outcome
+from tigrismount.holder.unit import read_unit
 
 
 @click.command(
@@ -28,6 +30,7 @@ from tigrismount.holder.request import MountRequest, Outcome
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the options below as keys.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until it is unmounted.")
 @click.option("--debug", is_flag=True, help="Log everything, and show a traceback when something fails.")
+@click.option("--unit", metavar="NAME", help="Mount what the systemd unit tigrismount@NAME mounts.")
 @click.option("--print-request", is_flag=True, hidden=True, help="Print what a supervisor would be asked, and exit.")
 @flags(BY_KEY)
 @click.pass_obj
@@ -39,6 +42,7 @@ def mount(
     config_file: str | None,
     foreground: bool,
     debug: bool,
+    unit: str | None,
     print_request: bool,
     **given: object,
 ) -> int:
@@ -50,7 +54,10 @@ def mount(
     Returns once the mount has answered a first listing; when it cannot, says why and leaves nothing mounted. Every
     option can also be set as TIGRISMOUNT_<NAME> in the environment and in a TOML file.
     """
-    source, mountpoint = _places(places)
+    if unit is not None:
+        source, mountpoint, config_file = _places_of_unit(unit, places, config_file)
+    else:
+        source, mountpoint = _places(places)
     loaded = load(
         source=source,
         mountpoint=canonical_mountpoint(mountpoint),
@@ -69,7 +76,8 @@ def mount(
     for warning in loaded.warnings:
         print_warning(warning)
     if foreground:
-        return run_in_foreground(request, lambda outcome: _tell(config, outcome))
+        is_held = unit is not None and "fuse" in os.environ.get("LISTEN_FDNAMES", "").split(":")
+        return run_in_foreground(request, lambda outcome: _tell(config, outcome), is_held=is_held)
     outcome = start_in_background(request)
     _tell(config, outcome)
     return outcome.exit_code
@@ -90,6 +98,21 @@ def _places(places: tuple[str, ...]) -> tuple[str | None, str]:
     if not places or "://" in places[0]:
         raise click.UsageError("the MOUNTPOINT is missing", click.get_current_context())
     return None, places[0]
+
+
+def _places_of_unit(name: str, places: tuple[str, ...], config_file: str | None) -> tuple[str | None, str, str | None]:
+    """Return source, mountpoint and configuration file of a systemd unit."""
+    if places or config_file:
+        raise click.UsageError("--unit says what is mounted, and where", click.get_current_context())
+    # Under systemd the unit of the system runs as a user of its own; its manager is root's.
+    is_system = os.geteuid() == 0 or os.environ.get("XDG_RUNTIME_DIR") == os.path.dirname(UNITS_DIRECTORY)
+    try:
+        unit = read_unit(name, uid=0 if is_system else os.geteuid(), home=os.path.expanduser("~"))
+    except MountError as exc:
+        raise ConfigError(str(exc)) from exc
+    if not is_system:
+        os.makedirs(unit.mountpoint, exist_ok=True)
+    return unit.source, unit.mountpoint, unit.file
 
 
 def _check_files(config: MountConfig) -> None:

@@ -20,6 +20,10 @@ CONFIG_VARIABLE = "TIGRISMOUNT_CONFIG"
 """Environment variable that names the TOML file where ``--config`` does not."""
 
 
+_PLACES = ("source", "mountpoint")
+"""Keys of the TOML file of a systemd unit, whose command line has no arguments."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A configuration, and what was odd about how it was written."""
@@ -55,11 +59,15 @@ def load(
         ConfigError: Something is wrong; the message holds every fault, separated by ``; ``.
     """
     file_name = config_file or environment.get(CONFIG_VARIABLE, "")
+    file = _read_toml(file_name) if file_name else {}
+    places = {key: file.pop(key, None) for key in _PLACES}
+    if source is None and isinstance(places["source"], str):
+        source = places["source"]
     merged = merge(
         flags=flags,
         mount_options=mount_options,
         environment=environment,
-        file=_read_toml(file_name) if file_name else {},
+        file=file,
         file_name=file_name,
     )
     values, faults = validate(merged.settings)

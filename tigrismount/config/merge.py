@@ -129,6 +129,14 @@ def _merge_mount_options(merged: Merged, options: str) -> None:
         _merge_mount_option(merged, item, name.replace("-", "_"), value if has_value else None)
 
 
+def is_mount_option(item: str) -> bool:
+    """Tell whether *item* of a ``-o`` list means something: to us, or to mount(8)."""
+    name = item.partition("=")[0]
+    key = name.replace("-", "_")
+    ours = key in BY_KEY or key.removeprefix("no_") in BY_KEY or name in (NONEMPTY, "rw")
+    return ours or name in _IGNORED_MOUNT_OPTIONS or name.startswith("x-") or name == "comment"
+
+
 def _merge_mount_option(merged: Merged, item: str, key: str, value: str | None) -> None:
     negated = key.removeprefix("no_") if key not in BY_KEY else key
     option = BY_KEY.get(key) or (BY_KEY.get(negated) if BY_KEY.get(negated) and BY_KEY[negated].is_switch else None)

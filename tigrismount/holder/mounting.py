@@ -45,6 +45,8 @@ class MountSpec:
     """First column of ``df``."""
     allow_other: bool
     """Whether other users may enter."""
+    owner: tuple[int, int] = (0, 0)
+    """User and group that the kernel takes for the mount's, where root mounts for a daemon that is not root."""
 
 
 def check_can_mount(spec: MountSpec) -> None:
@@ -129,7 +131,8 @@ def _mount_connection(spec: MountSpec, fd: int) -> None:
         if exc.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             raise MountError(f"{spec.mountpoint}: cannot be mounted on: {exc.strerror}") from exc
         root_mode = stat.S_IFDIR  # a mount that is lost: the new one goes on top of it
-    options = f"fd={fd},rootmode={root_mode:o},user_id=0,group_id=0,default_permissions"
+    uid, gid = spec.owner
+    options = f"fd={fd},rootmode={root_mode:o},user_id={uid},group_id={gid},default_permissions"
     options += ",allow_other" if spec.allow_other else ""
     flags = _MS_RDONLY | _MS_NOSUID | _MS_NODEV | _MS_NOATIME
     arguments = (os.fsencode(spec.fsname), os.fsencode(spec.mountpoint), FUSE_TYPE.encode(), flags, options.encode())

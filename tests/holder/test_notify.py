@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from tigrismount.holder.notify import Notifier, take_stored
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """A socket where systemd would listen, and the environment that names it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(tmp_path / "notify"))
+        listener.settimeout(5)
+        yield listener, {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+
+
+def test_what_is_said_is_heard(manager):
+    listener, environment = manager
+    notifier = Notifier(environment)
+    assert notifier.is_heard
+    notifier.say("READY=1", "STATUS=serving")
+    assert listener.recv(100) == b"READY=1\nSTATUS=serving"
+
+
+def test_a_descriptor_is_left_in_the_place_of_the_one_before(manager):
+    listener, environment = manager
+    fd = os.memfd_create("x")
+    os.write(fd, b"content")
+    Notifier(environment).store("state", fd)
+    os.close(fd)
+    assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=state"
+    message, (stored,), _, _ = socket.recv_fds(listener, 100, 1)
+    assert message == b"FDSTORE=1\nFDNAME=state"
+    assert os.pread(stored, 100, 0) == b"content"
+    os.close(stored)
+
+
+def test_waiting_ends_when_the_manager_has_read_everything(manager):
+    listener, environment = manager
+    read_fd, write_fd = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read_fd)
+        Notifier(environment).wait_until_heard()
+        os.write(write_fd, b"done")
+        os._exit(0)
+    os.close(write_fd)
+    message, (barrier,), _, _ = socket.recv_fds(listener, 100, 1)
+    assert message == b"BARRIER=1"
+    os.set_blocking(read_fd, False)
+    with pytest.raises(BlockingIOError):
+        os.read(read_fd, 10)
+    os.set_blocking(read_fd, True)
+    os.close(barrier)
+    assert os.read(read_fd, 10) == b"done"
+    os.close(read_fd)
+    os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/no/such/socket"}], ids=str)
+def test_where_nobody_listens_nothing_happens(environment):
+    notifier = Notifier(environment)
+    notifier.say("READY=1")
+    notifier.store("state", 0)
+    notifier.wait_until_heard()
+
+
+def test_stored_descriptors_are_taken_once_and_by_their_own_process():
+    environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "0", "LISTEN_FDNAMES": ""}
+    assert take_stored(environment) == {}
+    assert environment == {}
+    assert take_stored({"LISTEN_PID": "1", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "a:b"}) == {}
+    assert take_stored({}) == {}

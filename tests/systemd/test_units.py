@@ -1,0 +1,75 @@
+"""The unit files as systemd's own checks see them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+UNITS = REPOSITORY / "systemd"
+
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The system unit, with an interpreter that is there."""
+    path = tmp_path / "tigrismount@.service"
+    path.write_text((UNITS / path.name).read_text().replace("/usr/bin/python3", sys.executable))
+    return path
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@needs_analyze
+@pytest.mark.parametrize("scope", ["system", "user"])
+def test_systemd_has_nothing_to_say_about_a_unit(unit, scope):
+    if scope == "user":
+        unit.write_text((UNITS / "user" / unit.name).read_text().replace("/usr/bin/python3", sys.executable))
+    done = analyze("verify", "--man=no", unit)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_analyze
+def test_a_misspelt_line_would_be_seen(unit):
+    unit.write_text(unit.read_text() + "\n[Service]\nNoSuchThing=1\n")
+    assert "NoSuchThing" in analyze("verify", "--man=no", unit).stderr
+
+
+@needs_analyze
+def test_the_exposure_is_at_most_two(unit):
+    done = analyze("security", "--offline=true", "--threshold=20", unit)
+    assert done.returncode == 0, done.stdout
+    assert float(re.search(r"exposure level .*: ([\d.]+)", done.stdout)[1]) <= 2.0
+
+
+def test_all_privilege_is_in_the_helpers_lines():
+    lines = (UNITS / "tigrismount@.service").read_text().splitlines()
+    privileged = [line for line in lines if line.startswith("Exec") and "=+" in line]
+    assert len(privileged) == 2
+    assert all("-I -m tigrismount.holder.helper" in line for line in privileged)
+
+
+def test_the_helper_is_small_and_needs_the_standard_library_only():
+    code = (
+        "import sys, tigrismount.holder.helper;"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}]; {code}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "['__main__', 'tigrismount']\n"
+    lines = (REPOSITORY / "tigrismount/holder/helper.py").read_text().splitlines()
+    assert len(lines) <= 150

@@ -1,0 +1,115 @@
+"""The privileged part of a mount under systemd: opens /dev/fuse, mounts, sets the read-ahead, unmounts. Nothing else.
+
+``python -I -m tigrismount.holder.helper mount|unmount NAME`` runs as root before the unit's process starts and after it
+has ended (``ExecStartPre=+``, ``ExecStopPost=+``). The process itself has no capability, no /dev/fuse and no setuid
+helper: the descriptor and the kernel's INIT request come to it through systemd's store. Standard library only, and no
+network: this is all of tigrismount that root runs.
+
+``mount`` leaves alone a connection that systemd still holds, which waits for a worker to take over, and replaces a dead
+one. ``unmount`` acts where the unit was stopped or did not start; after a crash it leaves the mount to the next start.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import sys
+
+from tigrismount.errors import MountError
+from tigrismount.holder.heirloom import write_memory_file
+from tigrismount.holder.init import INIT_REQUEST_BYTES
+from tigrismount.holder.knobs import raise_read_ahead
+from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mounting import BusyError, MountSpec, mount, unmount
+from tigrismount.holder.notify import Notifier
+from tigrismount.holder.probe import Health, probe
+from tigrismount.holder.unit import Unit, read_unit
+
+USER = "tigrismount"
+"""Whose processes serve the units' mounts."""
+
+_CLONE_NEWNS = 0x20000
+_PROBE_S = 0.3
+"""A dead mount answers at once with an error; one that waits for a worker does not answer at all."""
+_FAILED_START = ("1", "2")
+"""Exit statuses of a supervisor that never served; afterwards nothing may be left mounted."""
+_HIDING_MODE = 0o000
+"""Mode of mountpoints made here: should the mount ever be missing, nobody takes the directory for an empty bucket."""
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says; return the exit status."""
+    if len(arguments) != 2 or arguments[0] not in ("mount", "unmount"):
+        print("usage: python -m tigrismount.holder.helper mount|unmount NAME", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        _enter_host_namespace()
+        unit = read_unit(arguments[1], uid=0, home="/root")
+        if arguments[0] == "mount":
+            _mount(unit)
+        else:
+            _unmount(unit)
+    except MountError as exc:
+        print(f"tigrismount: error: {exc}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _enter_host_namespace() -> None:
+    """See and change the mounts that everybody sees: a sandbox gives a unit's ``+`` lines a view of their own."""
+    fd = os.open("/proc/1/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNS):
+            raise MountError(f"the host's mounts cannot be reached: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(fd)
+
+
+def _mount(unit: Unit) -> None:
+    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:
+        if probe(unit.mountpoint, timeout_s=_PROBE_S).health is Health.HUNG:
+            return
+        unmount(unit.mountpoint, lazy=True)
+    _make_directory(unit.mountpoint)
+    try:
+        user = pwd.getpwnam(USER)
+    except KeyError:
+        raise MountError(f"there is no user {USER}: run 'tigrismount install-systemd', or systemd-sysusers") from None
+    owner = (user.pw_uid, user.pw_gid)
+    fd = mount(MountSpec(mountpoint=unit.mountpoint, fsname=unit.source, allow_other=True, owner=owner))
+    notify = Notifier(os.environ)
+    notify.remove("fuse", "init", "state", "journal0", "journal1")
+    notify.store("init", write_memory_file(os.read(fd, INIT_REQUEST_BYTES)))
+    notify.store("fuse", fd)
+    notify.wait_until_heard()
+    made = mount_at(unit.mountpoint)
+    kib = unit.settings.get("kernel-read-ahead", unit.settings.get("kernel_read_ahead", 4096))
+    if made is not None and isinstance(kib, int) and kib > 0:
+        raise_read_ahead(made.device, kib)
+
+
+def _make_directory(path: str) -> None:
+    os.umask(0o022)  # the unit's own is for the daemon's files, and would shut everybody out of what lies above
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.mkdir(path, mode=_HIDING_MODE)
+    except FileExistsError:
+        pass
+    except OSError as exc:
+        raise MountError(f"{path}: cannot be made: {exc.strerror}") from exc
+
+
+def _unmount(unit: Unit) -> None:
+    result, status = os.environ.get("SERVICE_RESULT", "success"), os.environ.get("EXIT_STATUS", "")
+    if result != "success" and not (result == "exit-code" and status in _FAILED_START):
+        return
+    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:
+        try:
+            unmount(unit.mountpoint)
+        except BusyError:
+            unmount(unit.mountpoint, lazy=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

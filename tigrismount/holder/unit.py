@@ -1,0 +1,68 @@
+"""What the systemd unit ``tigrismount@NAME`` mounts, and where: its TOML file, or what its name alone says.
+
+Read by the privileged helper and by the command line, so that both mean the same mount. Standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+from tigrismount.errors import MountError
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One instance of the template unit."""
+
+    name: str
+    """What follows the ``@``."""
+    source: str
+    """What is mounted."""
+    mountpoint: str
+    """Where."""
+    file: str | None
+    """Its TOML file, None where it has none."""
+    settings: dict[str, Any]
+    """What the file says."""
+
+
+def read_unit(name: str, *, uid: int, home: str) -> Unit:
+    """Return what the unit *name* mounts.
+
+    Args:
+        name: Its instance name; without a file, the bucket.
+        uid: Whose unit: root's are the system's.
+        home: Home directory of that user.
+
+    Raises:
+        MountError: The name or the file is not valid; says why.
+    """
+    if not name or "/" in name or name.startswith("."):
+        raise MountError(f"unit name {name!r}: is not a file name")
+    system = uid == 0
+    path = os.path.join("/etc" if system else os.path.join(home, ".config"), "tigrismount", f"{name}.toml")
+    settings = _read(path)
+    base = "/mnt/tigris" if system else os.path.join(home, "mnt/tigris")
+    source = (settings or {}).get("source", f"s3://{name}")
+    mountpoint = (settings or {}).get("mountpoint", os.path.join(base, name))
+    for key, value in (("source", source), ("mountpoint", mountpoint)):
+        if not isinstance(value, str) or not value or not value.isprintable():
+            raise MountError(f"{path}: {key} must be a text")
+    if not os.path.isabs(mountpoint) or os.path.normpath(mountpoint) != mountpoint:
+        raise MountError(f"{path}: mountpoint {mountpoint!r} must be an absolute path without '..' or a '/' at its end")
+    return Unit(name, source, mountpoint, None if settings is None else path, settings or {})
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise MountError(f"{path}: cannot be read: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise MountError(f"{path}: is not TOML: {exc}") from exc
