@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,7 +17,9 @@ import pytest
 
 from tigrismount.demo.command import wait_until
 from tigrismount.demo.faults import FaultRule
-from tigrismount.testing.mount import is_mounted, marked_processes
+from tigrismount.holder.launch import start_in_background
+from tigrismount.holder.request import MountRequest
+from tigrismount.testing.mount import Mounted, is_mounted, marked_processes, sweep
 
 MIB = 1 << 20
 SIZE = 6 * MIB
@@ -289,6 +292,48 @@ def test_upgrades_under_load_fail_no_read(mount, source, readers, record_propert
         assert status["pid"] != before["pid"]
         assert_no_read_failed(finish(busy), record_property)
         assert wait_until(lambda: len(marked_processes(mounted.mark)) == 2), "an old worker is still there"
+
+
+@pytest.fixture
+def old_kernel(mount, source, monkeypatch):
+    """A mount whose supervisor does as on a kernel that cannot send requests again; gives its path and pids."""
+    line = mount.run("mount", source, str(mount.mountpoint), *mount.flags, "--print-request").check().output
+    mark = "_TIGRISMOUNT_STARTED_BY=old-kernel"
+    for name, value in {**mount.env, **dict([mark.split("=")])}.items():
+        monkeypatch.setenv(name, value)
+    request = dataclasses.replace(MountRequest.from_json(line.encode()), use_resend=False, reload_command=())
+    outcome = start_in_background(request)
+    assert outcome.ok, outcome
+    mounted = Mounted(str(mount.mountpoint), {**mount.env, "_TIGRISMOUNT_STARTED_BY": "old-kernel"})
+    yield mounted
+    sweep(mounted)
+    mount.run("status")  # clears the control sockets of dead workers
+
+
+def test_an_old_kernel_hands_over_without_a_failed_read_too(old_kernel, mount, readers, record_property):
+    busy = readers(old_kernel.path, ["read", "mmap", "read"])
+    for number in (1, 2, 3):
+        mount.run("upgrade", old_kernel.path).check()
+        assert wait_until(lambda: reads_answered(old_kernel.status()) > 0)
+        assert old_kernel.status()["takeovers"]["count"] == number
+    assert_no_read_failed(finish(busy), record_property)
+
+
+def test_an_old_kernel_mounts_anew_after_a_crash(old_kernel, child, python):
+    holder = child(HOLD, f"{old_kernel.path}/file")
+    assert holder.stdout.readline() == "opened\n"
+    os.kill(old_kernel.status()["pid"], signal.SIGKILL)
+    code = """
+try:
+    print(len(open(f"{path}/dir/inner").read()))
+except OSError as exc:
+    print(errno.errorcode[exc.errno])
+"""
+    seen = set()
+    assert wait_until(lambda: seen.add(found := python(code, old_kernel.path)) or found == "5\n")
+    assert seen <= {"5\n", "ENOTCONN\n", "ECONNABORTED\n"}, "never an empty directory"
+    assert holder.communicate("go\n", timeout=60)[0].strip() in ("ENOTCONN", "ECONNABORTED")
+    assert "made anew" in old_kernel.status()["takeovers"]["last_reason"]
 
 
 def test_a_read_that_waits_for_the_store_is_answered_by_the_successor(mount, source, body, s3, child):

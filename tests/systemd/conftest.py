@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -134,11 +135,16 @@ def _booted(root: Path) -> Iterator[Machine]:
             ), (root.parent / "console.log").read_text()
             yield machine
         finally:
-            with contextlib.suppress(Exception):
-                machine.run("systemctl", "poweroff", check=False, timeout_s=20)
+            inits = _children(process.pid)
+            if inits:
+                with contextlib.suppress(Exception):
+                    Machine(root, inits[0]).run("systemctl", "poweroff", check=False, timeout_s=20)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(30)
             process.kill()
+            for pid in inits:  # the container outlives the process that started it
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def _children(pid: int) -> list[int]:

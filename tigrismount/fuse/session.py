@@ -9,8 +9,8 @@ pyfuse3 keeps one session per process in module globals: one ``Session`` per pro
 
 from __future__ import annotations
 
+import itertools
 import logging
-import math
 import os
 import socket
 import struct
@@ -30,6 +30,10 @@ _REPLY_BYTES = 64 << 10
 _SOON_S = 0.1
 """How long requests may take that are in service when a successor waits: enough for what is in memory or on the NVMe,
 a fraction of the pause that a reader may see."""
+_EAGER_TURNS = 1000
+"""Turns of the loop in which a drain asks at each whether somebody waits for a new request: under load one comes at
+once, and whoever waits must be caught first."""
+_DRAIN_TURN_S = 0.005
 _INIT_TIMEOUT_S = 10.0
 """libfuse answers INIT without any I/O; longer means something is badly wrong."""
 
@@ -90,17 +94,26 @@ class Session:
             self._served.set()
 
     async def release(self, *, cancel: bool) -> bool:
-        """Take no new requests, and return once none is in service; tell whether some were left unanswered.
+        """Take no new requests, and return once none is in service; tell whether some may have been left unanswered.
+
+        Once libfuse has been told to stop it drops a request that it reads at that moment. So where the kernel is
+        not going to be asked to send requests again, it is not told: its readers are only kept from waiting for more.
 
         Args:
-            cancel: Give up those that are not answered soon: whoever serves next has the kernel send them again.
+            cancel: Give up what is not answered soon: whoever serves next has the kernel send it again.
         """
-        self.stop()
-        with trio.move_on_after(_SOON_S if cancel else math.inf):
+        if cancel:
+            self.stop()
+            with trio.move_on_after(_SOON_S):
+                await self._served.wait()
+            self._serving.cancel()
             await self._served.wait()
-        self._serving.cancel()
-        await self._served.wait()
-        return self._serving.cancelled_caught
+            return True
+        pauses_s = itertools.chain(itertools.repeat(0.0, _EAGER_TURNS), itertools.repeat(_DRAIN_TURN_S))
+        while not self._served.is_set():
+            trio.lowlevel.notify_closing(self._fd)  # those that wait for a request end; others come to wait later
+            await trio.sleep(next(pauses_s))
+        return False
 
     def stop(self) -> None:
         """Take no new requests; :meth:`serve` returns once those in service are answered. Call in the trio thread."""

@@ -57,6 +57,11 @@ class Succession:
         self.count += 1
         self._outage_since_s = None
 
+    def note_remounted(self) -> None:
+        """The connection is lost, and another one follows."""
+        self.note_served()
+        self.reason += "; the mount was made anew"
+
     def refusal(self, now_s: float) -> str:
         """Return why there is to be no (other) successor, in words; empty where one is to be tried."""
         if self.is_spent(now_s):

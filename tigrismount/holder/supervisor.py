@@ -319,7 +319,7 @@ class Supervisor:
         self._log.warning(f"the worker {how}; {refusal}; mounting anew: files that are open fail")
         self._serves = False
         self._connection.leave_below()
-        self._replacement.succession.note_served()  # once more another worker
+        self._replacement.succession.note_remounted()
         try:
             self._make()
         except InterruptedBySignalError:
