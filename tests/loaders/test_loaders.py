@@ -10,9 +10,9 @@ def test_safetensors_load_file(loading, llama, backend):
     assert loading.run("load_files", llama, backend=backend) == llama.sums
 
 
-@pytest.mark.parametrize("order", ["file", "reversed", "random"])
-def test_safe_open_in_any_order(loading, llama, order):
-    assert loading.run("opened", llama, order=order) == llama.sums
+@pytest.mark.parametrize(("order", "gets_per_block"), [("file", 1), ("reversed", 2), ("random", 2)])
+def test_safe_open_in_any_order(loading, llama, order, gets_per_block):
+    assert loading.run("opened", llama, order=order, gets_per_block=gets_per_block) == llama.sums
 
 
 def test_transformers_from_pretrained(loading, llama):
