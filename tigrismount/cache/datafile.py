@@ -24,7 +24,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.cache.records import ALIGNMENT_BYTES
-from tigrismount.errors import CacheError
+from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,14 +131,14 @@ class DataFile:
 
         Raises:
             OSError: The disk failed.
-            CacheError: The file ends before.
+            CacheCorruptError: The file ends before.
         """
         view = buffer[: _aligned(length_bytes)]
         got = 0
         while got < length_bytes:
             count = self._transfer(os.preadv, [view[got:]], offset + got)
             if not count:
-                raise CacheError(f"{self._path} ends at {offset + got}, before {offset + length_bytes}")
+                raise CacheCorruptError(f"{self._path} ends at {offset + got}, before {offset + length_bytes}")
             got += count
 
     def write(self, offset: int, buffer: memoryview, length_bytes: int) -> None:

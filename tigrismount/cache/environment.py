@@ -1,9 +1,12 @@
 """LMDB as the index uses it: opened, transacted, grown, synced, with its exceptions turned into ours.
 
-Transactions are not synced one by one (``sync=False``, no writemap): a killed process loses nothing, because the
-kernel has the pages; a power cut may lose what came after the last ``sync``. Each process takes part through one lane,
-a lock around every transaction, reads included: the map may only be grown while none is open. A transaction takes
-microseconds, so nobody waits long. All methods block and are called from worker threads.
+Each commit syncs its pages before the root that points to them is written, and leaves the root itself to the next
+commit or ``sync`` (``metasync=False``, no writemap). So whatever a power cut leaves of the file is the whole tree of
+the last commit or of the one before: only what was in flight is lost. A commit costs a fifth of a millisecond that way,
+a hundredth of what the block it records took to write.
+
+Transactions of several threads run side by side, so that a look at the index does not wait for somebody's sync; only
+the map is grown, and the environment closed, while none is open. All methods block and are called from worker threads.
 """
 
 from __future__ import annotations
@@ -44,6 +47,42 @@ _DAMAGE = (
 )
 
 
+class _Gate:
+    """Lets many in together, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Be inside with others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be inside alone; nobody comes in while one waits for that."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._closed)
+            self._closed = True
+            self._changed.wait_for(lambda: not self._inside)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed = False
+                self._changed.notify_all()
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Turn lmdb's exceptions into ours."""
@@ -73,7 +112,7 @@ class Environment:
     """
 
     def __init__(self, path: str, names: Sequence[bytes], added_names: Sequence[bytes] = (), *, readonly: bool) -> None:
-        self._lock = threading.RLock()
+        self._gate = _Gate()
         if not readonly:
             _allocate_lock_file(os.path.join(path, "lock.mdb"))
         with _translated():
@@ -82,7 +121,7 @@ class Environment:
                 map_size=_MAP_BYTES,
                 readonly=readonly,
                 create=not readonly,
-                sync=False,
+                metasync=False,
                 mode=0o600,
                 max_readers=_MAX_READERS,
                 max_dbs=len(names) + len(added_names),
@@ -117,20 +156,23 @@ class Environment:
             CacheCorruptError: The index is damaged.
             CacheError: The index failed.
         """
-        with self._lock, _translated():
+        with _translated():
             while True:
+                map_bytes = self._env.info()["map_size"]
                 try:
-                    with self._env.begin(write=write) as txn:
-                        result = work(txn)
+                    with self._gate.shared(), self._env.begin(write=write) as txn:
+                        return work(txn)
                 except lmdb.MapResizedError:
-                    self._env.set_mapsize(0)  # another process has grown it: take its size
+                    with self._gate.alone():
+                        self._env.set_mapsize(0)  # another process has grown it: take its size
                 except lmdb.MapFullError:
-                    self._grow()
-                else:
-                    return result
+                    with self._gate.alone():
+                        self._grow(map_bytes)
 
-    def _grow(self) -> None:
-        map_bytes = 2 * self._env.info()["map_size"]
+    def _grow(self, full_bytes: int) -> None:
+        map_bytes = 2 * full_bytes
+        if self._env.info()["map_size"] >= map_bytes:
+            return  # another thread was faster
         if map_bytes > _MAP_LIMIT_BYTES:
             raise CacheError(f"the cache index has grown to {map_bytes // 2} bytes")
         self._env.set_mapsize(map_bytes)
@@ -142,17 +184,17 @@ class Environment:
 
     def entries(self) -> int:
         """Return how many entries the environment has outside its databases, their names included."""
-        with self._lock, _translated():
+        with self._gate.shared(), _translated():
             return int(self._env.stat()["entries"])
 
     def sync(self) -> None:
         """Put everything committed so far on the disk."""
-        with _translated():
+        with self._gate.shared(), _translated():
             self._env.sync(True)
 
     def close(self) -> None:
         """Close it; every later call raises ``CacheError``. Idempotent."""
-        with self._lock:
+        with self._gate.alone():
             self._env.close()
 
 

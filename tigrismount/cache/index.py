@@ -33,7 +33,7 @@ from tigrismount.cache.records import (
     boot_token,
     split_block_key,
 )
-from tigrismount.errors import CacheCorruptError
+from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -89,6 +89,8 @@ class CacheIndex:
         """Totals as of this process's last transaction."""
         self._session: _Session | None = None
         self._noting = threading.Lock()
+        self._counting = threading.Lock()
+        self._counted = 0
         self._env = Environment(
             path, (b"objects", b"blocks", b"meta"), (b"records", b"record_order"), readonly=readonly
         )
@@ -137,11 +139,17 @@ class CacheIndex:
     def _transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
         def counted(txn: Any) -> Result:
             result = work(txn)
-            # Within the lane, so that an older count never replaces a newer one.
-            self.totals = self._totals(txn)
+            totals = self._totals(txn)
+            with self._counting:  # transactions end in any order: an older count never replaces a newer one
+                if txn.id() >= self._counted:
+                    self.totals, self._counted = totals, txn.id()
             return result
 
-        return self._env.transact(counted, write=write)
+        try:
+            return self._env.transact(counted, write=write)
+        except CacheError:
+            self._counted = 0  # what was counted in a transaction that failed is not so
+            raise
 
     def _number(self, txn: Any, key: bytes) -> int:
         data = txn.get(key, db=self._meta)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SLACK_FRACTION = 1 / 128
 """An eviction frees this share of the bound on top, so that small files do not cause one each."""
-_ATTEMPTS = 4
+_ATTEMPTS = 16
 """How often room is made that somebody else then takes, before a block is not worth it."""
 _INDEX_GROWTH_BYTES = 1 << 20
 """What the index may grow by between two looks at the disk; kept free of data, so that it can."""
