@@ -268,3 +268,24 @@ async def test_a_file_read_in_earnest_is_fetched_to_its_end_for_a_disk_that_has_
         assert store.later[obj] == []
         await read_on(reader, 100 * MIB, 180 * MIB)
         assert bool(store.later[obj]) is wanted
+
+
+async def test_small_files_are_let_go_after_a_minute_and_wanted_again_by_the_next_load(
+    store, readers, directory, model, autojump_clock
+):
+    config, tokenizer = directory.files[0], directory.files[2]
+    for _ in range(2):
+        readers.close(readers.open(config, config.key))
+        await wait_all_tasks_blocked()
+        assert planned(store, tokenizer) == [Extent(0, tokenizer.size_bytes)]
+        await trio.sleep(100)
+        assert planned(store, tokenizer) == planned(store, config) == []
+
+
+async def test_a_model_of_a_thousand_shards_makes_no_reader_for_each(store, readers, directory):
+    keys = [f"m/x-{number:05}-of-01000.safetensors" for number in range(1, 1001)]
+    directory.files = [store.put_tensors(key, 16 * MIB) for key in keys]
+    first = readers.open(directory.files[0], keys[0])
+    await wait_all_tasks_blocked()
+    await read_on(first, 0, 16 * MIB)
+    assert readers.statistics().kept <= 40

@@ -73,6 +73,8 @@ class Model:
     def __init__(self, shards: Sequence[ObjectId], plan: ModelPlan) -> None:
         self.shards = tuple(shards)
         self.plan = plan
+        self.granted = [0] * len(self.shards)
+        """Bytes that the readers of the shards were told to fetch, from their starts."""
         self.users = 0
         """Shards that somebody has open."""
         self.waiting: trio.CancelScope | None = None
@@ -106,8 +108,10 @@ class Models:
         self._nursery = nursery
         self._models: OrderedDict[Model, None] = OrderedDict()
         self._shards: dict[ObjectId, tuple[Model, int]] = {}
-        self._looking: set[tuple[str, str]] = set()
-        """Directories whose files are being found out."""
+        self._open: set[ObjectId] = set()
+        """Files that somebody has open."""
+        self._looked: set[tuple[str, str]] = set()
+        """Directories whose files were found out within the last minute, or are being."""
 
     @property
     def remembered(self) -> int:
@@ -116,6 +120,7 @@ class Models:
 
     def opened(self, obj: ObjectId, key: str) -> None:
         """Note that somebody opened a file that was not open."""
+        self._open.add(obj)
         model, _ = self._shards.get(obj, (None, 0))
         if model is not None:
             model.users += 1
@@ -123,15 +128,16 @@ class Models:
         elif self._siblings is not None and begins_load(key):
             place = (obj.bucket, key.rpartition("/")[0])
             nursery = self._nursery()
-            if nursery is not None and place not in self._looking:
-                self._looking.add(place)
+            if nursery is not None and place not in self._looked:
+                self._looked.add(place)
                 nursery.start_soon(self._look_around, obj, key, place)
 
     def closed(self, obj: ObjectId) -> None:
         """Note that nobody has a file open any more."""
+        self._open.discard(obj)
         model, _ = self._shards.get(obj, (None, 0))
         if model is not None:
-            model.users = max(0, model.users - 1)  # it may have been opened before it was known to be a shard
+            model.users -= 1
             if not model.users:
                 self._leave_soon(model)
 
@@ -147,23 +153,27 @@ class Models:
 
     async def _look_around(self, obj: ObjectId, key: str, place: tuple[str, str]) -> None:
         assert self._siblings is not None
+        small: list[ObjectId] = []
         try:
             files = await self._siblings(obj, "")
-            await self._begin(files, key.rpartition("/")[2])
+            await self._begin(files, key.rpartition("/")[2], small)
             if is_pipeline(key):
                 for component in parse_pipeline(await self._read(obj))[:MAX_COMPONENTS]:
-                    await self._begin(await self._siblings(obj, component), "")
+                    await self._begin(await self._siblings(obj, component), "", small)
         except TigrisMountError as exc:  # bad bytes, no access, a directory that is not there: the reads will say it
             log.info("no plan for the model around %s: %s", key, exc)
-        finally:
-            self._looking.discard(place)
+        await trio.sleep(LEAVE_S)
+        self._looked.discard(place)
+        for taken_back in small:  # what is planned is protected in memory
+            self._peek(taken_back).grant(0, Priority.LATER)
 
-    async def _begin(self, files: Files, opened: str) -> None:
-        """Fetch what every loader of these files reads first, and plan their shards."""
+    async def _begin(self, files: Files, opened: str, small: list[ObjectId]) -> None:
+        """Fetch what every loader of these files reads first, and plan their shards; add the former to *small*."""
         left_bytes = MAX_SMALL_TOTAL_BYTES
         for name, obj in files:
             if name.lower().endswith(SMALL_SUFFIXES) and 0 < obj.size_bytes <= min(MAX_SMALL_BYTES, left_bytes):
                 left_bytes -= obj.size_bytes
+                small.append(obj)
                 self._peek(obj).grant(obj.size_bytes, Priority.PREFETCH)
         shards = await self._find_shards(dict(files), opened)
         if shards and shards[0] not in self._shards:
@@ -199,7 +209,7 @@ class Models:
         self._shards.update((obj, (model, shard)) for shard, obj in enumerate(shards))
         while len(self._models) > MAX_MODELS:
             self._forget(self._models.popitem(last=False)[0])
-        model.users = sum(1 for obj in shards if self._peek(obj).users)
+        model.users = len(self._open.intersection(shards))
         self._wake(model)
         if not model.users:
             self._leave_soon(model)
@@ -217,11 +227,14 @@ class Models:
         """Tell the readers of all shards what the model wants of them."""
         read_bytes = model.plan.read_bytes
         for shard, (spill_bytes, head_bytes) in enumerate(zip(model.plan.spills(), model.plan.heads(), strict=True)):
+            wanted_bytes = max(spill_bytes, head_bytes)
+            if wanted_bytes == model.granted[shard]:
+                continue
+            model.granted[shard] = wanted_bytes
             reader = self._peek(model.shards[shard])
             if window_bytes and spill_bytes:
                 reader.expect(window_bytes, read_bytes)
-            priority = Priority.LATER if spill_bytes > head_bytes else Priority.PREFETCH
-            reader.grant(max(spill_bytes, head_bytes), priority)
+            reader.grant(wanted_bytes, Priority.LATER if spill_bytes > head_bytes else Priority.PREFETCH)
 
     def _wake(self, model: Model) -> None:
         self._models.move_to_end(model)
