@@ -93,6 +93,34 @@ def test_a_tensor_read_out_of_order_is_fetched_whole_with_its_first_read():
     assert tensor.stop <= wanted.stop
 
 
+def lexical(layers: int) -> Layout:
+    """Layers in the order of their names as text, 0, 1, 10, 11, 2, each of three tensors."""
+    tensors, position = [], HEADER
+    for layer in sorted(range(layers), key=str):
+        for part, size in (("k", 6 * MIB), ("n", 4096), ("q", 20 * MIB)):
+            tensors.append(TensorExtent(f"layers.{layer}.{part}", "U8", (size,), position, position + size))
+            position += size
+    return Layout(HEADER, tuple(tensors))
+
+
+@pytest.mark.parametrize(("order", "overrun"), [("by name", 0), ("by name", 4 * MIB), ("backwards", 0)])
+def test_an_order_that_jumps_show_is_followed_on_the_first_load(order, overrun):
+    """Transformers takes layer 2 before layer 10; the kernel has read on behind each tensor when the jump comes."""
+    layout = lexical(40)
+    by_name = sorted(
+        range(len(layout.tensors)), key=lambda n: (int(layout.tensors[n].name.split(".")[1]), layout.tensors[n].name)
+    )
+    plan = plan_of(layout, window=256 * MIB)
+    plan.learn(layout, by_name)
+    store = Store(plan)
+    numbers = by_name if order == "by name" else list(reversed(range(len(layout.tensors))))
+    for number in numbers:
+        tensor = layout.tensors[number]
+        store.read(tensor.start // 4096 * 4096, min(tensor.stop + overrun, layout.tensors[-1].stop))
+    assert plan.order is not None
+    assert store.waits <= 16, "of 40 jumps by name and 120 backwards"
+
+
 def test_scattered_reads_plan_nothing_and_teach_nothing():
     layout = layout_of(*[64 * MIB] * 16)
     plan = plan_of(layout)

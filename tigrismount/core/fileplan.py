@@ -4,6 +4,7 @@ Four things say what comes next, most trusted first:
 
 - the *order* learned from an earlier load of the same version, or of a file of the same shape: windows run along it
   (``core.blockorder``) instead of along the file;
+- the order *observed* so far: by name or backwards, as the jumps between tensors show (``core.observedorder``);
 - the layout: windows run along the file, tensor by tensor (``core.prefetchplan``);
 - the reads alone (``core.readahead``);
 - the model: the first bytes of a file that comes after the one being read are *granted* by ``core.modelplan`` before
@@ -23,12 +24,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tigrismount.core.blockorder import BlockOrder
+from tigrismount.core.observedorder import ObservedOrder
 from tigrismount.core.prefetchplan import CALM_WINDOW_BYTES, GROWTH, PROOF_READS, RAMP_BYTES, LoadPlan
 from tigrismount.core.readahead import StreamTable
 from tigrismount.core.types import Extent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from tigrismount.core.layout import Layout
     from tigrismount.core.readahead import StreamPolicy
@@ -63,6 +65,11 @@ class FilePlan:
         self._layout: Layout | None = None
         self._load: LoadPlan | None = None
         self._order: BlockOrder | None = None
+        self._observed: ObservedOrder | None = None
+        self._guessed = False
+        """Whether the order comes from this reading, not from an earlier one."""
+        self._last_read = 0
+        """Last byte of the read before."""
         self._trusted_order = False
         """Whether the learned order was seen to be followed."""
         self._misled = 0
@@ -108,9 +115,15 @@ class FilePlan:
         """The largest open window."""
         return self._streams.window_bytes
 
-    def learn(self, layout: Layout) -> None:
-        """Plan by *layout* from now on; a learned order goes before it."""
+    def learn(self, layout: Layout, by_name: Sequence[int] = ()) -> None:
+        """Plan by *layout* from now on; a learned order goes before it.
+
+        Args:
+            layout: Where tensors lie.
+            by_name: Their numbers in the natural order of their names; empty where that is not worth knowing.
+        """
         self._layout = layout
+        self._observed = ObservedOrder(layout, by_name) if by_name else None
         if self._order is None:
             self._load = LoadPlan(layout, self._streams)
 
@@ -118,7 +131,7 @@ class FilePlan:
         """Plan along *order* from now on, until reads disprove it."""
         if not order.blocks:
             return
-        self._order, self._load = order, None
+        self._order, self._load, self._guessed = order, None, False
         self._trusted_order, self._misled = False, 0
         self._streams = StreamTable(order.size_bytes, self._order_policy())
 
@@ -143,6 +156,7 @@ class FilePlan:
         self._read_bytes += stop - start
         fresh = self._touch(start, stop)
         changed = fresh and self._layout is not None and self._set_aside(start, stop)
+        self._last_read = stop - 1
         if self._order is not None:
             return self._observe_in_order(start, stop, missed=missed, fresh=fresh) or changed
         return (self._load or self._streams).observe(start, stop, missed=missed) or changed
@@ -179,7 +193,11 @@ class FilePlan:
             return None
         order = BlockOrder(self._touched, block_bytes, self._size_bytes)
         known = self._order
-        if known is not None and (known.blocks == order.blocks or len(known.blocks) > 2 * touched):
+        if (
+            known is not None
+            and not self._guessed
+            and (known.blocks == order.blocks or len(known.blocks) > 2 * touched)
+        ):
             return None
         return order
 
@@ -244,7 +262,20 @@ class FilePlan:
         if tensor is None or tensor.start >= stop or tensor.stop <= (stop // block_bytes + 1) * block_bytes:
             return False
         self._asides.append(Extent(tensor.start, min(tensor.stop, tensor.start + self._policy.max_window_bytes)))
+        self._guess(tensor.start)
         return True
+
+    def _guess(self, start: int) -> None:
+        """Follow the order that explains the jumps up to the tensor at *start*, if one does."""
+        assert self._layout is not None
+        if self._observed is None or self._order is not None:
+            return
+        sequence = self._observed.jump(self._last_read, self._layout.index_at(start))
+        if sequence is not None:
+            tensors = self._layout.tensors
+            blocks = self._blocks(Extent(tensors[number].start, tensors[number].stop) for number in sequence)
+            self.follow(BlockOrder(blocks, self._policy.block_bytes, self._size_bytes))
+            self._guessed = True
 
     def _places(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
         return self._order.ranges(start, stop) if self._order is not None else [(start, stop)]
@@ -255,21 +286,22 @@ class FilePlan:
         places = list(self._order.ranges(start, stop))
         for place_start, place_stop in places:
             expected = place_start < FIRST_RANKS * self._policy.block_bytes and start >= self._policy.block_bytes
-            trusted = expected and not self._trusted_order
+            trusted = (expected or self._guessed) and not self._trusted_order
             self._trusted_order |= trusted
             if fresh:
                 self._misled += -1 if trusted or self._streams.near(place_start) else 1
             changed |= self._streams.observe(place_start, place_stop, missed=missed, trusted=trusted)
         if fresh and not places:
             self._misled += 1
+        self._misled = max(self._misled, -MISLED_BLOCKS)  # who followed it for long may still go another way
         if self._misled > MISLED_BLOCKS:
             self._forget_order()
             return True
         return changed
 
     def _forget_order(self) -> None:
-        """Go on without the learned order: it was another one that this reader has."""
-        self._order = None
+        """Go on without an order: it was another one that this reader has."""
+        self._order = self._observed = None
         self._streams = StreamTable(self._size_bytes, self._policy)
         if self._layout is not None:
             self._load = LoadPlan(self._layout, self._streams)

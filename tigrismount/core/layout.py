@@ -6,7 +6,7 @@ count from the start of the *object*, so that nobody downstream has to know how 
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -54,6 +54,10 @@ class Layout:
         """Return the first tensor that starts at or behind *position*, None when there is none."""
         index = bisect_left(self.tensors, position, key=_START)
         return self.tensors[index] if index < len(self.tensors) else None
+
+    def index_at(self, position: int) -> int:
+        """Return the number of the last tensor that starts at or before *position*, -1 before all of them."""
+        return bisect_right(self.tensors, position, key=_START) - 1
 
     def end_of_tensor(self, position: int) -> int:
         """Return where the tensor ends that *position* cuts in two, or *position* itself when it cuts none."""

@@ -14,6 +14,7 @@ from tigrismount.core.fileplan import FilePlan
 from tigrismount.core.loadlog import HIT, LAYOUT, RAM
 from tigrismount.core.readahead import StreamPolicy
 from tigrismount.core.types import Extent, Priority
+from tigrismount.reader.orders import order_by_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,7 +128,7 @@ class FileReader:
         """Plan by *layout* from now on."""
         assert self.plan is not None, "only files that are planned are probed"
         self._log.note((LAYOUT, self.obj, layout.data_start, layout.data_start, 0.0, self._log.clock(), "", ""))
-        self.plan.learn(layout)
+        self.plan.learn(layout, order_by_name(layout))
         self._priority = Priority.PREFETCH
 
     def follow(self, order: BlockOrder) -> None:

@@ -91,11 +91,18 @@ def _keys(obj: ObjectId, layout: Layout | None) -> list[bytes]:
     return keys
 
 
+def order_by_name(layout: Layout) -> tuple[int, ...]:
+    """Return the numbers of the tensors in the natural order of their names; empty where there are too many."""
+    if len(layout.tensors) > MAX_SHAPED_TENSORS:
+        return ()
+    numbers = {tensor.name: number for number, tensor in enumerate(layout.tensors)}
+    return tuple(numbers[name] for name in natural_order(numbers))
+
+
 def _shape(layout: Layout) -> bytes:
     """Return a digest of where tensors lie and in which order their names are, whatever the names."""
     digest = hashlib.sha256()
-    place = {name: number for number, name in enumerate(natural_order(tensor.name for tensor in layout.tensors))}
-    for tensor in layout.tensors:
+    for tensor, number in zip(layout.tensors, order_by_name(layout), strict=True):
         start, stop = tensor.start - layout.data_start, tensor.stop - layout.data_start
-        digest.update(struct.pack("<QQQ", start, stop, place[tensor.name]))
+        digest.update(struct.pack("<QQQ", start, stop, number))
     return digest.digest()[:20]
