@@ -119,3 +119,16 @@ def test_another_key_lists_for_itself(switch, version, cached):
     with other(switch.url, "--snapshot", version):
         assert look(other) == LOOKED
     assert len(switch.tigris.operations("ListObjectsV2")) >= 3
+
+
+@pytest.mark.slow
+def test_a_store_that_goes_away_while_a_mount_serves_is_named_until_it_is_back(switch, version, cached):
+    with cached(switch.url, "--metadata-ttl=1h", "--request-timeout=2s", "--prefetch=off") as mounted:
+        assert cached.ls() == "config.json d none weights"
+        switch.away = True
+        assert cached.cat("weights") == "EIO"
+        assert wait_until(lambda: mounted.status()["degraded"] != [], timeout_s=40.0)
+        assert mounted.status()["degraded"][0].startswith("store: ")
+        switch.away = False
+        assert wait_until(lambda: mounted.status()["degraded"] == [], timeout_s=40.0)
+        assert cached.cat("weights") == "second"

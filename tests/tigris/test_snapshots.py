@@ -44,6 +44,21 @@ async def test_every_read_of_a_pinned_client_is_of_the_snapshot_and_says_so_unde
         assert "x-tigris-snapshot-version" in request.signed_headers
 
 
+async def test_names_of_a_snapshot_are_asked_for_in_the_consistent_way_as_they_are_believed_for_ever(
+    tigris, taken, connect, read
+):
+    client = connect(tigris, snapshot_version=taken["first"])
+    await client.bucket_headers("models")  # tells that this is Tigris
+    tigris.tigris.requests.clear()
+    await client.list_page("models", "")
+    await read(client, (await client.head("models", "weights")).id)
+    assert {request.operation: request.headers.get("x-tigris-consistent") for request in tigris.tigris.requests} == {
+        "ListObjectsV2": "true",
+        "HeadObject": "true",
+        "GetObject": None,
+    }
+
+
 async def test_a_live_client_sends_no_snapshot_header(tigris, taken, connect, read):
     client = connect(tigris)
     info = await client.head("models", "weights")

@@ -107,7 +107,9 @@ class RequestHeaders:
             headers["X-Tigris-Snapshot"] = manner.snapshots_of
         if not self._traits.is_tigris:
             return headers
-        if manner.consistent or (self._config.consistent and operation in _METADATA):
+        # What is said of a snapshot's names is believed for ever: a region that lags must not be who says it.
+        sure = self._config.consistent or bool(self._config.snapshot_version)
+        if manner.consistent or (sure and operation in _METADATA):
             headers["X-Tigris-Consistent"] = "true"
         if manner.page:
             headers["X-Tigris-List-Metadata"] = "true"
