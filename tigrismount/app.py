@@ -288,6 +288,8 @@ class Worker:
             warnings=_warnings(engine),
             snapshot_version=engine.config.s3.snapshot_version,
         )
+        if engine.config.metrics_address is not None:
+            engine.metrics = _metrics_server(engine, adapter, engine.config.metrics_address)
         try:
             await self._attach(session, engine)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
@@ -315,8 +317,7 @@ class Worker:
                     log.warning("serving without status: %s", exc)
                 nursery.start_soon(self._leave_on_signal, session)
                 nursery.start_soon(report_on_signal, engine.status)
-                if engine.config.metrics_address is not None:
-                    engine.metrics = _metrics_server(engine, adapter, engine.config.metrics_address)
+                if engine.metrics is not None:
                     await nursery.start(engine.metrics.run)
                 nursery.start_soon(self._listen, session, engine)
                 self._channel.send("serving")

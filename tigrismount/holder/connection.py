@@ -9,18 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import time
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
 from tigrismount.holder.init import INIT_REQUEST_BYTES, InitRequest, describe_init
 from tigrismount.holder.knobs import raise_read_ahead
 from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
-from tigrismount.holder.mounting import mount, unmount
+from tigrismount.holder.mounting import BusyError, mount, unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tigrismount.holder.events import Events
     from tigrismount.holder.mounting import MountSpec
+
+_BUSY_RETRY_S = 0.25  # how soon a busy mount is tried again
 
 
 class Connection:
@@ -129,6 +133,23 @@ class Connection:
             unmount(self.spec.mountpoint, lazy=lazy)
         except MountError as exc:
             self._complain(str(exc))
+
+    def unmount_within(self, grace_s: float, events: Events, warn: Callable[[str], None]) -> bool:
+        """Unmount, waiting *grace_s* seconds for the last user; return whether some were left."""
+        deadline_s = time.monotonic() + grace_s
+        while self.is_mounted():
+            try:
+                unmount(self.spec.mountpoint)
+            except BusyError:
+                if time.monotonic() >= deadline_s or events.take_signal() is not None:
+                    warn(f"{self.spec.mountpoint} is in use: its open files fail from now on")
+                    self.try_unmount(lazy=True)
+                    return True
+                events.turn(_BUSY_RETRY_S)
+            except MountError as exc:
+                self._complain(str(exc))
+                return True
+        return False
 
     def leave_below(self) -> None:
         """Leave a mount that is lost where it is, for another one on top: it hides the directory from everybody."""

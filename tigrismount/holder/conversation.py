@@ -71,7 +71,8 @@ class Conversation:
         self.worker = worker
         """The other side."""
         self._events = events
-        self._within_s = within_s
+        self.within_s = within_s
+        """Seconds that all of it may take."""
         self._deadline_s = time.monotonic() + within_s
         self._check = check
         self._warn = warn
@@ -152,7 +153,7 @@ class Conversation:
                     raise _failure(message)
                 self._warn(f"the worker sent {message.type!r} while {type_!r} was expected")
             self.turn()
-        raise StartError(f"the worker {complaint} within {self._within_s:g} s")
+        raise StartError(f"the worker {complaint} within {self.within_s:g} s")
 
 
 def _failure(message: Message) -> StartError:

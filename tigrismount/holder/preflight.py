@@ -1,4 +1,4 @@
-"""Is this directory fit to be mounted on? Asked before anything is started.
+"""Is this directory fit to be mounted on? Asked before anything is started. And does the mount answer? Asked after.
 
 An absent, used or full directory is the user's to correct, and is refused with the remedy. One thing is put right
 here: a mount of ours whose daemon is gone. It can serve nobody, so it is detached and mounting goes on.
@@ -11,12 +11,16 @@ import stat
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
+from tigrismount.holder.conversation import StartError
 from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.mounting import unmount
-from tigrismount.holder.probe import Health, probe
+from tigrismount.holder.probe import Finding, Health, Probe, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tigrismount.holder.conversation import Conversation
+    from tigrismount.holder.events import Events
 
 _PROBE_TIMEOUT_S = 5.0  # a healthy daemon answers statvfs in milliseconds even under load
 _MOST_STACKED = 16  # dead mounts can lie on each other; more than this is no accident
@@ -46,6 +50,34 @@ def prepare_mountpoint(path: str, *, nonempty: bool, log: Callable[[str], None])
         unmount(path, lazy=True)
         log(f"{path}: detached the mount of {entry.source}, whose daemon is gone")
     _check_directory(path, nonempty=nonempty)
+
+
+def prove(mountpoint: str, talk: Conversation, events: Events, *, listing: bool) -> None:
+    """Look through the mountpoint as any process would, until the deadline of *talk*.
+
+    Args:
+        mountpoint: Where a worker serves.
+        talk: What is said with that worker.
+        events: The loop to wait in.
+        listing: Whether one page of the listing is read as well.
+
+    Raises:
+        StartError: There was no answer, an error, or the worker ended.
+    """
+    probe = Probe(mountpoint, listing=listing)
+    answered: list[bool] = []
+    events.watch(probe.fileno(), lambda: answered.append(True))
+    finding = Finding(Health.HUNG)
+    try:
+        while not answered and talk.left_s:
+            talk.turn()
+    finally:
+        events.unwatch(probe.fileno())
+        finding = probe.finish()
+    if finding.health is Health.HUNG:
+        raise StartError(f"the mount did not answer within {talk.within_s:g} s")
+    if finding.health is not Health.OK:
+        raise StartError(f"the first look through the mountpoint failed: {finding.detail}")
 
 
 def _check_directory(path: str, *, nonempty: bool) -> None:

@@ -142,3 +142,13 @@ class Outcome:
             return cls(**{**values, "warnings": tuple(values["warnings"])})
         except (ValueError, KeyError, TypeError) as exc:
             raise MountError("the supervisor ended without saying why") from exc
+
+
+def with_snapshot(config: dict[str, Any], version: str | None) -> dict[str, Any]:
+    """Return *config* with the version that the first worker found for its snapshot, for all workers after it."""
+    return config if version is None else {**config, "s3": {**config["s3"], "snapshot_version": version}}
+
+
+def keep_snapshot(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return *config* with the snapshot's version that was found for *before*: a mount stays with one version."""
+    return {**config, "s3": {**config["s3"], "snapshot_version": before["s3"].get("snapshot_version")}}

@@ -27,21 +27,21 @@ import os
 import signal
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
 from tigrismount.holder.connection import Connection
-from tigrismount.holder.conversation import Conversation, InterruptedBySignalError, StartError
+from tigrismount.holder.conversation import InterruptedBySignalError, StartError
 from tigrismount.holder.events import FOR_WORKERS, Events
-from tigrismount.holder.heirloom import Heirloom, execute, read_memory_file, write_memory_file
-from tigrismount.holder.mounting import BusyError, check_can_mount, unmount
-from tigrismount.holder.notify import Notifier, take_stored
-from tigrismount.holder.preflight import prepare_mountpoint
-from tigrismount.holder.probe import Finding, Health, Probe
+from tigrismount.holder.heirloom import Heirloom, execute
+from tigrismount.holder.mounting import check_can_mount
+from tigrismount.holder.notify import Notifier
+from tigrismount.holder.preflight import prepare_mountpoint, prove
 from tigrismount.holder.protocol import Channel
 from tigrismount.holder.reload import Reload
 from tigrismount.holder.replacement import Replacement
-from tigrismount.holder.request import MountRequest, Outcome
+from tigrismount.holder.request import MountRequest, Outcome, keep_snapshot, with_snapshot
+from tigrismount.holder.store import Store, journal_name
 from tigrismount.holder.watchdog import Watchdog
 from tigrismount.holder.worker import Worker
 from tigrismount.holder.workers import Workers
@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tigrismount.holder.log import DaemonLog
-    from tigrismount.holder.protocol import Message
 
 _BUSY_RETRY_S = 0.25  # how soon a busy mount is tried again
 _FAILED = 1
@@ -91,7 +90,7 @@ class Supervisor:
         self._notify = Notifier(os.environ)
         self._events = Events()
         self._connection = Connection(request.spec, log.error, may_unmount=not is_held)
-        self._stored = (-1, -1)
+        self._store = Store(self._notify, is_used=is_held)
         self._workers = Workers(
             request.worker_command,
             self._events,
@@ -167,7 +166,7 @@ class Supervisor:
         talk = self._workers.start(self._request.deadlines.start_s)
         self._workers.current = talk.worker
         ready = talk.start(config=self._replacement.config, **self._replacement.history())
-        self._replacement.config = _with_snapshot(self._replacement.config, ready)
+        self._replacement.config = with_snapshot(self._replacement.config, ready.body.get("snapshot_version"))
         if not self._is_held:
             self._connection.mount()
         self._replacement.begin()
@@ -183,26 +182,9 @@ class Supervisor:
                 self._log.warning(warning)
         # A public bucket may be read and not listed: then a listing fails, rightly, and proves nothing.
         listable = ready.body.get("listable", True) is not False and not self._replacement.succession.count
-        self._prove(talk, listing=listable)
+        prove(self._request.spec.mountpoint, talk, self._events, listing=listable)
         self._begin_to_serve()
         return warnings
-
-    def _prove(self, talk: Conversation, *, listing: bool) -> None:
-        """Look through the mountpoint as any process would."""
-        probe = Probe(self._request.spec.mountpoint, listing=listing)
-        answered: list[bool] = []
-        self._events.watch(probe.fileno(), lambda: answered.append(True))
-        finding = Finding(Health.HUNG)
-        try:
-            while not answered and talk.left_s:
-                talk.turn()
-        finally:
-            self._events.unwatch(probe.fileno())
-            finding = probe.finish()
-        if finding.health is Health.HUNG:
-            raise StartError(f"the mount did not answer within {self._request.deadlines.start_s:g} s")
-        if finding.health is not Health.OK:
-            raise StartError(f"the first look through the mountpoint failed: {finding.detail}")
 
     def _begin_to_serve(self) -> None:
         self._serves = True
@@ -345,7 +327,7 @@ class Supervisor:
         reload = Reload(self._request, self._events, self._check_interruptions)
         request, refusal = reload.ask()
         if not refusal:
-            request = replace(request, config=_keep_snapshot(request.config, self._replacement.config))
+            request = replace(request, config=keep_snapshot(request.config, self._replacement.config))
             try:
                 execute(self._heirloom(request, with_worker=True))
             except OSError as exc:
@@ -376,7 +358,7 @@ class Supervisor:
             foreground=self._log.is_foreground,
             worker_pid=self._workers.pid,
             fds=fds,
-            journal=f"journal{connection.journal_number % 2}",
+            journal=journal_name(connection),
         )
 
     def _adopt(self, heirloom: Heirloom) -> None:
@@ -389,19 +371,12 @@ class Supervisor:
 
     def _take_from_systemd(self) -> bool:
         """Take what systemd keeps; return whether a worker has taken over from one that served before."""
-        stored = take_stored(os.environ)
-        if "fuse" not in stored or "init" not in stored:
-            raise StartError("systemd has passed no descriptor named 'fuse'; the unit needs its ExecStartPre= line")
-        os.set_blocking(stored["fuse"], True)
-        init_request = read_memory_file(stored["init"])
-        if "state" not in stored:
-            self._connection.adopt(stored["fuse"], -1, init_request, b"")
+        fuse_fd, init_request, heirloom = self._store.take()
+        if heirloom is None:
+            self._connection.adopt(fuse_fd, -1, init_request, b"")
             return False
-        heirloom = Heirloom.from_bytes(read_memory_file(stored["state"]))
-        fds = {"fuse": stored["fuse"], "journal": stored.get(heirloom.journal, -1)}
-        self._adopt(replace(heirloom, fds=fds))
-        config = _keep_snapshot(self._request.config, heirloom.request["config"])
-        self._replacement.config = config
+        self._adopt(heirloom)
+        self._replacement.config = keep_snapshot(self._request.config, heirloom.request["config"])
         self._serves = True
         refusal = self._replacement.take_over("and its supervisor ended")
         if refusal:
@@ -411,26 +386,14 @@ class Supervisor:
         return True
 
     def _leave_with_systemd(self) -> None:
-        """Have systemd keep what its next start of this unit needs to take over."""
-        if not self._is_held or not self._serves:
-            return
-        number, count = self._connection.journal_number, self._replacement.succession.count
-        if self._stored == (number, count):
-            return
-        if self._stored[0] != number:
-            self._notify.store(f"journal{number % 2}", self._connection.journal_fd)
-        self._stored = (number, count)
-        request = replace(self._request, config=self._replacement.config)
-        fd = write_memory_file(self._heirloom(request, with_worker=False).to_bytes())
-        self._notify.store("state", fd)
-        os.close(fd)
+        if self._serves and not self._store.is_current(self._connection, self._replacement.succession.count):
+            request = replace(self._request, config=self._replacement.config)
+            self._store.leave(self._connection, self._heirloom(request, with_worker=False))
 
     def _let_go(self) -> None:
         """Hold the connection no longer, nor let systemd: who waits for it gets an error."""
         self._connection.close()
-        if self._is_held:
-            self._notify.remove("fuse", "init", "state", "journal0", "journal1")
-            self._notify.wait_until_heard()
+        self._store.clear()
 
     # ------------------------------------------------------------------ ending
 
@@ -444,40 +407,8 @@ class Supervisor:
             self._connection.close()
             return 0
         self._log.info(f"{reason}: unmounting {mountpoint}")
-        lazy = self._unmount_within_grace()
+        lazy = self._connection.unmount_within(self._request.deadlines.unmount_grace_s, self._events, self._log.warning)
         self._workers.end_all(ask_first=lazy)
         self._connection.close()
         self._connection.remove_lost()
         return _FAILED if self._connection.is_mounted() else 0
-
-    def _unmount_within_grace(self) -> bool:
-        """Unmount, waiting for the last user; return whether some were left."""
-        mountpoint = self._request.spec.mountpoint
-        deadline_s = time.monotonic() + self._request.deadlines.unmount_grace_s
-        while self._connection.is_mounted():
-            try:
-                unmount(mountpoint)
-            except BusyError:
-                if time.monotonic() >= deadline_s or self._events.take_signal() is not None:
-                    self._log.warning(f"{mountpoint} is in use: its open files fail from now on")
-                    self._connection.try_unmount(lazy=True)
-                    return True
-                self._events.turn(_BUSY_RETRY_S)
-            except MountError as exc:
-                self._log.error(str(exc))
-                return True
-        return False
-
-
-def _with_snapshot(config: dict[str, Any], ready: Message) -> dict[str, Any]:
-    """Return *config* with the version that the first worker found for its snapshot, for all workers after it."""
-    version = ready.body.get("snapshot_version")
-    if version is None:
-        return config
-    return {**config, "s3": {**config["s3"], "snapshot_version": version}}
-
-
-def _keep_snapshot(config: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
-    """Return *config* with the snapshot's version that was found for *before*: a mount stays with one version."""
-    version = before["s3"].get("snapshot_version")
-    return {**config, "s3": {**config["s3"], "snapshot_version": version}}

@@ -1,0 +1,78 @@
+"""What systemd keeps of a mount between two processes of its unit: its file descriptor store, by name.
+
+``fuse`` and ``init`` (the connection, and the kernel's first message) come from the privileged helper, ``state`` and
+the journal from the supervisor, each time they change. Of the journal there are two names, used in turn, so that a
+process killed between two messages leaves a state and the journal that goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tigrismount.holder.conversation import StartError
+from tigrismount.holder.heirloom import Heirloom, read_memory_file, write_memory_file
+from tigrismount.holder.notify import Notifier, take_stored
+
+if TYPE_CHECKING:
+    from tigrismount.holder.connection import Connection
+
+NAMES = ("fuse", "init", "state", "journal0", "journal1")
+"""Everything that is kept."""
+
+
+def journal_name(connection: Connection) -> str:
+    """Return the name of the journal that is in force."""
+    return f"journal{connection.journal_number % 2}"
+
+
+class Store:
+    """systemd's store, where this process was started by a unit that uses it; else nothing.
+
+    Args:
+        notify: How systemd is spoken to.
+        is_used: Whether there is one.
+    """
+
+    def __init__(self, notify: Notifier, *, is_used: bool) -> None:
+        self._notify = notify
+        self._is_used = is_used
+        self._left = (-1, -1)
+
+    def take(self) -> tuple[int, bytes, Heirloom | None]:
+        """Return the connection, the kernel's INIT request, and the state of a supervisor before this one, if any.
+
+        Raises:
+            StartError: There is no connection.
+            MountError: The state is not valid.
+        """
+        stored = take_stored(os.environ)
+        if "fuse" not in stored or "init" not in stored:
+            raise StartError("systemd has passed no descriptor named 'fuse'; the unit needs its ExecStartPre= line")
+        os.set_blocking(stored["fuse"], True)
+        init_request = read_memory_file(stored["init"])
+        if "state" not in stored:
+            return stored["fuse"], init_request, None
+        heirloom = Heirloom.from_bytes(read_memory_file(stored["state"]))
+        fds = {"fuse": stored["fuse"], "journal": stored.get(heirloom.journal, -1)}
+        return stored["fuse"], init_request, replace(heirloom, fds=fds)
+
+    def is_current(self, connection: Connection, count: int) -> bool:
+        """Whether what was left is what there is, after *count* takeovers; always so where no store is used."""
+        return not self._is_used or self._left == (connection.journal_number, count)
+
+    def leave(self, connection: Connection, heirloom: Heirloom) -> None:
+        """Have systemd keep what its next start of this unit needs to take over."""
+        if self._left[0] != connection.journal_number:
+            self._notify.store(journal_name(connection), connection.journal_fd)
+        self._left = (connection.journal_number, heirloom.count)
+        fd = write_memory_file(heirloom.to_bytes())
+        self._notify.store("state", fd)
+        os.close(fd)
+
+    def clear(self) -> None:
+        """Have systemd keep nothing."""
+        if self._is_used:
+            self._notify.remove(*NAMES)
+            self._notify.wait_until_heard()
