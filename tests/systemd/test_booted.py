@@ -210,9 +210,12 @@ def test_fstab_mounts_and_unmounts(machine, models, s3):
 
 
 def test_removing_takes_everything_away_again(machine, models):
-    machine.run("tigrismount", "install-systemd", "--remove")
-    machine.run("rm", "-r", "/etc/tigrismount", "/etc/systemd/system/tigrismount@.service.d", check=False)
+    installed = {line.split()[-1] for line in machine.run("tigrismount", "install-systemd").splitlines()}
+    assert len(installed) >= 4
+    removed = {line.split()[-1] for line in machine.run("tigrismount", "install-systemd", "--remove").splitlines()}
     try:
-        assert "tigrismount" not in machine.run("find", "/etc", "/usr/sbin")
+        assert removed == installed | {"/usr/sbin/mount.tigris"}
+        assert all(machine.status_of("test", "-e", path) == 1 for path in removed)
+        assert machine.status_of("systemctl", "start", unit(models)) != 0
     finally:
         machine.run("tigrismount", "install-systemd")
