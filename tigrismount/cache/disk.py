@@ -244,13 +244,12 @@ class DiskBlockCache:
     async def _write_queued(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
         self._queued_bytes += length_bytes
         try:
-            if not await self._room.reserve(length_bytes):
-                return False
-            written = False
+            await self._write_turns.acquire()  # here it can be cancelled
             try:
-                written = await self._write_with_room(version, index, buffer, length_bytes)
+                with trio.CancelScope(shield=True):
+                    kept = await self._write_now(version, index, buffer, length_bytes)
             finally:
-                self._room.release(length_bytes, written=written)
+                self._write_turns.release()
         except (CacheError, OSError) as error:
             self._health.fail(error)
             return False
@@ -260,24 +259,35 @@ class DiskBlockCache:
             raise
         finally:
             self._queued_bytes -= length_bytes
-        return written
+        return kept
 
-    async def _write_with_room(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
+    async def _write_now(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
+        if not await self._room.reserve(length_bytes):
+            return False
+        kept = None
+        try:
+            kept = await self._write_with_room(version, index, buffer, length_bytes)
+        finally:
+            await self._room.release(length_bytes, settled=kept is not None)
+        return bool(kept)
+
+    async def _write_with_room(
+        self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int
+    ) -> bool | None:
+        """Return whether the block is kept; None when the index never heard of it."""
         for _ in range(2):  # a second time when the file was removed under us
             storage = version.storage
             write = partial(storage.write, index, buffer, length_bytes, self._now_ms())
             try:
-                async with self._write_turns:  # here it can be cancelled
-                    with self._versions.using(storage), trio.CancelScope(shield=True):
-                        block = await trio.to_thread.run_sync(write, limiter=self._write_threads)
+                with self._versions.using(storage):
+                    block = await trio.to_thread.run_sync(write, limiter=self._write_threads)
             except FileGoneError:
                 await self._versions.replace(version, storage)
                 continue
-            if block is None:
-                return False
-            self._note_written(storage, index, block)
-            return True
-        return False
+            if block is not None:
+                self._note_written(storage, index, block)
+            return block is not None
+        return None
 
     def _note_written(self, storage: StoredVersion, index: int, block: BlockRecord) -> None:
         storage.blocks.setdefault(index, block)

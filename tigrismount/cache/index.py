@@ -46,6 +46,7 @@ _BYTES_KEY = b"bytes"
 _EPOCH_KEY = b"epoch"
 _CAPACITY_KEY = b"capacity"
 _SESSION_PREFIX = b"session:"
+_RESERVED_PREFIX = b"reserved:"
 _SESSION = struct.Struct("<16sI")
 
 
@@ -209,7 +210,68 @@ class CacheIndex:
         data = self.read(lambda txn: txn.get(block_key(digest, index), db=self._blocks))
         return None if data is None else BlockRecord.unpack(data)
 
-    def put_block(self, digest: bytes, obj: ObjectRecord, index: int, block: BlockRecord) -> BlockRecord | None:
+    # --- reservations
+
+    def reserve(self, length_bytes: int, bound_bytes: int) -> bool:
+        """Set bytes aside for this process, unless what is cached and what all have set aside would exceed a bound.
+
+        Args:
+            length_bytes: How many; ``put_block`` or ``release`` takes them back.
+            bound_bytes: The bound.
+        """
+
+        def work(txn: Any) -> bool:
+            if self._number(txn, _BYTES_KEY) + self._reserved(txn) + length_bytes > bound_bytes:
+                return False
+            self._add_reserved(txn, length_bytes)
+            return True
+
+        return self.write(work)
+
+    def release(self, length_bytes: int) -> None:
+        """Take back what was set aside."""
+        if length_bytes:
+            self.write(lambda txn: self._add_reserved(txn, -length_bytes))
+
+    def reserved_bytes(self) -> int:
+        """Return what all processes together have set aside."""
+        return self.read(self._reserved)
+
+    @property
+    def _reserved_key(self) -> bytes:
+        return _RESERVED_PREFIX + (self._session.key.removeprefix(_SESSION_PREFIX) if self._session else b"")
+
+    def _add_reserved(self, txn: Any, by: int) -> None:
+        held_bytes = max(0, self._number(txn, self._reserved_key) + by)
+        if held_bytes:
+            txn.put(self._reserved_key, _U64.pack(held_bytes), db=self._meta)
+        else:
+            txn.delete(self._reserved_key, db=self._meta)
+
+    def _reserved(self, txn: Any) -> int:
+        """Return what living processes have set aside; what a dead one had is free again."""
+        total_bytes = 0
+        cursor = txn.cursor(db=self._meta)
+        if cursor.set_range(_RESERVED_PREFIX):
+            for key, data in cursor:
+                if not key.startswith(_RESERVED_PREFIX):
+                    break
+                if key == self._reserved_key or self._is_at_work(txn, key.removeprefix(_RESERVED_PREFIX)):
+                    total_bytes += _U64.unpack(data)[0]
+        return total_bytes
+
+    def _is_at_work(self, txn: Any, session: bytes) -> bool:
+        data = txn.get(_SESSION_PREFIX + session, db=self._meta)
+        if data is None or self._session is None:
+            return False
+        boot, pid = _SESSION.unpack(data)
+        return bool(boot == self._session.boot) and _alive(pid)
+
+    # --- changes
+
+    def put_block(
+        self, digest: bytes, obj: ObjectRecord, index: int, block: BlockRecord, *, reserved_bytes: int = 0
+    ) -> BlockRecord | None:
         """Record a block whose data has been written.
 
         Args:
@@ -217,6 +279,7 @@ class CacheIndex:
             obj: The version, as recorded when it is new; its ``last_used_ms`` counts as a use in any case.
             index: The block.
             block: What to record.
+            reserved_bytes: What was set aside for it, which this takes back in any case.
 
         Returns:
             What is recorded now: *block*, or what another process recorded before. None when the version is kept
@@ -224,6 +287,8 @@ class CacheIndex:
         """
 
         def work(txn: Any) -> BlockRecord | None:
+            if reserved_bytes:
+                self._add_reserved(txn, -reserved_bytes)
             data = txn.get(digest, db=self._objects)
             known = ObjectRecord.unpack(data) if data is not None else obj
             if known.block_bytes != obj.block_bytes:
@@ -269,8 +334,11 @@ class CacheIndex:
 
         return self.write(work)
 
-    def drop_blocks(self, digest: bytes, indexes: Iterable[int]) -> int:
-        """Forget some blocks of a version, whatever is recorded of them; return how many bytes they took."""
+    def drop_blocks(self, digest: bytes, indexes: Iterable[int], *, hold: bool = False) -> int:
+        """Forget some blocks of a version, whatever is recorded of them; return how many bytes they took.
+
+        With *hold* these bytes stay set aside until ``release``: they are on the disk for a moment longer.
+        """
         indexes = list(indexes)
 
         def work(txn: Any) -> int:
@@ -281,12 +349,14 @@ class CacheIndex:
             obj = txn.get(digest, db=self._objects)
             if obj is not None:
                 self._grow_object(txn, digest, ObjectRecord.unpack(obj), -dropped_bytes)
+            if hold:
+                self._add_reserved(txn, dropped_bytes)
             return dropped_bytes
 
         return self.write(work)
 
-    def drop_object(self, digest: bytes) -> int:
-        """Forget a version and all its blocks; return how many bytes they took."""
+    def drop_object(self, digest: bytes, *, hold: bool = False) -> int:
+        """Forget a version and all its blocks; return how many bytes they took. For *hold* see ``drop_blocks``."""
 
         def work(txn: Any) -> int:
             dropped_bytes = 0
@@ -296,6 +366,8 @@ class CacheIndex:
                 cursor.delete()
             if txn.delete(digest, db=self._objects) or dropped_bytes:
                 self._add_bytes(txn, -dropped_bytes)
+            if hold:
+                self._add_reserved(txn, dropped_bytes)
             return dropped_bytes
 
         return self.write(work)
@@ -376,6 +448,7 @@ class CacheIndex:
             for key, boot, pid in self._sessions(txn):
                 if boot != session.boot or not _alive(pid):
                     txn.delete(key, db=self._meta)
+                    txn.delete(_RESERVED_PREFIX + key.removeprefix(_SESSION_PREFIX), db=self._meta)
             txn.put(_CAPACITY_KEY, _U64.pack(session.capacity_bytes), db=self._meta)
             txn.put(session.key, _SESSION.pack(session.boot, os.getpid()), db=self._meta)
 
@@ -385,10 +458,16 @@ class CacheIndex:
 
     def end_session(self) -> None:
         """Note durably that all this process has recorded is on the disk."""
-        session, self._session = self._session, None
+        session, reserved_key = self._session, self._reserved_key
+        self._session = None
         if session is not None and session.noted:
+
+            def work(txn: Any) -> None:
+                txn.delete(session.key, db=self._meta)
+                txn.delete(reserved_key, db=self._meta)
+
             self.sync()
-            self.write(lambda txn: txn.delete(session.key, db=self._meta))
+            self.write(work)
             self.sync()
 
     def capacity_bytes(self) -> int:

@@ -37,12 +37,17 @@ def evict_version(directory: CacheDirectory, index: CacheIndex, digest: bytes) -
         CacheError: The index failed.
         OSError: The file cannot be removed.
     """
+    held_bytes = 0
 
     def forget() -> bool:
-        index.drop_object(digest)
+        nonlocal held_bytes
+        held_bytes = index.drop_object(digest, hold=True)
         return True
 
-    return remove_file(directory.object_path(digest), forget)
+    try:
+        return remove_file(directory.object_path(digest), forget)
+    finally:
+        index.release(held_bytes)  # only now is there room on the disk
 
 
 def trim_version(
@@ -77,7 +82,7 @@ def trim_version(
                     break
                 chosen.append(number)
                 chosen_bytes += block.length_bytes
-            freed_bytes = index.drop_blocks(digest, chosen)
+            freed_bytes = index.drop_blocks(digest, chosen, hold=True)
             return _runs(chosen, record.block_bytes)
         return []
 
@@ -87,6 +92,8 @@ def trim_version(
         if error.errno != errno.EOPNOTSUPP:
             raise
         return 0  # and what was forgotten goes with the rest of the version
+    finally:
+        index.release(freed_bytes)
     return freed_bytes
 
 

@@ -1,6 +1,8 @@
 """Room for new blocks: reserved before a write, made by evicting what was used least recently.
 
 Two bounds hold at once: ``size_bytes`` for everything in the directory, and a floor of free space on its filesystem.
+They hold for all daemons together and at every moment: what is about to be written, and what is forgotten and still on
+the disk, is set aside in the index.
 Sizes, recency and pinned prefixes come from the index, which all daemons share; who has a version open is known from
 this process's handles and from the locks of the others, found when an eviction is tried. ``core.eviction`` decides,
 this module asks and acts.
@@ -96,28 +98,38 @@ class Room:
             OSError: The disk failed.
         """
         for _ in range(_ATTEMPTS):
-            if self._fits(length_bytes):
+            if self._fits(length_bytes) and await trio.to_thread.run_sync(self._reserve, length_bytes):
                 self._reserved_bytes += length_bytes
                 return True
             if trio.current_time() < self._no_room_until_s:
                 return False
             async with self._evicting:
-                # Looked at again with the lock: whoever had it before may have made room for two.
-                if not self._fits(length_bytes) and not await self._evict(length_bytes, only_if_enough=True):
+                # Whoever had the lock before may have made room for two; the plan says so then.
+                if not await self._evict(length_bytes, only_if_enough=True):
                     break
         self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
         return False
 
-    def release(self, length_bytes: int, *, written: bool) -> None:
+    def _reserve(self, length_bytes: int) -> bool:
+        """Set bytes aside in the index, for all processes to see, if both bounds allow it at this moment."""
+        room_bytes = disk_room_bytes(self._directory, self._config.free_floor_fraction) - _INDEX_GROWTH_BYTES
+        if self._index.reserved_bytes() + length_bytes > room_bytes:
+            return False
+        return self._index.reserve(length_bytes, self._config.size_bytes)
+
+    async def release(self, length_bytes: int, *, settled: bool) -> None:
         """End a reservation.
 
         Args:
             length_bytes: As reserved.
-            written: Whether the bytes are on the disk now; the index counts them then.
+            settled: Whether the index has taken it back by itself, with the record of what was written.
         """
         self._reserved_bytes -= length_bytes
-        if written:
+        if settled:
             self._disk_room_bytes -= length_bytes
+            return
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(self._index.release, length_bytes)
 
     def _fits(self, length_bytes: int) -> bool:
         need_bytes = self._reserved_bytes + length_bytes
@@ -150,10 +162,10 @@ class Room:
         busy: set[bytes] = set()
         while True:
             survey = await trio.to_thread.run_sync(self._survey, self._recency_ms())
-            usages, pinned, self._disk_room_bytes = survey
+            usages, pinned, reserved_bytes, self._disk_room_bytes = survey
             self._occupancy.replace(usages)
             busy |= pinned
-            need_bytes = self._reserved_bytes + length_bytes
+            need_bytes = reserved_bytes + length_bytes
             disk_room = self._usable_disk_bytes(length_bytes)
             plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
             if not plan.victims or (only_if_enough and not plan.enough):
@@ -166,15 +178,15 @@ class Room:
                 return plan.enough
             busy.update(set(plan.victims) - evicted.keys())
 
-    def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], set[bytes], int]:
-        """Return who takes how much, who is pinned by its name, and what the disk has room for."""
+    def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], set[bytes], int, int]:
+        """Return who takes how much, who is pinned by its name, what is set aside, and what the disk has room for."""
         prefixes, objects = Pins(self._index).all(), self._index.objects()
         usages = {
             digest: Usage(record.cached_bytes, max(record.last_used_ms, recency_ms.get(digest, 0)))
             for digest, record in objects.items()
         }
         pinned = {digest for digest, record in objects.items() if matches(record, prefixes)}
-        return usages, pinned, self._measure()
+        return usages, pinned, self._index.reserved_bytes(), self._measure()
 
     def _evict_all(self, plan: Eviction[bytes]) -> dict[bytes, int]:
         """Evict; return how much of each victim that nobody has open."""

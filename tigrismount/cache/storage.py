@@ -205,7 +205,7 @@ class StoredVersion:
         return index * self.record.block_bytes, self.record.block_bytes
 
     def write(self, index: int, buffer: memoryview, length_bytes: int, now_ms: int) -> BlockRecord | None:
-        """Write a block and record it, in this order.
+        """Write a block and record it, in this order, which takes back what was set aside for it in the index.
 
         Returns:
             What the index says of the block now; None when another process keeps the version in other blocks.
@@ -222,4 +222,5 @@ class StoredVersion:
         if not self.file.linked():
             raise FileGoneError
         block = BlockRecord(length_bytes, checksum, self._trust.boot, self._trust.epoch, synced=False)
-        return self._index.put_block(self.digest, replace(self.record, last_used_ms=now_ms), index, block)
+        used = replace(self.record, last_used_ms=now_ms)
+        return self._index.put_block(self.digest, used, index, block, reserved_bytes=length_bytes)
