@@ -127,12 +127,10 @@ def _booted(root: Path) -> Iterator[Machine]:
         ) as process,
     ):
         try:
-            assert wait_until(lambda: bool(_children(process.pid)), timeout_s=30)
+            assert wait_until(lambda: _is_up(root, process.pid), timeout_s=60), (
+                root.parent / "console.log"
+            ).read_text()
             machine = Machine(root, _children(process.pid)[0])
-            is_up = ("running", "degraded")
-            assert wait_until(
-                lambda: machine.run("systemctl", "is-system-running", check=False).strip() in is_up, timeout_s=60
-            ), (root.parent / "console.log").read_text()
             yield machine
         finally:
             inits = _children(process.pid)
@@ -145,6 +143,12 @@ def _booted(root: Path) -> Iterator[Machine]:
             for pid in inits:  # the container outlives the process that started it
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _is_up(root: Path, pid: int) -> bool:
+    """Tell whether the container of systemd-nspawn *pid* has booted; its first children are not yet the container."""
+    state = [Machine(root, init).run("systemctl", "is-system-running", check=False) for init in _children(pid)]
+    return bool(state) and state[0].strip() in ("running", "degraded")
 
 
 def _children(pid: int) -> list[int]:

@@ -162,7 +162,7 @@ def test_a_service_that_requires_the_mount_starts_behind_it(machine, models):
     name = f"needs-{models}.service"
     machine.put(
         f"/etc/systemd/system/{name}",
-        f"[Unit]\nRequires={unit(models)}.service\nAfter={unit(models)}.service\nRequiresMountsFor=/models/{models}\n"
+        f"[Unit]\nRequires={unit(models)}.service\nAfter={unit(models)}.service\n"
         f"[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/cat /models/{models}/file\n"
         "StandardOutput=null\n",
     )
@@ -200,6 +200,12 @@ def test_fstab_mounts_and_unmounts(machine, models, s3):
     assert machine.run("ls", where) == "file\n"
     machine.systemctl("stop", mount_unit)
     assert where not in machine.run("cat", "/proc/self/mountinfo")
+    needs = f"[Unit]\nRequiresMountsFor={where}\n[Service]\nType=oneshot\nExecStart=/bin/cat {where}/file\n"
+    machine.put(f"/etc/systemd/system/needs-{models}.service", f"{needs}StandardOutput=null\n")
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", f"needs-{models}.service")
+    assert machine.show(mount_unit, "ActiveState") == "active", "the service has brought it up"
+    machine.systemctl("stop", mount_unit)
     machine.run("mount", where)
     assert machine.run("ls", where) == "file\n"
     machine.run("umount", where)
@@ -219,3 +225,38 @@ def test_removing_takes_everything_away_again(machine, models):
         assert machine.status_of("systemctl", "start", unit(models)) != 0
     finally:
         machine.run("tigrismount", "install-systemd")
+
+
+@pytest.fixture
+def open_device(machine):
+    """/dev/fuse for everybody, as udev makes it."""
+    mode = machine.run("stat", "-c", "%a", "/dev/fuse").strip()
+    machine.run("chmod", "666", "/dev/fuse")
+    yield
+    machine.run("chmod", mode, "/dev/fuse")
+
+
+def test_a_users_own_unit_mounts_in_their_home(machine, models, s3, open_device):
+    env = s3.env()
+    machine.run("useradd", "--create-home", "somebody")
+    uid = machine.run("id", "-u", "somebody").strip()
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    lines = [f"{name}={env[name]}" for name in names] + ["OPTS=--cache-dir=off"]
+    machine.put("/home/somebody/.config/tigrismount/environment", "\n".join(lines) + "\n")
+    machine.run("chown", "-R", "somebody:", "/home/somebody")
+    machine.systemctl("start", f"user@{uid}")
+
+    def as_user(*command: str) -> str:
+        return machine.run("runuser", "-u", "somebody", "--", "env", f"XDG_RUNTIME_DIR=/run/user/{uid}", *command)
+
+    try:
+        as_user("systemctl", "--user", "start", unit(models))
+        where = f"/home/somebody/mnt/tigris/{models}"
+        assert as_user("ls", where) == "file\n"
+        pid = json.loads(as_user("tigrismount", "status", where, "--json"))["mounts"][0]["pid"]
+        as_user("systemctl", "--user", "reload", unit(models))
+        assert wait_until(lambda: json.loads(as_user("tigrismount", "status", "--json"))["mounts"][0]["pid"] != pid)
+        as_user("systemctl", "--user", "stop", unit(models))
+        assert where not in machine.run("cat", "/proc/self/mountinfo")
+    finally:
+        machine.systemctl("stop", f"user@{uid}", check=False)
