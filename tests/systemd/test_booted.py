@@ -244,6 +244,9 @@ def test_a_users_own_unit_mounts_in_their_home(machine, models, s3, open_device)
     lines = [f"{name}={env[name]}" for name in names] + ["OPTS=--cache-dir=off"]
     machine.put("/home/somebody/.config/tigrismount/environment", "\n".join(lines) + "\n")
     machine.run("chown", "-R", "somebody:", "/home/somebody")
+    # What pam_systemd does, which not every root tree has.
+    machine.put("/etc/systemd/system/user@.service.d/run.conf", "[Service]\nEnvironment=XDG_RUNTIME_DIR=/run/user/%i\n")
+    machine.systemctl("daemon-reload")
     machine.systemctl("start", f"user@{uid}")
 
     def as_user(*command: str) -> str:
