@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import stat
 import subprocess
 import threading
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -438,6 +440,40 @@ async def test_full_disk_costs_the_cache_only_and_only_for_a_while(place: Any) -
         await cache.aclose()
         async with place.open() as cache:
             assert await check_all(cache, OBJ) == 2
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["pwrite", "preadv", "fdatasync", "ftruncate"])
+async def test_disk_that_fails_costs_blocks_and_nothing_else(
+    place: Any, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """A failing, read-only or full disk, in any call: nothing but a ``CacheError`` of a read, and it comes back."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle, other = await cache.open_object(OBJ), await cache.open_object(object_id("other"))
+        with monkeypatch.context() as hooks:
+            hooks.setattr(os, call, partial(fails, number))
+            if call == "preadv":
+                with pytest.raises(CacheError, match=f"cannot be read back: {os.strerror(number)}"):
+                    await check(handle, OBJ, 0)
+            elif call == "fdatasync":
+                assert await write(other, object_id("other"), 0)
+                await place.until(lambda: cache.statistics().degraded == os.strerror(number))
+            else:
+                assert not await write(other, object_id("other"), 0)
+                assert cache.statistics().degraded == os.strerror(number)
+            if call != "preadv":
+                await check(handle, OBJ, 1)
+        cache._health._next_try_s = 0.0
+        await place.until(lambda: not cache.statistics().degraded)
+        assert await fill(cache, OBJ) == 5
+        assert await fill(cache, object_id("other")) == 4
+        handle.close()
+        other.close()
+
+
+def fails(number: int, *_: Any) -> int:
+    raise OSError(number, os.strerror(number))
 
 
 async def test_full_disk_at_the_start_leaves_what_is_cached(place: Any) -> None:
