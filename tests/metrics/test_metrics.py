@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import socket
 import urllib.error
@@ -14,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tigrismount.blocks.statistics import BlocksStatistics
 from tigrismount.cache.base import CacheStatistics
 from tigrismount.core.histogram import Histogram
+from tigrismount.fuse import errnos
 from tigrismount.metrics.exposition import Exposition, Figures
 from tigrismount.metrics.server import MetricsServer
-from tigrismount.metrics.table import METRICS, PARTS, TIMINGS
+from tigrismount.metrics.table import ERRNOS, METRICS, PARTS, TIMINGS
 from tigrismount.objects.client import ObjectStatistics
 from tigrismount.telemetry import Takeovers, mount_status
 from tigrismount.vfs.entries import VfsStatistics
@@ -112,6 +114,7 @@ def test_figures_are_those_of_the_status(shown):
     assert value("takeovers") == 2
     assert value("uptime_seconds") == 12.5
     assert value("fuse_errors", errno="EIO") == 4
+    assert value("fuse_errors", errno="ESTALE") == 0, "there from the start, so that the first one has a rate"
     assert {part: value("degraded", part=part) for part in PARTS} == {part: float(part == "cache") for part in PARTS}
     (info,) = ours(shown)["tigrismount_info"].samples
     assert info.labels["source"] == Config.source, "whatever a name holds, it is escaped"
@@ -184,3 +187,7 @@ async def test_a_taken_address_is_no_end_of_the_mount(serve):
         while not server.port:
             await trio.lowlevel.checkpoint()
     assert server.degraded == ""
+
+
+def test_every_errno_that_an_error_means_is_there_from_the_start():
+    assert {errno.errorcode[number] for number in errnos.ERRNOS.values()} == set(ERRNOS)

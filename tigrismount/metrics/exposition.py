@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from tigrismount.metrics.table import ERRORS, INFO, INFO_LABELS, METRICS, TIMINGS, Metric, Status
+from tigrismount.metrics.table import ERRNOS, ERRORS, INFO, INFO_LABELS, METRICS, TIMINGS, Metric, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +66,8 @@ class _Ours(Collector):
         yield _info(figures.status)
         for metric in METRICS:
             yield _family(metric, dict(metric.values(figures.status).items()))
-        yield _family(ERRORS, {name: float(count) for name, count in figures.errors.items()})
+        errors = {**dict.fromkeys(ERRNOS, 0), **figures.errors}
+        yield _family(ERRORS, {name: float(count) for name, count in errors.items()})
         for name, snapshot in figures.timings.items():
             yield _histogram(name, snapshot)
 

@@ -162,6 +162,9 @@ ERRORS = Metric(
 )
 """Comes from the adapter: error numbers are no part of the status."""
 
+ERRNOS = ("EACCES", "EINVAL", "EIO", "EISDIR", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "ESTALE")
+"""Its label values, shown before there was any such refusal: what begins at 0 has a rate from the first one on."""
+
 INFO = Metric(
     "info",
     "gauge",
