@@ -1,7 +1,8 @@
 """Random buckets and random changes through a real mount, compared with the reference after each change.
 
 One mount of all buckets serves every example, each of which has a bucket of its own. Names are trusted for no time at
-all, so that each walk must show exactly what the bucket holds now.
+all, so that each walk must show exactly what the bucket holds now; or they are trusted for long, and each walk must
+show what the bucket held when it was last refreshed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tigrismount.demo.command import run_command
 from tigrismount.testing.mount import mounted
 from tigrismount.testing.reference import Link, tree_of
 
@@ -50,14 +52,25 @@ changes = st.lists(
 )
 
 
-@pytest.fixture(scope="module")
-def all_buckets(s3, tmp_path_factory):
-    directory = tmp_path_factory.mktemp("reference")
+def mount_all(s3, directory, ttl):
     (directory / "mnt").mkdir()
     flags = [f"--cache-dir={directory / 'cache'}", "--block-size=1MiB", "--memory-limit=64MiB"]
-    flags += ["--all-buckets", "--metadata-ttl=0", "--negative-ttl=0"]
+    flags += ["--all-buckets", f"--metadata-ttl={ttl}", f"--negative-ttl={ttl}"]
+    return mounted("s3://", directory / "mnt", s3.env(), *flags)
+
+
+@pytest.fixture(scope="module")
+def all_buckets(s3, tmp_path_factory):
     s3.client().create_bucket(Bucket="reference")
-    with mounted("s3://", directory / "mnt", s3.env(), *flags) as mount:
+    with mount_all(s3, tmp_path_factory.mktemp("reference"), "0") as mount:
+        yield mount
+
+
+@pytest.fixture(scope="module")
+def trusting(s3, tmp_path_factory):
+    """A mount that asks for no name twice unless it is told to."""
+    s3.client().create_bucket(Bucket="trusting")
+    with mount_all(s3, tmp_path_factory.mktemp("trusting"), "inf") as mount:
         yield mount
 
 
@@ -112,6 +125,22 @@ def check(all_buckets, python, client, bucket, steps):
         assert sorted(json.loads(python(WALK, f"{all_buckets.path}/{example.name}"))) == example.expected()
 
 
+def check_refreshed(mount, python, client, bucket, steps):
+    example = Example(client)
+    path = f"{mount.path}/{example.name}"
+    for key, body in bucket.items():
+        example.put(key, body)
+    before = None
+    for step in [None, *steps]:
+        if step is not None:
+            example.change(*step)
+        if before is not None:
+            assert sorted(json.loads(python(WALK, path))) == before, "nothing changes until it is refreshed"
+        run_command("refresh", path, env=mount.env).check()
+        before = example.expected()
+        assert sorted(json.loads(python(WALK, path))) == before
+
+
 buckets = st.dictionaries(keys, bodies, min_size=1, max_size=8)
 quick = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]}
 
@@ -120,6 +149,14 @@ quick = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped
 @given(bucket=buckets, steps=changes)
 def test_a_mount_shows_what_the_bucket_holds(all_buckets, python, s3_client, bucket, steps):
     check(all_buckets, python, s3_client, bucket, steps)
+
+
+@settings(max_examples=4, **quick)
+@given(bucket=buckets, steps=changes)
+def test_a_mount_that_trusts_names_shows_what_was_there_when_it_was_refreshed(
+    trusting, python, s3_client, bucket, steps
+):
+    check_refreshed(trusting, python, s3_client, bucket, steps)
 
 
 @pytest.mark.slow
