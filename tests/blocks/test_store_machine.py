@@ -7,6 +7,7 @@ faults. Bytes arrive in random slices, tasks run in random order; virtual time m
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -77,6 +78,7 @@ class World:
     draw: random.Random
     scopes: list[trio.CancelScope] = field(default_factory=list)
     gates: list[trio.Event] = field(default_factory=list)
+    elsewhere: dict[tuple[ObjectId, int], Callable[[bytes | None], None]] = field(default_factory=dict)
     reads_open: int = 0
     faults: int = 0
     errors: int = 0
@@ -97,8 +99,16 @@ class World:
             self.reads_open -= 1
             self.store.check_invariants()
 
+    def end_elsewhere(self, obj: ObjectId, index: int, *, cached: bool) -> None:
+        """Let another process end its fetch of a block."""
+        size_bytes = self.cache.block_bytes
+        data = self.bodies[obj][index * size_bytes : (index + 1) * size_bytes]
+        self.elsewhere.pop((obj, index))(data if cached and self.cache.block(obj, index) is None else None)
+
     def lift(self) -> None:
         """End every fault."""
+        for obj, index in list(self.elsewhere):
+            self.end_elsewhere(obj, index, cached=bool(index % 2))
         for gate in self.gates:
             gate.set()
         self.client._rules.clear()
@@ -150,6 +160,11 @@ def _act(world: World, kind: str, a: int, b: int) -> None:
         world.cache.corrupt(obj, index)
     elif kind == "break" and world.cache.block(obj, index) is not None:
         world.cache.break_reads(obj, index)
+    elif kind == "elsewhere" and start < stop and (obj, index) not in world.elsewhere:
+        world.elsewhere[obj, index] = world.cache.fetch_elsewhere(obj, index)
+    elif kind == "elsewhere ends" and world.elsewhere:
+        ends_obj, ends_index = list(world.elsewhere)[a % len(world.elsewhere)]
+        world.end_elsewhere(ends_obj, ends_index, cached=bool(b % 2))
     elif kind == "fewer":
         world.client.get_limit = 1 + a % 4
     elif kind == "lift":
@@ -157,7 +172,7 @@ def _act(world: World, kind: str, a: int, b: int) -> None:
 
 
 KINDS = ["read"] * 8 + ["plan"] * 4 + ["fail"] * 2 + ["unplan", "cancel", "hold", "slow disk", "slow writes"]
-KINDS += ["full disk", "corrupt", "break", "fewer", "lift"]
+KINDS += ["full disk", "corrupt", "break", "fewer", "lift", "elsewhere", "elsewhere", "elsewhere ends"]
 
 steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 999), st.integers(0, 999), st.integers(0, 3)),
@@ -198,6 +213,7 @@ async def _end(world: World) -> None:
     world.store.check_idle()
     figures = world.store.statistics()
     assert (figures.flights, figures.disk_flights, figures.queued) == (0, 0, 0)
+    assert not any(world.cache.claimed(obj) for obj in world.bodies), "others may fetch what nobody here fetches"
     assert not world.cache._occupancy._pins, "closed versions may be evicted from the disk"
 
 
