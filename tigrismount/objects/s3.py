@@ -151,8 +151,9 @@ class S3Client:
         except ObjectAccessError:
             if not self._keys.anonymous:
                 raise
+            if not self._unlistable:
+                log.warning("s3://%s: %s", bucket, _UNLISTABLE)
             self._unlistable = True
-            log.warning("s3://%s: %s", bucket, _UNLISTABLE)
             return
         if not page.objects and page.next_token is None:
             where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
