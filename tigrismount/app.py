@@ -37,7 +37,9 @@ from tigrismount.control.server import ControlServer
 from tigrismount.core.loadlog import LoadLog
 from tigrismount.errors import CacheError, ConfigError, MountError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
-from tigrismount.fuse.session import Session
+from tigrismount.fuse.pusher import Pusher
+from tigrismount.fuse.room import MemoryRoom
+from tigrismount.fuse.session import Session, store_pages
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.access import AccessWatch
@@ -68,6 +70,8 @@ log = logging.getLogger(__name__)
 _DRAIN_S = 5.0
 """How long blocks that were fetched may still go to the disk once the mount is gone; half of what the supervisor
 grants in all."""
+_PUSH_S = 1.0
+"""How long a block may still go to the kernel before requests are given up: it takes milliseconds."""
 _SETTLE_S = 3.0
 """How long flights may take to settle once the mount is gone; a body in transit is cut at once."""
 FILL_SHARE = 4
@@ -108,13 +112,15 @@ class Engine:
             identity={"source": config.source, "mountpoint": config.mountpoint},
             epoch_s=time.time() - time.monotonic(),
         )
-        self.store = BlockStore(client, cache, config.blocks, log)
+        self.pusher = Pusher(config.push, store_pages, MemoryRoom(time.monotonic), log)
+        self.store = BlockStore(client, cache, config.blocks, log, on_complete=self.pusher.arrived)
         self.readers = Readers(
             self.store,
             config.reader,
             log,
             siblings=lambda obj, below: self.filesystem.siblings(obj, below),
             records=cache.records,
+            pushes=self.pusher,
             fill_limit_bytes=cache.statistics().capacity_bytes // FILL_SHARE,
         )
         self.journal = NodeJournal()
@@ -128,6 +134,7 @@ class Engine:
             names=self.kept_names,
             on_new=self.journal.append,
         )
+        self.adapter = Adapter(self.filesystem, config.fuse)
         proved = not takeovers.count and not away
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)
         self.metrics: MetricsServer | None = None
@@ -155,8 +162,10 @@ class Engine:
             objects=self.client.statistics(),
             cache=self.cache.statistics(),
             blocks=self.store.statistics(),
+            pusher=self.pusher.statistics(),
             vfs=self.filesystem.statistics(),
             loads=self.loads.in_progress(),
+            kernel_reads=(self.adapter.reads, self.adapter.read_bytes),
         )
 
 
@@ -279,8 +288,7 @@ class Worker:
         return 0
 
     async def _serve(self, engine: Engine) -> None:
-        adapter = Adapter(engine.filesystem, engine.config.fuse)
-        session = Session(adapter)
+        session = Session(engine.adapter)
         client = engine.client
         self._channel.send(
             "ready",
@@ -289,7 +297,7 @@ class Worker:
             snapshot_version=engine.config.s3.snapshot_version,
         )
         if engine.config.metrics_address is not None:
-            engine.metrics = _metrics_server(engine, adapter, engine.config.metrics_address)
+            engine.metrics = _metrics_server(engine, engine.adapter, engine.config.metrics_address)
         try:
             await self._attach(session, engine)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
@@ -315,6 +323,7 @@ class Worker:
                         raise
                     # A user's runtime directory goes when they log out; those who read the mount are still there.
                     log.warning("serving without status: %s", exc)
+                await nursery.start(engine.pusher.run, engine.store, engine.filesystem.cached_node)
                 nursery.start_soon(self._leave_on_signal, session)
                 nursery.start_soon(report_on_signal, engine.status)
                 if engine.metrics is not None:
@@ -325,12 +334,14 @@ class Worker:
                 await session.serve(engine.config.fuse)
                 if self._releasing:
                     await self._released.wait()
+                await engine.pusher.drain(_SETTLE_S)
                 with trio.move_on_after(_DRAIN_S):
                     await engine.store.drain()
                 self._leave_soon()
                 nursery.cancel_scope.cancel()
         finally:
-            session.close()
+            if not engine.pusher.is_busy:  # else a thread is still inside the library, and the process ends anyway
+                session.close()
 
     def _leave_soon(self) -> None:
         """End the process even where a GET still waits for its answer: the mount is gone, and nobody for it.
@@ -378,11 +389,13 @@ class Worker:
                 engine.note_handover(str(message.body.get("handover", "")))
             elif message.type == "release":
                 self._releasing = True
+                await engine.pusher.drain(_PUSH_S)  # while the reads that a push may wait for are still answered
                 resend = await session.release(cancel=bool(message.body.get("cancel")))
                 engine.journal.close()  # the successor writes it now
                 self._say("released", resend=resend)
                 self._released.set()
             elif message.type == "stop":
+                await engine.pusher.drain(_PUSH_S)
                 session.stop()
 
     async def _leave_on_signal(self, session: Session) -> None:

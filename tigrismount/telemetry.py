@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tigrismount.blocks.statistics import BlocksStatistics
     from tigrismount.cache.base import CacheStatistics
     from tigrismount.config.model import MountConfig
+    from tigrismount.fuse.pusher import PusherStatistics
     from tigrismount.objects.client import ObjectStatistics
     from tigrismount.vfs.entries import VfsStatistics
 
@@ -58,8 +59,10 @@ def mount_status(
     objects: ObjectStatistics,
     cache: CacheStatistics,
     blocks: BlocksStatistics,
+    pusher: PusherStatistics,
     vfs: VfsStatistics,
     loads: Sequence[Mapping[str, Any]],
+    kernel_reads: tuple[int, int],
 ) -> dict[str, Any]:
     """Return one element of ``status --json``'s ``mounts``; keys are added, never renamed (docs/reference/cli.md).
 
@@ -74,8 +77,10 @@ def mount_status(
         objects: The client's counters.
         cache: The disk cache's counters.
         blocks: The block store's counters.
+        pusher: The pusher's counters.
         vfs: The filesystem's counters.
         loads: Loads in progress.
+        kernel_reads: READs that the kernel sent, and their bytes.
     """
     cache_dirs = [cache.directory for cache in config.disk_caches]
     reads = blocks.reads_hit + blocks.reads_joined + blocks.reads_missed
@@ -103,7 +108,7 @@ def mount_status(
             "flight": blocks.bytes_waited,
             "nvme": cache.bytes_read,
             "remote": objects.bytes_fetched,
-            "pushed": 0,
+            "pushed": pusher.pushed_bytes,
         },
         "hits": {
             "memory": blocks.reads_hit,
@@ -127,6 +132,8 @@ def mount_status(
             "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
         "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
+        "kernel_reads": {"requests": kernel_reads[0], "bytes": kernel_reads[1]},
+        "push": asdict(pusher),
         "cache": asdict(cache),
         "names": asdict(vfs),
         "loads": list(loads),

@@ -12,6 +12,7 @@ from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.base import BlockCache
 from tigrismount.cache.none import NoCache
+from tigrismount.core.types import ObjectId
 from tigrismount.objects.memory import MemoryObjectClient
 
 KIB = 1 << 10
@@ -41,9 +42,14 @@ def client() -> MemoryObjectClient:
 def open_store(client: MemoryObjectClient) -> Callable[..., object]:
     """Return a function that runs a store: ``async with open_store(block_bytes=…) as store``."""
 
-    def open_(*, cache: BlockCache | None = None, **limits: int) -> AbstractAsyncContextManager[BlockStore]:
+    def open_(
+        *,
+        cache: BlockCache | None = None,
+        on_complete: Callable[[ObjectId, int], None] | None = None,
+        **limits: int,
+    ) -> AbstractAsyncContextManager[BlockStore]:
         config = {"block_bytes": 64 * KIB, "memory_limit_bytes": 64 * MIB, "concurrency": 8} | limits
         cache = cache or NoCache(config["block_bytes"])
-        return running(BlockStore(client, cache, BlocksConfig(**config)))
+        return running(BlockStore(client, cache, BlocksConfig(**config), on_complete=on_complete))
 
     return open_

@@ -41,7 +41,7 @@ class ScriptedFileSystem:
             raise self.outcome
         return self.outcome
 
-    async def _later(self, *args: object) -> object:
+    async def _later(self, *args: object, **_: object) -> object:
         await trio.lowlevel.checkpoint()
         if self.outcome == "hang":
             await trio.sleep_forever()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tigrismount.blocks.part import Block, ObjectState
     from tigrismount.blocks.statistics import BlocksCounters
     from tigrismount.core.loadlog import LoadLog
+    from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Flights:
         load_log: Told of GETs and blocks from disk.
         nursery: Gives the nursery that flights run in.
         retire: Told a version for which something has ended.
+        on_complete: Told the version and the index of each block that becomes complete.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Flights:
         *,
         nursery: Callable[[], trio.Nursery],
         retire: Callable[[ObjectState], None],
+        on_complete: Callable[[ObjectId, int], None] | None = None,
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
         self.writes = DiskWrites(nursery, on_done=self._written)
@@ -72,6 +75,7 @@ class Flights:
         """Times a part that somebody waits for found no memory."""
         self._nursery = nursery
         self._retire = retire
+        self._on_complete = on_complete
         self._closing = False
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -348,6 +352,8 @@ class Flights:
             if not block.complete and block.have.covers(block.start, block.stop):
                 block.complete, block.on_disk = True, part.from_disk
                 self.writes.keep(block)
+                if self._on_complete is not None:
+                    self._on_complete(block.state.obj, block.index)
             self._claims.settle(block)
             for waiter in block.waiters:
                 if block.covers(waiter.start, waiter.stop):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.blocks.flights import Flights
+from tigrismount.blocks.lending import LENT_SHARE, Loan
 from tigrismount.blocks.memory import BlockMemory
 from tigrismount.blocks.part import Block, ObjectState, Waiter
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
@@ -30,7 +31,7 @@ from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import CacheError, ObjectError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.blocks.options import BlocksConfig
@@ -50,10 +51,17 @@ class BlockStore:
         cache: The disk cache; ``cache.none.NoCache`` when there is none.
         config: Limits.
         log: Told what load reports are made of; None where nobody wants them.
+        on_complete: Told the version and the index of each block that becomes complete in memory.
     """
 
     def __init__(
-        self, client: ObjectClient, cache: BlockCache, config: BlocksConfig, log: LoadLog | None = None
+        self,
+        client: ObjectClient,
+        cache: BlockCache,
+        config: BlocksConfig,
+        log: LoadLog | None = None,
+        *,
+        on_complete: Callable[[ObjectId, int], None] | None = None,
     ) -> None:
         self._cache = cache
         self._config = config
@@ -64,6 +72,7 @@ class BlockStore:
         self._largest_block_bytes = max(config.block_bytes, config.memory_limit_bytes // 4)
         """Largest blocks that the disk cache may count in; of larger ones too few would fit into memory."""
         self._nursery: trio.Nursery | None = None
+        self._lent_bytes = 0
         self._flights = Flights(
             client,
             config,
@@ -72,6 +81,7 @@ class BlockStore:
             self._log,
             nursery=lambda: self._running,
             retire=self._retire,
+            on_complete=on_complete,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -259,6 +269,49 @@ class BlockStore:
             if block.on_disk and block.evictable and block.delivered_bytes == delivered_bytes + block.length_bytes:
                 self._memory.forget(block)  # nobody but us wanted it in memory
             self._flights.pump()
+
+    # ------------------------------------------------------------------ lending
+
+    def block_bytes(self, obj: ObjectId) -> int | None:
+        """Return the block size of a version in use; None while that is not known."""
+        state = self._states.get(obj)
+        return state.block_bytes if state is not None and state.opened.is_set() else None
+
+    def holds(self, obj: ObjectId, index: int) -> bool:
+        """Tell whether a block is complete in memory."""
+        state = self._states.get(obj)
+        block = state.blocks.get(index) if state is not None else None
+        return block is not None and block.complete
+
+    def lend(self, obj: ObjectId, index: int) -> Loan | None:
+        """Lend a complete block until :meth:`take_back`; None when it is not there, or too much is lent."""
+        state = self._states.get(obj)
+        block = state.blocks.get(index) if state is not None else None
+        # A version that is closed may be opened again in another block size, which forgets its blocks.
+        if block is None or not (block.complete and block.state.opened.is_set()):
+            return None
+        if self._lent_bytes + block.length_bytes > self._config.memory_limit_bytes // LENT_SHARE:
+            return None
+        self._lent_bytes += block.length_bytes
+        block.pins += 1
+        return Loan(block, block.start, block.view(block.start, block.stop))
+
+    def take_back(self, loan: Loan, *, delivered: bool) -> None:
+        """Take back what was lent; nobody looks at its memory any more.
+
+        Args:
+            loan: What :meth:`lend` returned.
+            delivered: Whether its reader needs it no more.
+        """
+        block = loan.block
+        self._lent_bytes -= block.length_bytes
+        if delivered:
+            self._memory.delivered(block, block.length_bytes)
+        self._flights.unpin(block)
+        self._flights.pump()
+        self._retire(block.state)
+
+    # ------------------------------------------------------------------ all of it
 
     async def drain(self) -> None:
         """Wait until every complete block is on the disk, or the cache has refused it."""

@@ -12,8 +12,10 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigrismount.core.cgroups import memory_cgroups
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 _FALLBACK_MEMORY_BYTES = 1 << 30  # where /proc says nothing: small enough to hurt nobody
 
@@ -94,45 +96,15 @@ def cgroup_memory_limit_bytes(membership: str, mounts: str) -> int | None:
         mounts: Text of ``/proc/self/mountinfo``, which says where the hierarchies are.
     """
     limits = []
-    for path in _limit_files(membership, mounts):
+    for group in memory_cgroups(membership, mounts):
         try:
-            with open(path, encoding="ascii") as file:
+            with open(group.file("memory.max", "memory.limit_in_bytes"), encoding="ascii") as file:
                 text = file.read().strip()
         except (OSError, UnicodeDecodeError):
             continue
         if text.isdecimal():  # version 2 says "max" for none; version 1 a number beyond any machine
             limits.append(int(text))
     return min(limits, default=None)
-
-
-def _limit_files(membership: str, mounts: str) -> Iterator[str]:
-    """Yield the limit file of each cgroup from the process's own up to the root, in both versions."""
-    groups = dict(_memory_groups(membership))
-    for line in mounts.splitlines():
-        fields, _, kind = line.partition(" - ")
-        mountpoint, kind_fields = fields.split()[4:5], kind.split()
-        if not mountpoint or not kind_fields:
-            continue
-        version = {"cgroup2": 2, "cgroup": 1}.get(kind_fields[0], 0)
-        if version not in groups or (version == 1 and "memory" not in kind_fields[-1].split(",")):
-            continue
-        group = groups[version].strip("/")
-        file_name = "memory.max" if version == 2 else "memory.limit_in_bytes"
-        while True:  # a container sees its group as the root, so paths that are not there are no error
-            yield os.path.join(mountpoint[0], group, file_name)
-            if not group:
-                break
-            group = os.path.dirname(group)
-
-
-def _memory_groups(membership: str) -> Iterator[tuple[int, str]]:
-    for line in membership.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if number == "0" and not controllers:
-            yield 2, path
-        elif "memory" in controllers.split(","):
-            yield 1, path
 
 
 def _memory_bytes() -> int:

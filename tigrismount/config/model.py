@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.errors import ConfigError
-from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.options import FuseConfig, PushConfig
 from tigrismount.objects.options import S3Config
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.vfs.options import VfsConfig
@@ -26,6 +26,7 @@ _SECTIONS: dict[str, type] = {
     "reader": ReaderConfig,
     "vfs": VfsConfig,
     "fuse": FuseConfig,
+    "push": PushConfig,
 }
 
 
@@ -51,6 +52,8 @@ class MountConfig:
     """Attributes and freshness."""
     fuse: FuseConfig
     """Limits of the connection."""
+    push: PushConfig = field(default_factory=PushConfig)
+    """Pages that the kernel is given before it asks."""
     kernel_read_ahead_kib: int | None = 4096
     """The mount's ``read_ahead_kb``; None leaves the kernel's value."""
     allow_other: bool = False
@@ -124,6 +127,7 @@ class MountConfig:
             "concurrency": self.blocks.concurrency,
             "read_ahead": self.reader.read_ahead_bytes,
             "prefetch": self.reader.prefetch,
+            "push": self.push.mode,
             "kernel_read_ahead": self.kernel_read_ahead_kib,
             "verify": caches[0].verify if caches else None,
             "metadata_ttl": self.vfs.metadata_ttl_s,

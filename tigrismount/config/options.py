@@ -204,6 +204,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="auto|file|off",
     ),
     Option(
+        name="push",
+        parse=one_of("auto", "on", "off"),
+        default="auto",
+        help="Give the kernel planned pages before it asks; auto does so for files that memory can hold.",
+        metavar="auto|on|off",
+    ),
+    Option(
         name="kernel-read-ahead",
         parse=parse_kernel_read_ahead,
         default="auto (4096)",

@@ -16,7 +16,7 @@ from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import MIB, Share
-from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.options import FuseConfig, PushConfig
 from tigrismount.objects.endpoints import is_amazon, store_id
 from tigrismount.objects.options import DEFAULT_ENDPOINT_URL, S3Config
 from tigrismount.reader.options import ReaderConfig
@@ -88,6 +88,7 @@ def resolve(
         reader=_reader(values, blocks),
         vfs=_vfs(values, host, source, s3),
         fuse=FuseConfig(request_deadline_s=s3.request_timeout_s + _REPLY_MARGIN_S),
+        push=PushConfig(mode=values.get("push", PushConfig().mode)),
         kernel_read_ahead_kib=_kernel_read_ahead_kib(values),
         allow_other=values.get("allow_other", host.uid == 0),
         nonempty=nonempty,

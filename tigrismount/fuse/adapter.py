@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING, NoReturn
 
@@ -58,6 +59,10 @@ class Adapter(pyfuse3.Operations):
         self._filesystem = filesystem
         self._deadline_s = config.request_deadline_s
         self._failures = RepeatedFailures(trio.current_time)
+        self.reads = 0
+        """READs answered with bytes."""
+        self.read_bytes = 0
+        """Bytes that the kernel asked for and got."""
         self.read_times = Histogram()
         """How long READs took, failed ones included."""
         self.errors: Counter[str] = Counter()
@@ -165,7 +170,7 @@ class Adapter(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         """Open a version; its pages in the kernel stay valid for ever, because the node is one version."""
         try:
-            await self._filesystem.open(inode)
+            await self._filesystem.open(inode, direct=bool(flags & os.O_DIRECT))
         except Exception as exc:  # noqa: BLE001 - the guard
             self._refuse(exc, "open")
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
@@ -175,15 +180,20 @@ class Adapter(pyfuse3.Operations):
         began_s = trio.current_time()
         try:
             found = self._filesystem.try_read(fh, off, size)
-            if found is not None:
-                return found
-            with trio.fail_after(self._deadline_s):
-                return await self._filesystem.read(fh, off, size)
+            if found is None:
+                with trio.fail_after(self._deadline_s):
+                    found = await self._filesystem.read(fh, off, size)
+            return self._counted(found)
         except Exception as exc:  # noqa: BLE001 - the guard
             await self._failures.pause(fh, off)
             self._refuse(exc, "read")
         finally:
             self.read_times.observe(trio.current_time() - began_s)
+
+    def _counted(self, data: Buffer) -> Buffer:
+        self.reads += 1
+        self.read_bytes += len(data)
+        return data
 
     async def release(self, fh: int) -> None:
         """Close a file; never fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,3 +18,13 @@ class FuseConfig:
     """Handlers pyfuse3 keeps ready; fewer would be made and torn down around bursts."""
     max_tasks: int = 4096
     """Handlers at most: reads that wait for the store must never keep a look-up waiting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PushConfig:
+    """Pages that the kernel is given before it asks."""
+
+    mode: Literal["auto", "on", "off"] = "auto"
+    """``auto`` pushes files that memory can hold (docs/adr/0012), ``on`` all of them, ``off`` none."""
+    threads: int = 2
+    """Blocks pushed at once: one copies while the next is found."""

@@ -122,3 +122,17 @@ class Session:
     def close(self) -> None:
         """Release the library's memory; the mount itself belongs to the holder."""
         pyfuse3.close(unmount=False)
+
+
+def store_pages(node_id: int, start: int, data: memoryview) -> None:
+    """Put bytes into the kernel's cache of a node; in a thread, since it waits for pages whose READ is under way.
+
+    Args:
+        node_id: A node that the kernel knows.
+        start: First byte, at the start of a page.
+        data: What is there; ends with a page or with the file, and never behind it.
+
+    Raises:
+        OSError: The kernel does not know the node (ENOENT), cannot (ENOSYS), or the connection is gone.
+    """
+    pyfuse3.notify_store(node_id, start, data)  # type: ignore[arg-type]  # its stub says bytes; any buffer does

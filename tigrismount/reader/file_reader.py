@@ -15,6 +15,7 @@ from tigrismount.core.loadlog import HIT, LAYOUT, RAM
 from tigrismount.core.readahead import StreamPolicy
 from tigrismount.core.types import Extent, Priority
 from tigrismount.reader.orders import order_by_name
+from tigrismount.reader.pushes import NoPushes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.types import ObjectId
     from tigrismount.reader.options import ReaderConfig
+    from tigrismount.reader.pushes import PushHook
 
 
 class FileReader:
@@ -40,6 +42,7 @@ class FileReader:
         announced: Whether a known format says when reading begins in earnest; a look at its header does not.
         on_plan: Called after each change of the plan that came from this file's own reads.
         fills_disk: Whether a disk cache is there that a file read in earnest may fill.
+        pushes: Told what is read and what will be.
     """
 
     __slots__ = (
@@ -49,6 +52,7 @@ class FileReader:
         "_on_begin",
         "_on_plan",
         "_priority",
+        "_pushes",
         "_store",
         "obj",
         "plan",
@@ -67,6 +71,7 @@ class FileReader:
         announced: bool = False,
         on_plan: Callable[[FileReader], None] | None = None,
         fills_disk: bool = False,
+        pushes: PushHook | None = None,
     ) -> None:
         self.obj = obj
         self.users = 0
@@ -78,6 +83,7 @@ class FileReader:
         self._on_begin = on_begin
         self._on_plan = on_plan
         self._fills_disk = fills_disk
+        self._pushes = pushes or NoPushes()
         self._priority = Priority.READAHEAD
         self._granted_priority = Priority.LATER
         self.plan: FilePlan | None = None
@@ -98,12 +104,15 @@ class FileReader:
             stop: One past the last byte, at most the object's size.
         """
         found = self._store.try_read(self.obj, start, stop)
-        if found is None:
+        is_held = found is None and (found := self._pushes.held(self.obj, start, stop)) is not None
+        if found is None or (not is_held and self._pushes.is_coming(self.obj, stop)):
             return None
         now_s = self._log.clock()
         self._log.note((HIT, self.obj, start, stop, now_s, now_s, RAM, ""))
-        if self.plan is not None and self.plan.observe(start, stop, missed=False):
-            self._say(self.plan)
+        if self.plan is not None:
+            since = self._pushes.passed(self.obj, start, stop)
+            if self.plan.observe(since, stop, missed=False):
+                self._say(self.plan)
         if self._on_begin is not None:
             self._begin()
         return found
@@ -118,10 +127,13 @@ class FileReader:
         Raises:
             ObjectError: The store could not give the bytes of this version.
         """
-        if self.plan is not None and self.plan.observe(start, stop, missed=True):
-            self._say(self.plan)
+        if self.plan is not None:
+            since = self._pushes.passed(self.obj, start, stop)
+            if self.plan.observe(since, stop, missed=True):
+                self._say(self.plan)
         if self._on_begin is not None:
             self._begin()
+        await self._pushes.wait_for(self.obj, stop)
         return await self._store.read(self.obj, start, stop, Priority.DEMAND)
 
     def learn(self, layout: Layout) -> None:
@@ -164,6 +176,7 @@ class FileReader:
         if self.plan is not None:
             self.plan.begin_again()
             self._fetch(self.plan, cut=True)
+            self._pushes.withdrawn(self.obj)
 
     def ahead(self) -> list[Extent]:
         """Return what is wanted of the file now, most urgent first."""
@@ -183,4 +196,5 @@ class FileReader:
     def _fetch(self, plan: FilePlan, *, cut: bool = False) -> None:
         priority = self._priority if plan.window_bytes or plan.asides else self._granted_priority
         rest = plan.rest() if self._fills_disk else ()
-        self._store.plan(self.obj, plan.ahead(), priority, later=rest, cut=cut)
+        wanted = self._pushes.planned(self.obj, plan.ahead())
+        self._store.plan(self.obj, wanted, priority, later=rest, cut=cut)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tigrismount.formats.registry import TensorFormat
     from tigrismount.reader.model import Siblings
     from tigrismount.reader.options import ReaderConfig
+    from tigrismount.reader.pushes import PushHook
 
 MAX_KEPT = 256
 """Readers kept after their last close: the shards of the largest models, at a few kilobytes each."""
@@ -51,6 +52,7 @@ class Readers:
         records: Where learned orders are kept.
         on_plan: Told a version and what is wanted of it next, whenever that changes.
         fill_limit_bytes: Largest file that a disk cache is filled with once it is read in earnest; 0 without one.
+        pushes: Told what is read and what will be.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class Readers:
         records: RecordStore | None = None,
         on_plan: Callable[[ObjectId, list[Extent]], None] | None = None,
         fill_limit_bytes: int = 0,
+        pushes: PushHook | None = None,
     ) -> None:
         self._store = store
         self._config = config
         self._log = log or NoLog()
+        self._pushes = pushes
         self._max_kept = max_kept
         self._probe = Probe(store, max_tensors=max_tensors)
         self._models = Models(store, config, peek=self._peek, siblings=siblings, nursery=lambda: self._nursery)
@@ -164,6 +168,7 @@ class Readers:
             on_begin=partial(self._start_learning, tensor_format) if learns else None,
             announced=tensor_format is not None and layout is None and not small,
             on_plan=self._said,
+            pushes=self._pushes,
             fills_disk=obj.size_bytes <= self._fill_limit_bytes,
         )
         if layout is not None:

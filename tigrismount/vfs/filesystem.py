@@ -95,6 +95,7 @@ class FileSystem:
             on_new=on_new,
         )
         self._open: dict[int, OpenFile] = {}
+        self._open_ids: dict[ObjectId, int] = {}
 
     def nodes(self) -> Iterator[Node]:
         """Give all nodes that the kernel may know, but the root."""
@@ -252,15 +253,20 @@ class FileSystem:
 
     # -- files -------------------------------------------------------------------------------------------------
 
-    async def open(self, node_id: int) -> None:
+    async def open(self, node_id: int, *, direct: bool = False) -> None:
         """Open a file; its handle is the node id. No request is made.
+
+        Args:
+            node_id: The file.
+            direct: Whether its reader goes past the kernel's page cache.
 
         Raises:
             UnknownNodeError: The node is not known.
             IsDirectoryError: It is a directory.
             ObjectArchivedError: The object must be restored before it can be read.
         """
-        self._open_file(node_id)
+        file = self._open_file(node_id)
+        file.is_direct = file.is_direct or direct
 
     def try_read(self, node_id: int, offset: int, size: int) -> Buffer | None:
         """Return what :meth:`read` would, when all of it is in memory now, else None. Never waits.
@@ -311,6 +317,7 @@ class FileSystem:
         file.opens -= 1
         if file.opens == 0:
             del self._open[node_id]
+            del self._open_ids[file.obj]
             self._readers.close(file.reader)
 
     def version_of(self, node_id: int) -> ObjectId | None:
@@ -319,6 +326,11 @@ class FileSystem:
             return self._inodes.get(node_id).obj
         except UnknownNodeError:
             return None
+
+    def cached_node(self, obj: ObjectId) -> int | None:
+        """Return the node of a version that is open and read through the kernel's page cache, None for others."""
+        node_id = self._open_ids.get(obj)
+        return node_id if node_id is not None and not self._open[node_id].is_direct else None
 
     def statistics(self) -> VfsStatistics:
         """Return the counters."""
@@ -392,6 +404,7 @@ class FileSystem:
                 detail = f"archived as {node.storage_class}: restore the object, then try again"
                 raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key)
             file = self._open[node_id] = OpenFile(self._readers.open(obj, obj.key), node, obj)
+            self._open_ids[obj] = node_id
         file.opens += 1
         self._inodes.add_handle(node)
         return file

@@ -51,6 +51,8 @@ class OpenFile:
     """The version itself."""
     opens: int = 0
     """How often it is open."""
+    is_direct: bool = False
+    """Whether one of those who have opened it since it was closed last goes past the kernel's page cache."""
 
 
 def whole(data: Buffer, file: OpenFile, start: int, stop: int) -> Buffer:

@@ -1,0 +1,299 @@
+"""The pusher between plans, lent blocks and a kernel that records, blocks or refuses."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from tigrismount.core.pushplan import PAGE_BYTES
+from tigrismount.core.types import Extent, ObjectId
+from tigrismount.fuse.options import PushConfig
+from tigrismount.fuse.pusher import LOOK_AGAIN_S, Pusher
+
+BLOCK = 16 * PAGE_BYTES
+BLOCKS = 40
+OBJ = ObjectId("bucket", "model.safetensors", "etag", BLOCKS * BLOCK)
+NODE = 77
+
+
+def body(start: int, stop: int) -> bytes:
+    return b"".join(page.to_bytes(4, "little") * (PAGE_BYTES // 4) for page in range(start // 4096, stop // 4096))
+
+
+@dataclass(eq=False)
+class FakeLoan:
+    index: int
+    start: int
+    view: memoryview
+
+
+class FakeLender:
+    """Lends blocks, and fills what comes back with other bytes, as a store that recycles memory does."""
+
+    def __init__(self) -> None:
+        self.complete: set[int] = set(range(BLOCKS))
+        self.lent: list[FakeLoan] = []
+        self.delivered: list[int] = []
+
+    def block_bytes(self, obj: ObjectId) -> int | None:
+        return BLOCK if obj == OBJ else None
+
+    def holds(self, obj: ObjectId, index: int) -> bool:
+        return index in self.complete
+
+    def lend(self, obj: ObjectId, index: int) -> FakeLoan | None:
+        if index not in self.complete:
+            return None
+        loan = FakeLoan(index, index * BLOCK, memoryview(bytearray(body(index * BLOCK, (index + 1) * BLOCK))))
+        self.lent.append(loan)
+        return loan
+
+    def take_back(self, loan: FakeLoan, *, delivered: bool) -> None:
+        self.lent.remove(loan)
+        loan.view[:] = b"\xee" * BLOCK
+        if delivered:
+            self.delivered.append(loan.index)
+
+
+@dataclass
+class FakeKernel:
+    """A page cache."""
+
+    pages: dict[int, bytes] = field(default_factory=dict)
+    threads: set[int] = field(default_factory=set)
+    error: OSError | None = None
+    gate: threading.Event | None = None
+    waiting: threading.Event = field(default_factory=threading.Event)
+
+    def store(self, node_id: int, start: int, data: memoryview) -> None:
+        assert node_id == NODE
+        assert start % PAGE_BYTES == 0
+        assert start + len(data) <= OBJ.size_bytes
+        self.threads.add(threading.get_ident())
+        if self.gate is not None:
+            self.waiting.set()
+            assert self.gate.wait(10)
+        if self.error is not None:
+            raise self.error
+        for offset in range(0, len(data), PAGE_BYTES):
+            self.pages[start + offset] = bytes(data[offset : offset + PAGE_BYTES])
+
+    def check(self) -> None:
+        assert all(data == body(start, start + PAGE_BYTES) for start, data in self.pages.items())
+
+
+@dataclass
+class FakeRoom:
+    fits: bool = True
+    pressed: bool = False
+
+    def holds(self, size_bytes: int) -> bool:
+        return self.fits
+
+    def is_pressed(self) -> bool:
+        return self.pressed
+
+
+@dataclass
+class Setup:
+    """A pusher with its surroundings."""
+
+    pusher: Pusher
+    lender: FakeLender
+    kernel: FakeKernel
+    room: FakeRoom
+    nodes: dict[ObjectId, int]
+
+    async def settle(self) -> None:
+        """Let it push all it can."""
+        for _ in range(200):
+            await trio.sleep(0.001)
+            if not self.pusher.is_busy and not self.lender.lent:
+                return
+
+    async def push(self, *blocks: int) -> None:
+        """Plan blocks and wait until they are pushed."""
+        self.pusher.planned(OBJ, [Extent(index * BLOCK, (index + 1) * BLOCK) for index in blocks])
+        await self.settle()
+        await self.settle()
+
+
+@pytest.fixture
+def make(nursery: trio.Nursery):
+    async def make_(mode: str = "on", threads: int = 2) -> Setup:
+        kernel, room, lender, nodes = FakeKernel(), FakeRoom(), FakeLender(), {OBJ: NODE}
+        pusher = Pusher(PushConfig(mode=mode, threads=threads), kernel.store, room)
+        await nursery.start(pusher.run, lender, nodes.get)
+        return Setup(pusher, lender, kernel, room, nodes)
+
+    return make_
+
+
+async def test_planned_blocks_are_in_the_kernel_but_for_their_tripwires(make):
+    at = await make()
+    await at.push(*range(2, 18))
+    at.kernel.check()
+    wires = {(index + 1) * BLOCK - PAGE_BYTES for index in (3, 7, 11, 15)}
+    assert set(at.kernel.pages) == set(range(2 * BLOCK, 18 * BLOCK, PAGE_BYTES)) - wires
+    assert sorted(at.lender.delivered) == list(range(2, 18))
+    statistics = at.pusher.statistics()
+    assert (statistics.pushes, statistics.pushed_bytes) == (16, 16 * BLOCK - 4 * PAGE_BYTES)
+
+
+async def test_pushes_run_in_threads_of_their_own_and_only_so_many(make):
+    at = await make(threads=1)
+    await at.push(*range(20))
+    assert threading.get_ident() not in at.kernel.threads
+    at.kernel.gate = threading.Event()
+    at.pusher.planned(OBJ, [Extent(20 * BLOCK, 40 * BLOCK)])
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    assert len(at.lender.lent) == 1, "one thread, one block that cannot leave memory"
+    at.kernel.gate.set()
+
+
+async def test_a_block_that_arrives_later_is_pushed_then(make):
+    at = await make()
+    at.lender.complete = {1}
+    await at.push(1, 2)
+    assert at.lender.delivered == [1]
+    at.lender.complete.add(2)
+    at.pusher.arrived(OBJ, 2)
+    await at.settle()
+    assert at.lender.delivered == [1, 2]
+
+
+async def test_a_tripwire_is_answered_from_what_was_kept(make):
+    at = await make()
+    await at.push(0)
+    wire = BLOCK - PAGE_BYTES
+    assert at.pusher.held(OBJ, wire, BLOCK) == body(wire, BLOCK)
+    assert at.pusher.passed(OBJ, wire, BLOCK) == 0
+    assert at.pusher.statistics().passed_bytes == wire
+
+
+async def test_what_nobody_has_open_is_not_pushed_nor_taken_out_of_the_plan(make):
+    at = await make()
+    at.nodes.clear()
+    plan = [Extent(0, 4 * BLOCK)]
+    assert at.pusher.planned(OBJ, plan) == plan
+    await at.settle()
+    assert at.kernel.pages == {}
+
+
+async def test_a_file_closed_before_its_push_began_is_left_alone(make):
+    at = await make()
+    at.pusher.planned(OBJ, [Extent(0, 4 * BLOCK)])
+    at.nodes.clear()
+    await at.settle()
+    assert at.kernel.pages == {}
+    assert at.lender.lent == []
+
+
+async def test_off_does_nothing(make):
+    at = await make("off")
+    plan = [Extent(0, 4 * BLOCK)]
+    assert at.pusher.planned(OBJ, plan) == plan
+    await at.settle()
+    assert at.kernel.pages == {}
+    assert not at.pusher.is_coming(OBJ, 0)
+
+
+@pytest.mark.parametrize(("mode", "pushed"), [("auto", False), ("on", True)])
+async def test_auto_leaves_alone_what_memory_cannot_hold(make, mode, pushed):
+    at = await make(mode)
+    at.room.fits = False
+    await at.push(0, 1)
+    assert bool(at.kernel.pages) is pushed
+    assert at.pusher.statistics().refused == (not pushed)
+    at.room.fits = True
+    at.pusher.withdrawn(OBJ)
+    await at.push(4, 5)
+    assert at.kernel.pages, "asked again when it is opened anew"
+
+
+async def test_nothing_is_pushed_while_memory_is_short(make, autojump_clock):
+    at = await make()
+    at.room.pressed = True
+    at.pusher.planned(OBJ, [Extent(0, 2 * BLOCK)])
+    await trio.sleep(10 * LOOK_AGAIN_S)
+    assert at.kernel.pages == {}
+    assert at.pusher.statistics().paused >= 5
+    at.room.pressed = False
+    await trio.sleep(2 * LOOK_AGAIN_S)
+    await at.settle()
+    assert at.kernel.pages
+
+
+async def test_a_refused_push_is_given_back_and_fetched_as_if_it_had_not_been(make):
+    at = await make()
+    at.kernel.error = OSError(errno.ENOENT, "no such node")
+    await at.push(0, 1)
+    assert at.lender.lent == []
+    assert at.lender.delivered == []
+    assert at.pusher.statistics().failed == 2
+    assert at.pusher.planned(OBJ, [Extent(0, BLOCK)]) == [Extent(0, BLOCK)]
+
+
+async def test_a_kernel_that_cannot_is_not_asked_again(make):
+    at = await make()
+    at.kernel.error = OSError(errno.ENOSYS, "not here")
+    await at.push(0)
+    at.kernel.error = None
+    await at.push(1, 2, 3)
+    assert at.kernel.pages == {}
+
+
+async def test_a_drain_ends_a_push_soon_and_lets_no_other_begin(make):
+    at = await make()
+    at.kernel.gate = threading.Event()
+    at.pusher.planned(OBJ, [Extent(0, 20 * BLOCK)])
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    assert not await at.pusher.drain(0.01), "the kernel still waits for a page"
+    at.kernel.gate.set()
+    assert await at.pusher.drain(10)
+    assert len(at.kernel.pages) <= 2 * BLOCK // PAGE_BYTES
+    assert at.lender.lent == []
+
+
+async def test_the_memory_of_a_push_left_behind_is_never_given_back():
+    """The thread goes on reading it after everybody has left."""
+    kernel, lender = FakeKernel(gate=threading.Event()), FakeLender()
+    pusher = Pusher(PushConfig(mode="on", threads=1), kernel.store, FakeRoom())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pusher.run, lender, {OBJ: NODE}.get)
+        pusher.planned(OBJ, [Extent(0, BLOCK)])
+        await trio.to_thread.run_sync(kernel.waiting.wait, 10)
+        nursery.cancel_scope.cancel()
+    assert len(lender.lent) == 1
+    assert pusher.is_busy
+    (loan,) = lender.lent
+    assert bytes(loan.view) == body(0, BLOCK), "not recycled"
+    assert kernel.gate is not None
+    kernel.gate.set()
+
+
+async def test_a_reader_waits_until_what_comes_next_is_pushed(make):
+    at = await make()
+    at.kernel.gate = threading.Event()
+    at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
+    assert at.pusher.is_coming(OBJ, 4 * BLOCK)
+    at.kernel.gate.set()
+    with trio.fail_after(5):
+        while at.pusher.is_coming(OBJ, 4 * BLOCK):
+            await at.pusher.wait_for(OBJ, 4 * BLOCK)
+
+
+async def test_a_reader_never_waits_for_long(make):
+    """A push may be waiting for that very READ."""
+    at = await make()
+    at.kernel.gate = threading.Event()
+    at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    with trio.fail_after(5):
+        await at.pusher.wait_for(OBJ, 4 * BLOCK)
+    assert at.pusher.is_coming(OBJ, 4 * BLOCK), "still under way"
+    at.kernel.gate.set()
