@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 
+from tigrismount.core.loadlog import NoLog
 from tigrismount.core.types import Extent
 from tigrismount.reader.file_reader import FileReader
 from tigrismount.reader.options import ReaderConfig
@@ -51,11 +52,11 @@ def pushes() -> FakePushes:
 
 def test_what_the_kernel_has_is_not_planned(store, pushes):
     obj = store.put("plain", 64 * MIB)
-    reader = FileReader(obj, store, ReaderConfig(), pushes=pushes)
+    reader = FileReader(obj, store, ReaderConfig(), NoLog(), pushes=pushes)
     store.resident = True
     reader.try_read(0, MIB)
     assert store.plans[obj][-1]
-    other = FileReader(store.put("other", 64 * MIB), store, ReaderConfig(), pushes=pushes)
+    other = FileReader(store.put("other", 64 * MIB), store, ReaderConfig(), NoLog(), pushes=pushes)
     pushes.in_kernel = store.plans[obj][-1]
     other.try_read(0, MIB)
     assert store.plans[other.obj][-1] == []
@@ -65,7 +66,7 @@ def test_what_the_kernel_has_is_not_planned(store, pushes):
 
 def test_pushed_bytes_that_were_passed_count_as_read(store, pushes):
     obj = store.put("plain", 512 * MIB)
-    reader = FileReader(obj, store, ReaderConfig(), pushes=pushes)
+    reader = FileReader(obj, store, ReaderConfig(), NoLog(), pushes=pushes)
     store.resident = True
     reader.try_read(0, MIB)
     pushes.since = MIB
@@ -75,7 +76,7 @@ def test_pushed_bytes_that_were_passed_count_as_read(store, pushes):
 
 async def test_bytes_kept_for_a_tripwire_need_no_block(store, pushes):
     obj = store.put("plain", 64 * MIB)
-    reader = FileReader(obj, store, ReaderConfig(), pushes=pushes)
+    reader = FileReader(obj, store, ReaderConfig(), NoLog(), pushes=pushes)
     pushes.kept[8 * MIB - 4096] = b"kept"
     assert reader.try_read(8 * MIB - 4096, 8 * MIB) == b"kept"
     assert reader.try_read(9 * MIB, 10 * MIB) is None
@@ -83,7 +84,7 @@ async def test_bytes_kept_for_a_tripwire_need_no_block(store, pushes):
 
 async def test_a_read_waits_for_what_is_about_to_be_pushed_behind_it(store, pushes):
     obj = store.put("plain", 64 * MIB)
-    reader = FileReader(obj, store, ReaderConfig(), pushes=pushes)
+    reader = FileReader(obj, store, ReaderConfig(), NoLog(), pushes=pushes)
     store.resident = True
     pushes.coming = {MIB}
     assert reader.try_read(0, MIB) is None
