@@ -42,7 +42,7 @@ STORE_BYTES = 1 << 20
 """Bytes per call: long enough to cost nothing, short enough to stop soon."""
 MAX_KEPT = 256
 """Versions whose pushes are remembered; of those beyond, the ones not planned for longest go."""
-HOLD_S = 0.01
+HOLD_S = 0.05
 """Longest that a READ waits for the pages behind it to be pushed. Its reader has caught up with the source, and would
 otherwise take what comes in READs of 128 KiB."""
 LOOK_AGAIN_S = 0.5
