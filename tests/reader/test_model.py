@@ -176,6 +176,18 @@ async def test_a_hostile_index_costs_its_word_only(store, readers, directory, mo
     assert planned(store, model[3]) == [Extent(0, BLOCK)], "the numbers in the names are there"
 
 
+async def test_a_long_index_is_parsed_in_a_thread_and_too_long_a_one_not_at_all(store, readers, directory, model):
+    names = [key.removeprefix("m/") for key in SHARDS]
+    index = json.dumps({"weight_map": {f"layers.{n}.weight": names[n % 4] for n in range(4000)}}).encode()
+    directory.files[1] = store.put("m/model.safetensors.index.json", len(index), index)
+    directory.files.append(store.put("m/pytorch_model.bin.index.json", 17 * MIB))
+    readers.open(directory.files[0], "m/config.json")
+    with trio.fail_after(10):
+        while not planned(store, model[3]):  # noqa: ASYNC110 - the end of a thread that nobody tells of
+            await trio.sleep(0.01)
+    assert not [read for read in store.reads if read[0] is directory.files[-1]]
+
+
 async def test_a_directory_that_cannot_be_listed_costs_the_plan_only(store, readers, directory, model):
     directory.error = ObjectAccessError("no listing")
     reader = readers.open(model[0], model[0].key)
@@ -183,6 +195,14 @@ async def test_a_directory_that_cannot_be_listed_costs_the_plan_only(store, read
     await read_on(reader, 0, 48 * MIB)
     assert planned(store, model[0]) != []
     assert planned(store, model[1]) == []
+
+
+async def test_a_mistake_of_ours_in_planning_costs_a_traceback_in_the_log(store, readers, directory, model, caplog):
+    directory.error = ValueError("a mistake")
+    reader = readers.open(model[0], model[0].key)
+    await wait_all_tasks_blocked()
+    assert len(await reader.read(0, MIB)) == MIB
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 async def test_prefetch_file_looks_at_no_directory(store, directory, model, nursery):

@@ -24,6 +24,7 @@ from tigrismount.core.types import Priority
 from tigrismount.errors import FormatError, TigrisMountError
 from tigrismount.formats.registry import format_of
 from tigrismount.formats.shards import is_index, is_pipeline, natural_order, parse_index, parse_pipeline
+from tigrismount.reader.guard import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -130,7 +131,7 @@ class Models:
             nursery = self._nursery()
             if nursery is not None and place not in self._looked:
                 self._looked.add(place)
-                nursery.start_soon(self._look_around, obj, key, place)
+                nursery.start_soon(guarded, self._look_around, obj, key, place)
 
     def closed(self, obj: ObjectId) -> None:
         """Note that nobody has a file open any more."""
@@ -158,7 +159,7 @@ class Models:
             files = await self._siblings(obj, "")
             await self._begin(files, key.rpartition("/")[2], small)
             if is_pipeline(key):
-                for component in parse_pipeline(await self._read(obj))[:MAX_COMPONENTS]:
+                for component in (await self._parse(parse_pipeline, obj))[:MAX_COMPONENTS]:
                     await self._begin(await self._siblings(obj, component), "", small)
         except TigrisMountError as exc:  # bad bytes, no access, a directory that is not there: the reads will say it
             log.info("no plan for the model around %s: %s", key, exc)
@@ -183,7 +184,7 @@ class Models:
         """Return the shards of the checkpoint that *opened* belongs to, else of the one that loaders prefer."""
         for name in sorted(filter(is_index, files), key=lambda name: (".safetensors." not in name, name)):
             try:
-                names = parse_index(await self._read(files[name]))
+                names = await self._parse(parse_index, files[name])
             except FormatError as exc:
                 log.warning("no plan by the index %s: %s", files[name].key, exc)
                 continue
@@ -192,10 +193,14 @@ class Models:
                 return shards
         return [files[name] for name in _numbered(files, opened)]
 
-    async def _read(self, obj: ObjectId) -> bytes:
+    async def _parse(self, parse: Callable[[bytes], tuple[str, ...]], obj: ObjectId) -> tuple[str, ...]:
+        """Return what *parse* makes of the whole of *obj*; what is long is parsed in a thread."""
         if obj.size_bytes > MAX_PARSED_BYTES:
             raise FormatError(f"{obj.size_bytes} bytes are above the {MAX_PARSED_BYTES} we parse")
-        return bytes(await self._store.read(obj, 0, obj.size_bytes, Priority.PREFETCH))
+        data = bytes(await self._store.read(obj, 0, obj.size_bytes, Priority.PREFETCH))
+        if len(data) <= THREAD_BYTES:
+            return parse(data)
+        return await trio.to_thread.run_sync(parse, data)
 
     def _remember(self, shards: Sequence[ObjectId]) -> None:
         plan = ModelPlan(
@@ -250,7 +255,7 @@ class Models:
         if model.waiting is not None:
             model.waiting.cancel()
         model.waiting = trio.CancelScope()
-        nursery.start_soon(self._leave, model, model.waiting)
+        nursery.start_soon(guarded, self._leave, model, model.waiting)
 
     async def _leave(self, model: Model, scope: trio.CancelScope) -> None:
         with scope:

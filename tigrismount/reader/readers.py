@@ -18,6 +18,7 @@ from tigrismount.core.loadlog import NoLog
 from tigrismount.core.types import Priority
 from tigrismount.formats.registry import format_of
 from tigrismount.reader.file_reader import FileReader
+from tigrismount.reader.guard import guarded
 from tigrismount.reader.model import Models
 from tigrismount.reader.orders import Orders
 from tigrismount.reader.probe import MAX_TENSORS, Probe
@@ -182,7 +183,7 @@ class Readers:
 
     def _start_learning(self, tensor_format: TensorFormat | None, reader: FileReader) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(self._learn, tensor_format, reader)
+            self._nursery.start_soon(guarded, self._learn, tensor_format, reader)
 
     async def _learn(self, tensor_format: TensorFormat | None, reader: FileReader) -> None:
         """Find out what is in the file and how it was read last; what was read of it meanwhile is known then."""
@@ -204,4 +205,4 @@ class Readers:
             return
         assert reader.plan is not None
         reader.plan.follow(order)
-        self._nursery.start_soon(self._orders.keep, reader.obj, reader.plan.layout, order)
+        self._nursery.start_soon(guarded, self._orders.keep, reader.obj, reader.plan.layout, order)
