@@ -42,6 +42,9 @@ from tigrismount.fuse.room import MemoryRoom
 from tigrismount.fuse.session import Session, store_pages
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
+from tigrismount.integrity.readers import CheckedReaders
+from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from tigrismount.control.server import Send
+    from tigrismount.core.types import ObjectId
     from tigrismount.holder.protocol import Message
     from tigrismount.metrics.server import MetricsServer
     from tigrismount.objects.credentials import Credentials
@@ -113,7 +117,12 @@ class Engine:
             epoch_s=time.time() - time.monotonic(),
         )
         self.pusher = Pusher(config.push, store_pages, MemoryRoom(time.monotonic), log)
-        self.store = BlockStore(client, cache, config.blocks, log, on_complete=self.pusher.arrived)
+        self.verdicts = Verdicts(cache.records, config.vfs.store_id)
+        self.verifier = Verifier(client, cache, self.verdicts, quiet=lambda: self.store.quiet)
+        verifies = bool(config.disk_caches) and config.disk_caches[0].verify != "off"
+        self.verifying = self.verifier if verifies else None
+        on_whole = self.verifier.note_whole if verifies else _ignore
+        self.store = BlockStore(client, cache, config.blocks, log, on_complete=self.pusher.arrived, on_whole=on_whole)
         self.readers = Readers(
             self.store,
             config.reader,
@@ -127,10 +136,11 @@ class Engine:
         self.kept_names = kept_names(client, config.s3, config.vfs, cache.records)
         self.filesystem = FileSystem(
             client,
-            self.readers,
+            CheckedReaders(self.readers, self.verdicts) if verifies else self.readers,
             config.vfs,
             clock=time.monotonic,
             cache=cache,
+            verified_sha256=self.verdicts.sha256 if verifies else None,
             names=self.kept_names,
             on_new=self.journal.append,
         )
@@ -164,6 +174,7 @@ class Engine:
             blocks=self.store.statistics(),
             pusher=self.pusher.statistics(),
             vfs=self.filesystem.statistics(),
+            checksums=self.verifier.statistics(),
             loads=self.loads.in_progress(),
             kernel_reads=(self.adapter.reads, self.adapter.read_bytes),
         )
@@ -201,7 +212,8 @@ async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIter
         engine = Engine(config, client, cache, takeovers, away=away)
         stack.push_async_callback(_shielded, engine.loads.finish)
         async with trio.open_nursery() as nursery:
-            for service in (cache, engine.store, engine.readers, engine.loads, engine.kept_names):
+            services = (cache, engine.store, engine.readers, engine.loads, engine.kept_names, engine.verifying)
+            for service in services:
                 if service is not None:
                     await nursery.start(_run_service, service)
             nursery.start_soon(engine.access.run)
@@ -216,6 +228,10 @@ async def _connect(config: MountConfig, credentials: Credentials | None, find: F
 async def _shielded(finish: Callable[[], Awaitable[None]]) -> None:
     with trio.CancelScope(shield=True):
         await finish()
+
+
+def _ignore(_: ObjectId) -> None:
+    """Take no note: with ``--verify off`` no checksum is looked for."""
 
 
 async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
@@ -302,7 +318,7 @@ class Worker:
             await self._attach(session, engine)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
 
-            layers = WarmEngine(client, engine.cache, engine.store)
+            layers = WarmEngine(client, engine.cache, engine.store, engine.verifier)
 
             async def warm(request: Mapping[str, Any], send: Send) -> Mapping[str, Any]:
                 return await warm_in_mount(layers, engine.config, request, send)

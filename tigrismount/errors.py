@@ -95,6 +95,10 @@ class ObjectProtocolError(ObjectError):
     transient = True
 
 
+class ObjectMismatchError(ObjectError):
+    """The object's bytes are not what a known checksum says; found once all of them were in the cache."""
+
+
 class CacheError(TigrisMountError):
     """The disk cache failed; costs speed, never reaches the kernel."""
 

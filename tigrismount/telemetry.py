@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tigrismount.cache.base import CacheStatistics
     from tigrismount.config.model import MountConfig
     from tigrismount.fuse.pusher import PusherStatistics
+    from tigrismount.integrity.verifier import VerifierStatistics
     from tigrismount.objects.client import ObjectStatistics
     from tigrismount.vfs.entries import VfsStatistics
 
@@ -61,6 +62,7 @@ def mount_status(
     blocks: BlocksStatistics,
     pusher: PusherStatistics,
     vfs: VfsStatistics,
+    checksums: VerifierStatistics,
     loads: Sequence[Mapping[str, Any]],
     kernel_reads: tuple[int, int],
 ) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def mount_status(
         blocks: The block store's counters.
         pusher: The pusher's counters.
         vfs: The filesystem's counters.
+        checksums: What was compared with known checksums.
         loads: Loads in progress.
         kernel_reads: READs that the kernel sent, and their bytes.
     """
@@ -136,6 +139,7 @@ def mount_status(
         "push": asdict(pusher),
         "cache": asdict(cache),
         "names": asdict(vfs),
+        "checksums": {**asdict(checksums), "refused": list(checksums.refused)},
         "loads": list(loads),
         "config": config.report(),
     }

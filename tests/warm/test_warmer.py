@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,8 @@ from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.errors import ObjectNotFoundError, ObjectUnavailableError
+from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.warm.follow import follow
 from tigrismount.warm.report import Progress, WarmReport
@@ -31,9 +34,10 @@ class Bench:
         self.client = client
         self.cache = cache
         self.store = store
+        self.verifier = Verifier(client, cache, Verdicts(cache.records, "tigris"), least_bytes=1 << 40)
 
     def job(self, jobs: int = 8) -> Warmer:
-        return Warmer(self.client, self.cache, self.store, jobs=jobs)
+        return Warmer(self.client, self.cache, self.store, verifier=self.verifier, jobs=jobs)
 
     async def warm(self, *names: str, jobs: int = 8) -> WarmReport:
         return await self.job(jobs).run([Target("bucket", name) for name in names])
@@ -227,3 +231,22 @@ async def test_progress_is_told_to_the_end(bench, autojump_clock) -> None:
         assert seen[-1].done_bytes == seen[-1].wanted_bytes == report.fetched_bytes == 2 * BLOCK
         assert (seen[-1].objects, seen[-1].objects_done) == (1, 1)
         assert WarmReport.from_json(report.to_json()) == report
+
+
+async def test_what_was_fetched_is_compared_with_its_checksum_and_a_mismatch_is_a_failure(bench) -> None:
+    async with bench() as b:
+        b.verifier.least_bytes = 2 * BLOCK
+        data = bytes(2 * BLOCK)
+        b.client.put("m/good", data, sha256=hashlib.sha256(data).hexdigest())
+        b.client.put("m/bad", data, sha256=hashlib.sha256(b"another").hexdigest())
+        b.client.put("m/small", b"x", sha256="0" * 64)
+        for _ in range(2):  # the second time from what is remembered
+            report = await b.warm("m")
+            assert len(report.failures) == 1
+            assert told(report)[0].startswith("s3://bucket/m/bad: its sha256 is ")
+        assert [request for request in b.client.requests if request[0] == "HEAD"] == [
+            ("HEAD", "m/bad"),
+            ("HEAD", "m/good"),
+        ]
+        checked = await b.job().check([Target("bucket", "m")])
+        assert sorted(failure.what for failure in checked.failures) == ["s3://bucket/m/bad", "s3://bucket/m/small"]

@@ -49,6 +49,7 @@ class Flights:
         nursery: Gives the nursery that flights run in.
         retire: Told a version for which something has ended.
         on_complete: Told the version and the index of each block that becomes complete.
+        on_whole: Told a version when its last block has come into the disk cache.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Flights:
         nursery: Callable[[], trio.Nursery],
         retire: Callable[[ObjectState], None],
         on_complete: Callable[[ObjectId, int], None] | None = None,
+        on_whole: Callable[[ObjectId], None],
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
         self.writes = DiskWrites(nursery, on_done=self._written)
@@ -76,6 +78,7 @@ class Flights:
         self._nursery = nursery
         self._retire = retire
         self._on_complete = on_complete
+        self._on_whole = on_whole
         self._closing = False
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -381,6 +384,9 @@ class Flights:
             self._memory.forget_if_empty(block)
 
     def _written(self, block: Block) -> None:
+        obj, cached = block.state.obj, block.state.cached
+        if block.on_disk and cached is not None and cached.count() == -(-obj.size_bytes // cached.block_bytes):
+            self._on_whole(obj)
         self._claims.settle(block)
         self.unpin(block)
         self.pump()

@@ -52,6 +52,7 @@ class BlockStore:
         config: Limits.
         log: Told what load reports are made of; None where nobody wants them.
         on_complete: Told the version and the index of each block that becomes complete in memory.
+        on_whole: Told a version when its last block has come into the disk cache.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class BlockStore:
         log: LoadLog | None = None,
         *,
         on_complete: Callable[[ObjectId, int], None] | None = None,
+        on_whole: Callable[[ObjectId], None] = lambda _: None,
     ) -> None:
         self._cache = cache
         self._config = config
@@ -82,6 +84,7 @@ class BlockStore:
             nursery=lambda: self._running,
             retire=self._retire,
             on_complete=on_complete,
+            on_whole=on_whole,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -316,6 +319,11 @@ class BlockStore:
     async def drain(self) -> None:
         """Wait until every complete block is on the disk, or the cache has refused it."""
         await self._flights.writes.drain()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is on its way, from the store or from the disk cache."""
+        return not any(self._flights.queue.in_flight.values())
 
     def statistics(self) -> BlocksStatistics:
         """Return counters and gauges."""

@@ -154,6 +154,7 @@ def _print_details(mount: dict[str, Any]) -> None:
     rows += [[f"bytes from {name}", _size(count)] for name, count in mount.get("bytes", {}).items()]
     rows += [[f"requests: {name}", str(count)] for name, count in mount.get("requests", {}).items()]
     rows += _hidden_rows(mount.get("names", {}))
+    rows += _checksum_rows(mount.get("checksums", {}))
     print_table(headers, rows)
     config = mount.get("config", {})
     if config:
@@ -172,6 +173,16 @@ def _hidden_rows(names: dict[str, Any]) -> list[list[str]]:
     counts = {"hidden keys": names.get("hidden_keys"), "shadowed keys": names.get("shadowed_keys")}
     hint = "; 'tigrismount ls SOURCE --hidden' lists them"
     return [[what, f"{count} in the directories listed so far{hint}"] for what, count in counts.items() if count]
+
+
+def _checksum_rows(checksums: dict[str, Any]) -> list[list[str]]:
+    """Return what was compared with known checksums, where something was; first of all what is refused."""
+    hint = "its bytes are not what a known checksum says; the log has both"
+    rows = [["refused", f"{what}: {hint}"] for what in checksums.get("refused", ())]
+    counts = {name: checksums.get(name, 0) for name in ("verified", "mismatched", "unknown", "waiting")}
+    if any(counts.values()):
+        rows.append(["checksums", ", ".join(f"{count} {name}" for name, count in counts.items() if count)])
+    return rows
 
 
 def _cache_fill(cache: dict[str, Any]) -> str:

@@ -223,7 +223,9 @@ def _by_ourselves(
 
     async def work() -> WarmReport:
         async with warming_engine(config) as engine:
-            job = Warmer(engine.client, engine.cache, engine.store, jobs=most_jobs(config, jobs))
+            job = Warmer(
+                engine.client, engine.cache, engine.store, verifier=engine.verifier, jobs=most_jobs(config, jobs)
+            )
             return await follow(job, targets, tell_it, check=check)
 
     return run_engine(work)

@@ -14,6 +14,8 @@ from typing import Any
 from tigrismount.cli.failure import print_note
 from tigrismount.config.units import format_size
 
+_MEASURED = ("fetching", "checking", "verifying")
+"""Phases that say how many bytes they have to do."""
 LINE_INTERVAL_S = 10.0
 """How often a line is written where there is no terminal: six a minute in a container's log."""
 
@@ -57,8 +59,8 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
         task = bars.add_task("listing", total=None)
 
         def tell(progress: dict[str, Any]) -> None:
-            if progress["phase"] in ("fetching", "checking"):
-                files = f"{progress['objects_done']}/{progress['objects']} files"
+            if progress["phase"] in _MEASURED:
+                files = f"{progress['phase']} {progress['objects_done']}/{progress['objects']} files"
                 bars.update(task, description=files, total=progress["wanted_bytes"], completed=progress["done_bytes"])
             else:
                 bars.update(task, description=f"{progress['phase']} {progress['objects']} files", total=None)
@@ -81,7 +83,7 @@ class _Lines:
         done_bytes, wanted_bytes = progress["done_bytes"], progress["wanted_bytes"]
         rate = (done_bytes - self._last_bytes) / elapsed_s
         self._last_s, self._last_bytes = time.monotonic(), done_bytes
-        if progress["phase"] not in ("fetching", "checking"):
+        if progress["phase"] not in _MEASURED:
             print_note(f"{progress['phase']} {progress['objects']} files")
             return
         left = f", {(wanted_bytes - done_bytes) / rate:.0f} s left" if rate else ""

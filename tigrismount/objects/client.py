@@ -28,6 +28,8 @@ class ObjectInfo:
     """Where the object stands for a symbolic link, its target; empty where it is none; None where nobody said."""
     sha256: str = ""
     """SHA-256 of the whole object in hexadecimal where the answer named it."""
+    checksums: tuple[tuple[str, str], ...] = ()
+    """Further checksums of the whole object that a HEAD named: algorithm and hexadecimal sum."""
 
 
 @dataclass(frozen=True, slots=True)

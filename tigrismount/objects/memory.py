@@ -99,6 +99,7 @@ class MemoryObjectClient:
         version_id: str | None = None,
         symlink_target: bytes = b"",
         sha256: str = "",
+        checksums: tuple[tuple[str, str], ...] = (),
     ) -> ObjectId:
         """Put an object, replacing the version that was there.
 
@@ -111,6 +112,7 @@ class MemoryObjectClient:
             version_id: What a HEAD says; listings do not.
             symlink_target: What the user metadata of an empty object say; only a HEAD tells.
             sha256: What a HEAD says; listings do not.
+            checksums: Likewise.
 
         Returns:
             The version now stored.
@@ -120,7 +122,7 @@ class MemoryObjectClient:
         obj = ObjectId(self.bucket, key, etag, len(data))
         if self.versioned and version_id is None:
             version_id = f"v{len(self._kept) + 1}"
-        info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256)
+        info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256, checksums)
         self._objects[key] = (info, memoryview(data))
         if self.versioned and version_id is not None:
             self._kept[version_id] = self._objects[key]
@@ -350,7 +352,7 @@ def _page(infos: dict[str, ObjectInfo], prefix: str, delimiter: str, after: _Cur
             return ListPage(tuple(objects), tuple(prefixes), last.to_token())
         if common is None:
             # A listing tells less than a HEAD.
-            objects.append(replace(infos[key], version_id=None, symlink_target=None, sha256=""))
+            objects.append(replace(infos[key], version_id=None, symlink_target=None, sha256="", checksums=()))
         else:
             prefixes.append(common)
         last = _Cursor(key if common is None else common, rolled_up=common is not None)

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 SYMLINK_METADATA = "--symlink-target"
 """User metadata in which TigrisFS keeps the target of a link."""
 
+_CHECKSUM_BYTES = {"crc64nvme": 8, "crc32c": 4, "crc32": 4, "sha1": 20}
+"""Checksums beside SHA-256 that S3 keeps, and their lengths."""
+
 TARGET_MAX_BYTES = 4095
 """Longest target that Linux follows (PATH_MAX without its NUL)."""
 
@@ -52,6 +55,25 @@ def sha256_of(answer: Mapping[str, Any]) -> str:
             return digest.hex()
     recorded = _user_metadata(answer).get("sha256", "").lower()
     return recorded if re.fullmatch(r"[0-9a-f]{64}", recorded) else ""
+
+
+def checksums_of(answer: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the other checksums of the whole object that the answer to a HEAD names: algorithm and hexadecimal sum.
+
+    Args:
+        answer: As boto3 gives it; checksums of an upload's parts are not the object's.
+    """
+    if answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
+        return ()
+    found = []
+    for algorithm, size_bytes in _CHECKSUM_BYTES.items():
+        try:
+            value = base64.b64decode(answer.get(f"Checksum{algorithm.upper()}", ""), validate=True)
+        except (binascii.Error, ValueError):
+            continue  # one of several parts has their number behind it
+        if len(value) == size_bytes:
+            found.append((algorithm, value.hex()))
+    return tuple(found)
 
 
 def _user_metadata(answer: Mapping[str, Any]) -> dict[str, str]:

@@ -43,7 +43,7 @@ from tigrismount.objects.headers import INLINED, LISTED, PLAIN, UNCACHED, Manner
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.listed import ListedMetadata
-from tigrismount.objects.metadata import sha256_of, symlink_target
+from tigrismount.objects.metadata import checksums_of, sha256_of, symlink_target
 from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
 from tigrismount.objects.rows import info_of, page_of
@@ -172,11 +172,16 @@ class S3Client:
         def request() -> ObjectInfo:
             self._counters.add("head_requests")
             with translated(target), self._headers.manner(UNCACHED):
-                answer = self._boto.head_object(Bucket=bucket, Key=key, **self._extra)
+                answer = self._boto.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED", **self._extra)
                 self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
                 info = info_of(bucket, key, answer, size_bytes=object_size_bytes(answer, target))
                 self._versions.learn(info.id, info.version_id)
-                return replace(info, symlink_target=symlink_target(answer), sha256=sha256_of(answer))
+                return replace(
+                    info,
+                    symlink_target=symlink_target(answer),
+                    sha256=sha256_of(answer),
+                    checksums=checksums_of(answer),
+                )
 
         return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
 

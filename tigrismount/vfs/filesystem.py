@@ -34,10 +34,10 @@ from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
 from tigrismount.vfs.names import LiveNames
 from tigrismount.vfs.openfiles import OpenFile, whole
-from tigrismount.vfs.xattrs import CACHED_BYTES, count_cached_bytes, stored_attributes
+from tigrismount.vfs.xattrs import CACHED_BYTES, SHA256, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.cache.base import BlockCache
@@ -68,6 +68,7 @@ class FileSystem:
         clock: Seconds; does not go backwards.
         cache: The disk cache, asked only how much of a version it holds; None where there is none.
         names: Asked for names; None asks the store.
+        verified_sha256: Tells the SHA-256 that a version was found to have, empty where nobody looked.
         on_new: Called with each node before its id is handed out (see :class:`InodeTable`).
     """
 
@@ -80,6 +81,7 @@ class FileSystem:
         clock: Callable[[], float],
         cache: BlockCache | None = None,
         names: NameSource | None = None,
+        verified_sha256: Callable[[ObjectId], Awaitable[str]] | None = None,
         on_new: Callable[[Node], None] | None = None,
     ) -> None:
         self._client = client
@@ -87,6 +89,7 @@ class FileSystem:
         self._config = config
         self._clock = clock
         self._cache = cache
+        self._verified_sha256 = verified_sha256
         self._directories = Directories(names or LiveNames(client), config, clock)
         self._inodes = InodeTable(
             config.store_id,
@@ -159,7 +162,7 @@ class FileSystem:
         """
         node = self._inodes.get(node_id)
         self._learn_version(node)
-        stored = stored_attributes(node)
+        stored = await self._with_sha256(node, stored_attributes(node))
         return [*stored, CACHED_BYTES] if stored else []
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes | None:
@@ -171,6 +174,8 @@ class FileSystem:
         node = self._inodes.get(node_id)
         self._learn_version(node)
         stored = stored_attributes(node)
+        if name == SHA256:
+            return (await self._with_sha256(node, stored)).get(name)
         if name != CACHED_BYTES or node.obj is None or not stored:
             return stored.get(name)
         return b"%d" % (await self._cached_bytes(node.obj))
@@ -367,6 +372,13 @@ class FileSystem:
         return [(name.decode("utf-8", "surrogateescape"), info.id) for name, info in files if not info.symlink_target]
 
     # -- inside ------------------------------------------------------------------------------------------------
+
+    async def _with_sha256(self, node: Node, stored: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """Return *stored* with the checksum that the bytes were found to have, where the store named none."""
+        if node.obj is None or not stored or SHA256 in stored or self._verified_sha256 is None:
+            return stored
+        found = await self._verified_sha256(node.obj)
+        return {**stored, SHA256: found.encode()} if found else stored
 
     async def _cached_bytes(self, obj: ObjectId) -> int:
         if self._cache is None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 PREFIX = b"user.tigris."
 """In front of every name; ``user.`` is the namespace that anybody may read."""
 
+SHA256 = PREFIX + b"sha256"
+"""The attribute that verification may add."""
+
 CACHED_BYTES = PREFIX + b"cached_bytes"
 """The attribute that changes while the version stays."""
 

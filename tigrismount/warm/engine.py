@@ -19,6 +19,8 @@ from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.errors import ConfigError
+from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
@@ -43,6 +45,8 @@ class WarmEngine(NamedTuple):
     """The disk cache."""
     store: BlockStore
     """Brings blocks from the one to the other."""
+    verifier: Verifier
+    """Compares what came with known checksums."""
 
 
 @contextlib.asynccontextmanager
@@ -66,10 +70,12 @@ async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
         cache = await _open_cache(config)
         try:
             store = BlockStore(client, cache, config.blocks)
+            verifier = Verifier(client, cache, Verdicts(cache.records, config.vfs.store_id))
+            await verifier.verdicts.load()
             async with trio.open_nursery() as nursery:
                 for service in (cache, store):
                     await nursery.start(_run_service, service)
-                yield WarmEngine(client, cache, store)
+                yield WarmEngine(client, cache, store, verifier)
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):

@@ -45,7 +45,7 @@ async def warm_in_mount(
     async def tell(progress: Progress) -> None:
         await send(progress_line(progress))
 
-    job = Warmer(engine.client, engine.cache, engine.store, jobs=jobs)
+    job = Warmer(engine.client, engine.cache, engine.store, verifier=engine.verifier, jobs=jobs)
     report = await follow(job, targets, tell, check=bool(request.get("check")))
     return {"report": report.to_json()}
 

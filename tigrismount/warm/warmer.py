@@ -22,6 +22,7 @@ from tigrismount.cache.base import block_length_bytes
 from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheError, ObjectError, ObjectUnavailableError
+from tigrismount.integrity.verdicts import refusal
 from tigrismount.vfs.filesystem import ARCHIVE_CLASSES
 from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Selector
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tigrismount.blocks.base import BlockFiller
     from tigrismount.cache.base import BlockCache, CachedObject
     from tigrismount.core.types import ObjectId
+    from tigrismount.integrity.verifier import Verifier
     from tigrismount.objects.client import ObjectClient, ObjectInfo, ObjectStatistics
     from tigrismount.warm.selection import Target
 
@@ -66,6 +68,7 @@ class Warmer:
         client: The store.
         cache: Where the blocks go.
         store: Brings them there.
+        verifier: Compares what came with known checksums.
         jobs: Most blocks on their way at once.
         clock: Seconds that do not go backwards.
     """
@@ -76,12 +79,14 @@ class Warmer:
         cache: BlockCache,
         store: BlockFiller,
         *,
+        verifier: Verifier,
         jobs: int,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._client = client
         self._cache = cache
         self._store = store
+        self._verifier = verifier
         self._jobs = max(1, jobs)
         self._clock = clock
         self._blocks: Iterator[tuple[_Work, int]] = iter(())
@@ -102,6 +107,7 @@ class Warmer:
         if self._fits():
             await self._fetch(work)
             await self._confirm(work)
+            await self._verify(work)
         self._finish(started_s, before)
         return self.report
 
@@ -130,6 +136,8 @@ class Warmer:
         count = -(-work.obj.size_bytes // work.block_bytes)
         if work.missing:
             self._fail(work.obj, f"{len(work.missing)} of {count} blocks are not cached: warm it without --check")
+        elif await self._compare(work, anew=True):
+            return
         damaged = 0
         missing = set(work.missing)
         cached = await self._cache.open_object(work.obj)
@@ -138,12 +146,50 @@ class Warmer:
                 for index in range(count):
                     if index not in missing:
                         damaged += not await _reads_back(cached, index, buffer)
-                        self.progress.done_bytes += work.length_bytes(index)
+                        await self._advance(work.length_bytes(index))
         finally:
             cached.close()
-        self.report.checked_bytes = self.progress.done_bytes
         if damaged:
             self._fail(work.obj, f"{damaged} of {count} blocks were damaged and are dropped: warm it again")
+
+    async def _verify(self, works: Sequence[_Work]) -> None:
+        """Compare what came with the checksums that are known of it, and look up what was found of the rest."""
+        fetched = [work for work in works if work.missing and not (work.failed or work.left)]
+        fetched = [work for work in fetched if work.obj.size_bytes >= self._verifier.least_bytes]
+        if fetched:
+            self.progress.phase, self.progress.done_bytes = "verifying", 0
+            self.progress.wanted_bytes = sum(work.obj.size_bytes for work in fetched)
+        for work in fetched:
+            await self._compare(work, anew=False)
+        for work in works:
+            if work not in fetched and (reason := self._verifier.verdicts.refused.get(work.obj)):
+                self._fail(work.obj, reason)
+
+    async def _compare(self, work: _Work, *, anew: bool) -> bool:
+        """Compare a whole version with its known checksums; return whether every block of it could be read back."""
+        advanced_bytes = 0
+
+        async def advance(length_bytes: int) -> None:
+            nonlocal advanced_bytes
+            advanced_bytes += length_bytes
+            await self._advance(length_bytes)
+
+        try:
+            compared = await self._verifier.verify(work.obj, advance, anew=anew)
+        except CacheError:
+            await self._advance(-advanced_bytes)
+            return False
+        except ObjectError as exc:
+            self._fail(work.obj, f"its checksums cannot be asked for: {exc.detail}")
+            return True
+        if not all(one.matches for one in compared):
+            self._fail(work.obj, refusal(compared))
+        return True
+
+    async def _advance(self, length_bytes: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self.progress.done_bytes += length_bytes
+        self.report.checked_bytes += length_bytes
 
     def _finish(self, started_s: float, before: ObjectStatistics) -> None:
         after = self._client.statistics()

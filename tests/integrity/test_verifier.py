@@ -1,0 +1,240 @@
+"""What is verified, when, at what cost, and what a mismatch means."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.types import ObjectId
+from tigrismount.errors import CacheError, ObjectMismatchError, ObjectUnavailableError
+from tigrismount.integrity.readers import CheckedReaders
+from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verifier import Verifier
+from tigrismount.objects.memory import MemoryObjectClient
+
+BLOCK = 4096
+DATA = bytes(range(256)) * 40
+SHA = hashlib.sha256(DATA).hexdigest()
+WRONG = hashlib.sha256(b"another").hexdigest()
+
+
+@pytest.fixture
+def client() -> MemoryObjectClient:
+    return MemoryObjectClient()
+
+
+@pytest.fixture
+def cache() -> MemoryBlockCache:
+    return MemoryBlockCache(block_bytes=BLOCK)
+
+
+@pytest.fixture
+def verdicts(cache) -> Verdicts:
+    return Verdicts(cache.records, "tigris")
+
+
+@pytest.fixture
+def verifier(client, cache, verdicts) -> Verifier:
+    return Verifier(client, cache, verdicts, least_bytes=1)
+
+
+def fill(cache: MemoryBlockCache, obj: ObjectId, data: bytes = DATA) -> None:
+    for index in range(-(-len(data) // BLOCK)):
+        cache.put(obj, index, data[index * BLOCK : (index + 1) * BLOCK])
+
+
+async def _nothing(_: int) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def verified(verifier: Verifier, obj: ObjectId, *, anew: bool = False) -> list[bool]:
+    return [one.matches for one in await verifier.verify(obj, _nothing, anew=anew)]
+
+
+async def test_the_stores_own_records_are_compared(client, cache, verifier, verdicts) -> None:
+    crc = f"{zlib.crc32(DATA):08x}"
+    obj = client.put("m/a", DATA, sha256=SHA, checksums=(("crc32", crc), ("crc64nvme", "0" * 16)))
+    fill(cache, obj)
+    assert await verified(verifier, obj) == [True, True]  # what cannot be computed here is left out
+    assert await verdicts.sha256(obj) == SHA
+    assert verdicts.refused == {}
+    bad = client.put("m/b", DATA, checksums=(("crc32", "00000000"),))
+    fill(cache, bad)
+    assert await verified(verifier, bad) == [False]
+    assert "its crc32 is" in verdicts.refused[bad]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SHA256SUMS", "{sum}  a.gguf\n"),
+        ("sha256sums.txt", "{sum} *./a.gguf\n"),
+        ("a.gguf.sha256", "{sum}\n"),
+        ("a.gguf.sha256", "version https://git-lfs.github.com/spec/v1\noid sha256:{sum}\nsize 1\n"),
+    ],
+)
+@pytest.mark.parametrize(("expected", "matches"), [(SHA, True), (WRONG, False)])
+async def test_a_manifest_beside_it_is_compared(
+    client, cache, verifier, verdicts, name, text, expected, matches
+) -> None:
+    obj = client.put("m/a.gguf", DATA)
+    client.put(f"m/{name}", text.format(sum=expected).encode())
+    fill(cache, obj)
+    assert await verified(verifier, obj) == [matches]
+    assert (obj in verdicts.refused) is not matches
+    if not matches:
+        assert f"s3://bucket/m/{name} says {WRONG}" in verdicts.refused[obj]
+
+
+async def test_a_manifest_that_is_older_than_the_object_says_nothing_of_it(client, cache, verifier) -> None:
+    client.put("m/SHA256SUMS", f"{WRONG}  a\n".encode(), mtime_s=1000)
+    obj = client.put("m/a", DATA, mtime_s=2000)
+    fill(cache, obj)
+    assert await verified(verifier, obj) == []
+
+
+async def test_a_blob_of_a_hub_cache_is_compared_with_its_name_and_costs_no_request(client, cache, verifier) -> None:
+    good, bad = client.put(f"hub/blobs/{SHA}", DATA), client.put(f"hub/blobs/{WRONG}", DATA)
+    fill(cache, good)
+    fill(cache, bad)
+    assert await verified(verifier, good) == [True]
+    assert await verified(verifier, bad) == [False]
+    assert client.requests == []
+
+
+async def test_it_asks_once_and_reads_no_data_from_the_store(client, cache, verifier) -> None:
+    objects = [client.put(f"m/{n}", DATA) for n in range(3)]
+    client.put("m/SHA256SUMS", "".join(f"{SHA}  {n}\n" for n in range(3)).encode())
+    for obj in objects:
+        fill(cache, obj)
+        assert await verified(verifier, obj) == [True]
+        assert await verified(verifier, obj) == [True]
+    kinds = [request[0] for request in client.requests]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"HEAD": 3, "LIST": 1, "GET": 1}
+
+
+async def test_where_nothing_is_known_nothing_is_read(client, cache, verifier) -> None:
+    obj = client.put("m/a", DATA)
+    fill(cache, obj)
+    assert await verified(verifier, obj) == []
+    assert cache.reads == []
+    assert verifier.statistics().unknown == 1
+    assert await verified(verifier, obj, anew=True) == []
+    assert len(cache.reads) == 3, "who asks for a check gets every block read back"
+
+
+async def test_verdicts_outlive_the_process_and_other_daemons_learn_them(client, cache, verifier) -> None:
+    obj = client.put("m/a", DATA, sha256=WRONG)
+    fill(cache, obj)
+    await verified(verifier, obj)
+    other = Verdicts(cache.records, "tigris")
+    await other.load()
+    assert list(other.refused) == [obj]
+    foreign = Verdicts(cache.records, "another-store")
+    await foreign.load()
+    assert foreign.refused == {}
+
+
+async def test_looking_again_takes_a_refusal_back_once_the_manifest_is_right(client, cache, verifier, verdicts) -> None:
+    obj = client.put("m/a", DATA)
+    fill(cache, obj)
+    client.put("m/a.sha256", WRONG.encode())
+    assert await verified(verifier, obj) == [False]
+    verifier._finder.forget()
+    client.put("m/a.sha256", SHA.encode())
+    assert await verified(verifier, obj) == [False], "nobody asked to look again"
+    assert await verified(verifier, obj, anew=True) == [True]
+    assert verdicts.refused == {}
+    client.delete("m/a.sha256")
+    verifier._finder.forget()
+    assert await verified(verifier, obj, anew=True) == []
+    assert await verdicts.find(obj) is None
+
+
+async def test_a_block_that_the_disk_damaged_is_no_mismatch(client, cache, verifier, verdicts) -> None:
+    obj = client.put("m/a", DATA, sha256=SHA)
+    fill(cache, obj)
+    cache.corrupt(obj, 1)
+    with pytest.raises(CacheError):
+        await verified(verifier, obj)
+    assert verdicts.refused == {}
+
+
+class _Reader:
+    def try_read(self, start: int, stop: int) -> bytes:
+        return DATA[start:stop]
+
+    async def read(self, start: int, stop: int) -> bytes:
+        return DATA[start:stop]
+
+
+class _Readers:
+    def open(self, _obj, _key) -> _Reader:
+        return _Reader()
+
+    def close(self, _reader) -> None:
+        pass
+
+
+async def test_a_refused_version_is_neither_opened_nor_read_on(client, cache, verifier, verdicts, caplog) -> None:
+    obj = client.put("m/a", DATA, sha256=WRONG)
+    fill(cache, obj)
+    readers = CheckedReaders(_Readers(), verdicts)
+    reader = readers.open(obj, obj.key)
+    assert reader.try_read(0, 4) == await reader.read(0, 4) == DATA[:4]
+    with caplog.at_level(logging.ERROR):
+        await verified(verifier, obj)
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert "warm --check" in caplog.text
+    assert reader.try_read(0, 4) is None
+    with pytest.raises(ObjectMismatchError, match="--verify off"):
+        await reader.read(0, 4)
+    with pytest.raises(ObjectMismatchError):
+        readers.open(obj, obj.key)
+
+
+async def test_it_waits_until_the_store_is_quiet_and_is_not_put_off_for_ever(
+    client, cache, verdicts, nursery, autojump_clock
+) -> None:
+    quiet = False
+    verifier = Verifier(client, cache, verdicts, quiet=lambda: quiet, least_bytes=1)
+    await nursery.start(verifier.run)
+    first = client.put("m/a", DATA, sha256=SHA)
+    fill(cache, first)
+    verifier.note_whole(first)
+    await trio.sleep(10)
+    assert verifier.statistics().verified == 0
+    assert cache.reads == []
+    quiet = True
+    await trio.sleep(1)
+    assert verifier.statistics().verified == 1
+    quiet = False
+    second = client.put("m/b", DATA, sha256=SHA)
+    fill(cache, second)
+    verifier.note_whole(second)
+    await trio.sleep(400)
+    assert verifier.statistics().verified == 2
+    await wait_all_tasks_blocked()
+
+
+async def test_small_files_and_a_store_that_is_away_cost_nothing_but_a_line(
+    client, cache, verdicts, nursery, autojump_clock
+) -> None:
+    verifier = Verifier(client, cache, verdicts, least_bytes=len(DATA))
+    await nursery.start(verifier.run)
+    small, large = client.put("m/small", DATA[:-1], sha256=SHA), client.put("m/large", DATA, sha256=SHA)
+    fill(cache, small, DATA[:-1])
+    fill(cache, large)
+    client.fail(ObjectUnavailableError("away"), "HEAD")
+    for _ in range(2):
+        verifier.note_whole(small)
+        verifier.note_whole(large)
+        await trio.sleep(5)
+    assert [request for request in client.requests if request[0] == "HEAD"] == [("HEAD", "m/large")] * 2
+    assert verifier.statistics().verified == 1

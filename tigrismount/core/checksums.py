@@ -1,0 +1,71 @@
+"""Known checksums of whole objects, as people write them down. Pure.
+
+``SHA256SUMS`` (sha256sum's own lines and BSD's), ``name.sha256`` beside a file (a line, a bare sum, or a Git LFS
+pointer), and names that are sums: the blobs of a Hugging Face hub cache. Whatever does not read as one of these is
+no checksum, never an error: manifests come from anybody.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MANIFEST_NAMES = ("SHA256SUMS", "SHA256SUMS.txt", "sha256sums.txt", "sha256sum.txt")
+"""Names of manifests, as they are found in the wild; the first one that is there counts."""
+SIDECAR_SUFFIX = ".sha256"
+"""What the name of a file with one other file's sum ends with."""
+
+_LINE = re.compile(r"([0-9A-Fa-f]{64})[ \t]+[*]?(.+)")
+_BSD_LINE = re.compile(r"SHA256 ?\((.+)\) ?= ?([0-9A-Fa-f]{64})")
+_WHOLE = re.DOTALL | re.MULTILINE
+_POINTER = re.compile(r"^version https://git-lfs\.github\.com/spec/v1$.*^oid sha256:([0-9a-f]{64})$", _WHOLE)
+_BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownChecksum:
+    """What the bytes of an object should come to."""
+
+    algorithm: str
+    """``sha256``, ``sha1``, ``crc32``, ``crc32c`` or ``crc64nvme``."""
+    expected: str
+    """The sum in lower-case hexadecimal."""
+    origin: str
+    """Who says so, for messages."""
+
+
+def parse_manifest(data: bytes) -> dict[str, str]:
+    """Return the SHA-256 sums in a manifest by file name, as written there, without a leading ``./``.
+
+    Args:
+        data: The whole file.
+    """
+    sums = {}
+    for line in data.decode("utf-8", "replace").splitlines():
+        if match := _LINE.fullmatch(line.strip()):
+            sums[match[2].removeprefix("./")] = match[1].lower()
+        elif match := _BSD_LINE.fullmatch(line.strip()):
+            sums[match[1].removeprefix("./")] = match[2].lower()
+    return sums
+
+
+def parse_sidecar(data: bytes, name: str) -> str:
+    """Return the SHA-256 that a file beside *name* gives for it; empty where it gives none.
+
+    Args:
+        data: The whole file.
+        name: Name of the file it stands beside, without directories.
+    """
+    text = data.decode("utf-8", "replace").strip()
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
+        return text.lower()
+    if pointer := _POINTER.search(text):
+        return pointer[1]
+    sums = {path.rpartition("/")[2]: found for path, found in parse_manifest(data).items()}
+    return sums.get(name, "")
+
+
+def sum_in_name(key: str) -> str:
+    """Return the SHA-256 that a key's own name is, as in a Hugging Face hub cache; empty where it is none."""
+    match = _BLOB.fullmatch(key)
+    return match[1] if match else ""

@@ -1,0 +1,136 @@
+"""What verification found, kept beside the blocks: for this daemon in memory, for all others in the cache's records.
+
+A version that is refused stays refused over restarts and in every daemon that shares the cache, until somebody looks
+again (``warm --check``) or clears the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tigrismount.cache.records import object_digest
+from tigrismount.core.types import ObjectId
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tigrismount.cache.base import RecordStore
+
+log = logging.getLogger(__name__)
+
+_TABLE = "checksums"
+_GOOD = b"ok/"
+_BAD = b"bad/"
+_MOST_BAD = 10_000
+"""Refused versions that a daemon learns of; one is news, thousands are a broken manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One checksum, as it should be and as it is."""
+
+    algorithm: str
+    """Its kind."""
+    expected: str
+    """As known, in hexadecimal."""
+    found: str
+    """As computed, in hexadecimal."""
+    origin: str
+    """Who says what it should be."""
+
+    @property
+    def matches(self) -> bool:
+        """Whether the two agree."""
+        return self.expected == self.found
+
+
+class Verdicts:
+    """All verdicts on versions of one store.
+
+    Args:
+        records: Where they are kept.
+        store_id: The store.
+        clock: Seconds since 1970.
+    """
+
+    def __init__(self, records: RecordStore, store_id: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._records = records
+        self._store_id = store_id
+        self._clock = clock
+        self.refused: dict[ObjectId, str] = {}
+        """Versions whose bytes are not what they should be, and what to say to who opens them."""
+
+    async def load(self) -> None:
+        """Learn which versions are refused, from this daemon's past and from others."""
+        refused = {}
+        for _, value in await self._records.items(_TABLE, _BAD, _MOST_BAD):
+            verdict = _parse(value)
+            if verdict is not None and verdict[0] == self._store_id:
+                refused[verdict[1]] = refusal(verdict[2])
+        self.refused = refused
+
+    async def find(self, obj: ObjectId) -> list[Compared] | None:
+        """Return what was compared of *obj*; None where it was never verified."""
+        digest = object_digest(self._store_id, obj)
+        for prefix in (_GOOD, _BAD):
+            value = await self._records.get(_TABLE, prefix + digest)
+            verdict = _parse(value) if value is not None else None
+            if verdict is not None:
+                return verdict[2]
+        return None
+
+    async def sha256(self, obj: ObjectId) -> str:
+        """Return the SHA-256 of *obj* where its bytes were found to have it; else nothing."""
+        compared = await self.find(obj) or ()
+        return next((one.found for one in compared if one.algorithm == "sha256"), "")
+
+    async def keep(self, obj: ObjectId, compared: Sequence[Compared]) -> None:
+        """Keep what was found; the version is refused from now on if something does not match."""
+        good = all(one.matches for one in compared)
+        if good:
+            self.refused.pop(obj, None)
+        else:
+            self.refused[obj] = refusal(compared)
+            log.error("s3://%s/%s: %s", obj.bucket, obj.key, self.refused[obj])
+        facts: dict[str, Any] = {
+            "store_id": self._store_id,
+            "bucket": obj.bucket,
+            "key": obj.key,
+            "etag": obj.etag,
+            "size_bytes": obj.size_bytes,
+            "checked_s": int(self._clock()),
+            "sums": [asdict(one) for one in compared],
+        }
+        digest = object_digest(self._store_id, obj)
+        await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, json.dumps(facts).encode())
+        await self._records.delete(_TABLE, (_BAD if good else _GOOD) + digest)
+
+    async def forget(self, obj: ObjectId) -> None:
+        """Take a verdict back: nothing is known of the version any more."""
+        self.refused.pop(obj, None)
+        digest = object_digest(self._store_id, obj)
+        for prefix in (_GOOD, _BAD):
+            await self._records.delete(_TABLE, prefix + digest)
+
+
+def refusal(compared: Sequence[Compared]) -> str:
+    """Return what to say of a version whose bytes are not what they should be: what, who says so, and the way out."""
+    wrong = next(one for one in compared if not one.matches)
+    return (
+        f"its {wrong.algorithm} is {wrong.found}, and {wrong.origin} says {wrong.expected}: it cannot be opened (EIO); "
+        "correct whichever is wrong and run 'tigrismount warm --check' on it, or mount with --verify off"
+    )
+
+
+def _parse(value: bytes) -> tuple[str, ObjectId, list[Compared]] | None:
+    """Return store, version and what was compared; None for what another release or a bad disk has left."""
+    try:
+        facts = json.loads(value)
+        obj = ObjectId(facts["bucket"], facts["key"], facts["etag"], facts["size_bytes"])
+        return str(facts["store_id"]), obj, [Compared(**one) for one in facts["sums"]]
+    except (ValueError, TypeError, KeyError):
+        return None
