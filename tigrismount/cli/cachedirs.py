@@ -13,7 +13,7 @@ from tigrismount.cli.place import is_source, locate
 from tigrismount.cli.status import collect_mounts
 from tigrismount.config.loading import cache_directories
 from tigrismount.config.source import parse_source
-from tigrismount.control.paths import runtime_directory
+from tigrismount.control.paths import runtime_directories
 from tigrismount.holder.mountinfo import read_mounts
 
 
@@ -75,7 +75,7 @@ def cache_prefix(name: str) -> str:
         return name
     mounts = read_mounts()
     mountpoint, below = locate(name, mounts)
-    for mount in collect_mounts(runtime_directory(os.environ, uid=os.geteuid()), mounts):
+    for mount in collect_mounts(runtime_directories(os.environ, uid=os.geteuid()), mounts):
         if mount["mountpoint"] == mountpoint and mount["state"] in ("ok", "degraded"):
             source_url = str(mount["source"]).removeprefix("s3://")
             return "/".join(filter(None, (source_url, below))) + ("/" if name.endswith("/") or not below else "")

@@ -28,7 +28,7 @@ from tigrismount.cli.warmbar import shown_progress
 from tigrismount.config.source import parse_source, source_from_environment
 from tigrismount.config.units import format_size, parse_seconds
 from tigrismount.control.client import StaleSocketError, stream
-from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.paths import find_socket, runtime_directories
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import read_mounts
 
@@ -146,7 +146,7 @@ def _through_daemon(mountpoint: str, tell: Callable[[dict[str, Any]], None], **r
     """Let the daemon of a mount do it; one that is taken over meanwhile is asked again, and goes on."""
     from tigrismount.warm.report import WarmReport
 
-    path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
+    path = find_socket(os.environ, uid=os.geteuid(), mountpoint=mountpoint)
     for _ in range(_RECONNECTS):
         try:
             for line in stream(path, "warm", timeout_s=_SILENCE_S, **request):
@@ -175,7 +175,7 @@ def _source_runs(names: Sequence[str], jobs: int | None, check: bool, given: dic
     if not targets:
         return []
     configs = {bucket: load_without_mount(f"s3://{bucket}", given) for bucket in targets}
-    mounts = collect_mounts(runtime_directory(os.environ, uid=os.geteuid()), read_mounts())
+    mounts = collect_mounts(runtime_directories(os.environ, uid=os.geteuid()), read_mounts())
     return [_source_run(configs[bucket], mounts, targets[bucket], jobs, check) for bucket in targets]
 
 
