@@ -43,16 +43,23 @@ def _bar() -> Iterator[Callable[[dict[str, Any]], None]]:
         BarColumn,
         DownloadColumn,
         Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeRemainingColumn,
-        TransferSpeedColumn,
     )
+
+    class Rate(ProgressColumn):
+        """Bytes a second, in the units of everything else here."""
+
+        def render(self, task: Task) -> str:
+            return f"{format_size(int(task.speed))}/s" if task.speed else ""
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
+        Rate(),
         TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
