@@ -155,3 +155,12 @@ def test_the_socket_of_a_worker_that_is_being_replaced_is_left_to_its_successor(
             listener.bind(socket_path(runtime, mountpoint))
     collect_mounts([runtime], [entry("/there")])
     assert os.listdir(runtime) == [os.path.basename(socket_path(runtime, "/there"))]
+
+
+def test_a_failed_upgrade_is_shown_with_its_reason(capsys):
+    takeovers = {"count": 1, "last_reason": "was killed by SIGKILL", "attempts": 1, "last_failure": "no such option"}
+    mount = {"mountpoint": "/m", "state": "ok", "takeovers": takeovers}
+    _print_details(mount)
+    shown = capsys.readouterr().out
+    assert "not upgraded" in shown
+    assert "no such option" in shown

@@ -212,4 +212,6 @@ def _value(key: str, item: dict[str, Any]) -> str:
 
 def _takeover_rows(takeovers: dict[str, Any]) -> list[list[str]]:
     count = takeovers.get("count", 0)
-    return [["takeovers", f"{count}, the last after a worker {takeovers.get('last_reason')}"]] if count else []
+    rows = [["takeovers", f"{count}, the last after a worker {takeovers.get('last_reason')}"]] if count else []
+    failure = takeovers.get("last_failure")
+    return [*rows, ["not upgraded", str(failure)]] if failure else rows
