@@ -41,7 +41,8 @@ def report(started_s: float = 1e9, mountpoint: str = "/models", **changes: objec
 def runtime(tmp_path, monkeypatch):
     directory = tmp_path / "runtime"
     directory.mkdir(mode=0o700)
-    monkeypatch.setattr(command, "runtime_directory", lambda *_, **__: str(directory))
+    monkeypatch.setattr(command, "runtime_directories", lambda *_, **__: [str(directory)])
+    monkeypatch.setattr(command, "find_socket", lambda *_, mountpoint, **__: socket_path(str(directory), mountpoint))
     return str(directory)
 
 

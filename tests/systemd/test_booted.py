@@ -85,6 +85,7 @@ def test_a_unit_starts_serves_as_a_plain_user_and_stops(machine, models):
     assert "AWS_SECRET" not in machine.run("cat", f"/proc/{pid}/environ")
     assert "fuse" not in machine.run("ls", f"/proc/{pid}/root/dev")
     assert machine.status_of("tigrismount", "health", f"/models/{models}") == 0
+    assert machine.status_of("tigrismount", "loads", f"/models/{models}") == 0, "root may ask a unit's daemon"
     machine.systemctl("stop", unit(models))
     assert machine.show(unit(models), "Result") == "success"
     assert machine.run("stat", "-c", "%a", f"/models/{models}").strip() == "0"

@@ -16,7 +16,7 @@ import trio
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure, print_warning
 from tigrismount.control.client import StaleSocketError, request
-from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.paths import find_socket
 from tigrismount.core.loadpreview import extents_of
 from tigrismount.core.types import Extent, ObjectId
 from tigrismount.errors import CacheError, MountError, ObjectNotFoundError
@@ -310,7 +310,7 @@ def _socket_of(path: str) -> str | None:
     real = os.path.realpath(path)
     points = [entry.mountpoint for entry in read_mounts() if entry.is_ours]
     under = [point for point in points if real == point or real.startswith(point.rstrip("/") + "/")]
-    return socket_path(runtime_directory(os.environ, uid=os.geteuid()), max(under, key=len)) if under else None
+    return find_socket(os.environ, uid=os.geteuid(), mountpoint=max(under, key=len)) if under else None
 
 
 def _holding(facts: Any) -> Holding | None:

@@ -14,7 +14,7 @@ from tigrismount.cli.table import print_table
 from tigrismount.config.loading import cache_directory
 from tigrismount.config.units import format_size
 from tigrismount.control.client import StaleSocketError, request, sockets
-from tigrismount.control.paths import runtime_directory, socket_path
+from tigrismount.control.paths import find_socket, runtime_directories
 from tigrismount.errors import CacheError, MountError
 from tigrismount.holder.mountinfo import canonical_mountpoint
 
@@ -60,7 +60,7 @@ def loads(mountpoint: str | None, as_json: bool, last: bool, cache_dir: str | No
 
 
 def _ask(mountpoint: str, *, timelines: bool) -> list[dict[str, Any]]:
-    path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), mountpoint)
+    path = find_socket(os.environ, uid=os.geteuid(), mountpoint=mountpoint)
     try:
         return _reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S, timelines=timelines))
     except StaleSocketError as exc:
@@ -70,7 +70,8 @@ def _ask(mountpoint: str, *, timelines: bool) -> list[dict[str, Any]]:
 def _of_all_mounts(*, timelines: bool) -> list[dict[str, Any]]:
     """Return the reports of every mount of this user, each once; those of the cache where there is no mount."""
     answers = []
-    for path in sockets(runtime_directory(os.environ, uid=os.geteuid())):
+    directories = runtime_directories(os.environ, uid=os.geteuid())
+    for path in (path for directory in directories for path in sockets(directory)):
         try:
             answers.append(_reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S, timelines=timelines)))
         except MountError:
