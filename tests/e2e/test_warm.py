@@ -231,6 +231,23 @@ def test_readers_and_warming_share_every_byte(mount, bucket, s3, python, noise):
         assert fetched(s3) == len(data)
 
 
+def test_processes_that_warm_and_read_through_one_cache_fetch_every_byte_once(mount, bucket, s3, python, noise):
+    data = noise(12 * BLOCK, 1)
+    bucket.put("m/file", data)
+    s3.inject(FaultRule(match="GET /[^/]*/m/file", action="delay", delay_s=0.2, count=-1))
+    # The mount has only a part of what is warmed, so these commands do it themselves.
+    command = [sys.executable, "-m", "tigrismount", "warm", f"s3://{bucket.name}", "--json", *mount.flags]
+    with mount(f"s3://{bucket.name}/m") as mounted:
+        s3.reset_requests()
+        warming = [subprocess.Popen(command, env=mount.env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        found = python(_READ, mounted.path, "file").split()
+        told = [json.loads(process.communicate(timeout=60)[0]) for process in warming]
+    assert [process.returncode for process in warming] == [0, 0]
+    assert [report["runs"][0]["where"] for report in told] == [f"s3://{bucket.name}"] * 2
+    assert found == [hashlib.sha256(data).hexdigest()]
+    assert fetched(s3) == len(data)
+
+
 def test_the_daemon_stops_warming_when_nobody_waits_for_it_any_more(mount, bucket, s3, noise):
     bucket.put("file", noise(32 * BLOCK, 1))
     s3.inject(FaultRule(match="GET /[^/]*/file", action="delay", delay_s=0.2, count=-1))
