@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +46,29 @@ def test_daemons_that_load_one_model_together_fetch_each_byte_once(mount, bucket
     assert sum(get.bytes for get in gets) == len(data), sorted(get.range for get in gets)
     assert sizes == {len(data)}
     assert read_cache_statistics(str(mount.cache_dir)).bytes_cached == len(data)
+
+
+def test_bound_holds_at_every_moment_while_two_daemons_load_more_than_fits(mount, bucket, s3, noise) -> None:
+    """The cache may hold a third of what they read; the data files are measured all the while."""
+    bodies = {f"part-{number}": noise(6 * MIB + 4096 * number, number) for number in range(4)}
+    for name, body in bodies.items():
+        bucket.put(name, body)
+    most_bytes = 0
+    with ExitStack() as stack:
+        mounts = _mounts(stack, mount, f"s3://{bucket.name}", 2, "--cache-size=8MiB")
+        for name in [*bodies, *reversed(bodies)]:
+            readers = _read_all(mounts, name)
+            while any(reader.poll() is None for reader in readers):
+                most_bytes = max(most_bytes, _on_disk_bytes(mount.cache_dir))
+                time.sleep(0.005)
+            expected = hashlib.sha256(bodies[name]).hexdigest()
+            assert {reader.communicate()[0].strip() for reader in readers} == {expected}
+    assert MIB < most_bytes <= 8 * MIB
+
+
+def _on_disk_bytes(directory: Path) -> int:
+    total_bytes = 0
+    for path in directory.glob("objects/*/*"):
+        with suppress(FileNotFoundError):
+            total_bytes += path.stat().st_blocks * 512
+    return total_bytes
