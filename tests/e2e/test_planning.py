@@ -1,32 +1,16 @@
-"""What a plan fetches, counted through a real mount: models, orders, and readers that want little."""
+"""What a plan fetches, counted through a real mount: models, and readers that want little."""
 
 from __future__ import annotations
 
 import json
-import random
 import struct
 
 from tigrismount.demo.command import wait_until
-from tigrismount.demo.faults import FaultRule
 from tigrismount.demo.model import plan_model, upload_model
 
 MIB = 1 << 20
 BLOCK = MIB
 TENSOR = 3 * MIB
-_SLOW = FaultRule(match="GET /[^/]*/m/", action="delay", delay_s=0.02, count=-1)
-
-_IN_ORDER = """
-import struct
-with open(os.path.join(path, sys.argv[2]), "rb", buffering=0) as file:
-    head = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    start = file.tell()
-    digest = hashlib.sha256()
-    for name in json.loads(sys.argv[3]):
-        begin, end = head[name]["data_offsets"]
-        for position in range(start + begin, start + end, 1 << 20):
-            digest.update(os.pread(file.fileno(), min(1 << 20, start + end - position), position))
-    print(digest.hexdigest())
-"""
 
 _OPEN = """
 with open(os.path.join(path, "config.json"), "rb") as file:
@@ -65,24 +49,6 @@ def test_opening_the_configuration_of_a_model_fetches_its_small_files_and_heads(
         gets = s3.requests("GetObject")
     assert len(gets) == len(wanted), "one GET each"
     assert all(get.bytes <= BLOCK for get in gets if get.key.endswith(".safetensors"))
-
-
-def test_the_next_version_of_a_file_is_loaded_in_the_order_that_the_last_one_was(mount, bucket, s3, python, noise):
-    """Demand misses that nobody had asked for fall by five at least, on a load in an unusual order."""
-    names = [f"t{number:03}" for number in range(16)]
-    random.Random(4).shuffle(names)
-    missed, sums = [], []
-    s3.inject(_SLOW)
-    for seed in (1, 2):
-        bucket.put("m/model.safetensors", tensor_file(noise, 16, seed))
-        with mount(f"s3://{bucket.name}") as mounted:
-            sums.append(python(_IN_ORDER, f"{mounted.path}/m", "model.safetensors", json.dumps(names)))
-            status = mounted.status()
-        missed.append(status["hits"]["missed"])
-        assert status["bytes"]["remote"] <= 1.01 * (16 * TENSOR + BLOCK)
-    assert sums[0] != sums[1]
-    assert missed[0] >= 10
-    assert 5 * missed[1] <= missed[0]
 
 
 def test_64_scattered_reads_fetch_64_blocks_at_most(mount, bucket, s3, python, noise):
