@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 
     from tigrismount.control.server import Send
     from tigrismount.core.types import ObjectId
+    from tigrismount.fuse.options import PushConfig
     from tigrismount.holder.protocol import Message
     from tigrismount.metrics.server import MetricsServer
     from tigrismount.objects.credentials import Credentials
@@ -116,7 +117,7 @@ class Engine:
             identity={"source": config.source, "mountpoint": config.mountpoint},
             epoch_s=time.time() - time.monotonic(),
         )
-        self.pusher = Pusher(config.push, store_pages, MemoryRoom(time.monotonic), log)
+        self.pusher = Pusher(_push_config(config), store_pages, MemoryRoom(time.monotonic), log)
         self.verdicts = Verdicts(cache.records, config.vfs.store_id)
         self.verifier = Verifier(client, cache, self.verdicts, quiet=lambda: self.store.quiet)
         verifies = bool(config.disk_caches) and config.disk_caches[0].verify != "off"
@@ -459,6 +460,12 @@ def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsSe
 
     host, _, port = address.rpartition(":")
     return MetricsServer(host.strip("[]"), int(port), figures)
+
+
+def _push_config(config: MountConfig) -> PushConfig:
+    """Return whether to push: ``auto`` leaves it where root has raised the kernel's read-ahead (docs/adr/0012)."""
+    raised = config.kernel_read_ahead_kib is not None and os.geteuid() == 0
+    return replace(config.push, mode="off") if raised and config.push.mode == "auto" else config.push
 
 
 def _warnings(engine: Engine) -> list[str]:

@@ -207,7 +207,7 @@ OPTIONS: tuple[Option, ...] = (
         name="push",
         parse=one_of("auto", "on", "off"),
         default="auto",
-        help="Give the kernel planned pages before it asks; auto does so for files that memory can hold.",
+        help="Give the kernel pages before it asks; auto: files that memory holds, unless its read-ahead is raised.",
         metavar="auto|on|off",
     ),
     Option(

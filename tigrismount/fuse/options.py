@@ -25,6 +25,7 @@ class PushConfig:
     """Pages that the kernel is given before it asks."""
 
     mode: Literal["auto", "on", "off"] = "auto"
-    """``auto`` pushes files that memory can hold (docs/adr/0012), ``on`` all of them, ``off`` none."""
+    """``auto`` pushes files that memory can hold, where the kernel's read-ahead is not raised (docs/adr/0012), ``on``
+    all of them, ``off`` none."""
     threads: int = 2
     """Blocks pushed at once: one copies while the next is found."""
