@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from tigrismount.cli.status import _print_details, _print_overview, collect_mounts
+from tigrismount.cli.mounted import collect_mounts
+from tigrismount.cli.status import _print_details, _print_overview
 from tigrismount.control.paths import socket_path
 from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
 

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.cli.mounted import collect_mounts
 from tigrismount.cli.place import is_source, locate
-from tigrismount.cli.status import collect_mounts
 from tigrismount.config.loading import cache_directories
 from tigrismount.config.source import parse_source
 from tigrismount.control.paths import runtime_directories

@@ -21,9 +21,9 @@ import click
 from tigrismount.cli.connection import load_without_mount
 from tigrismount.cli.failure import FAILED, NOT_FOUND, CommandFailure, print_error, print_note
 from tigrismount.cli.flags import CONNECTION, flags
+from tigrismount.cli.mounted import collect_mounts
 from tigrismount.cli.place import is_source, locate
 from tigrismount.cli.running import run_engine
-from tigrismount.cli.status import collect_mounts
 from tigrismount.cli.warmbar import shown_progress
 from tigrismount.config.source import parse_source, source_from_environment
 from tigrismount.config.units import format_size, parse_seconds
