@@ -21,7 +21,7 @@ MOUNT = {
     "cache": {"bytes_cached": 13 << 30, "capacity_bytes": 100 << 30},
     "degraded": ["store: the key has expired"],
     "knobs": [{"name": "kernel read-ahead (KiB)", "value": 128, "wanted": 4096, "command": COMMAND}],
-    "bytes": {"ram": 9 << 30, "nvme": 0, "remote": 11 << 30, "of_a_newer_worker": 1},
+    "bytes": {"ram": 9 << 30, "nvme": 0, "remote": 11 << 30, "newer": 1},
     "loads": [
         {
             "model": "s3://my-bucket/models/[bold]llama",
@@ -47,7 +47,7 @@ def drawn(width: int, mounts: list[dict[str, object]]) -> list[str]:
 
 def test_rates_are_the_difference_between_two_looks():
     [mount] = with_rates([MOUNT], [BEFORE], 2.0)
-    assert mount["bytes_per_second"] == {"ram": 0, "nvme": 0, "remote": 1 << 30, "of_a_newer_worker": 0}
+    assert mount["bytes_per_second"] == {"ram": 0, "nvme": 0, "remote": 1 << 30, "newer": 0}
     assert mount["loads"][0]["bytes_per_second"] == 2 << 30
     assert mount["loads"][0]["seconds_left"] == 4.0
 
@@ -73,7 +73,7 @@ def test_details_say_what_to_set_and_what_to_upgrade():
     rows = detail_rows(MOUNT)
     assert ["setting", f"kernel read-ahead (KiB) is 128, 4096 is faster: {COMMAND}"] in rows
     assert any("'tigrismount upgrade /models'" in value for _, value in rows)
-    assert ["from of_a_newer_worker", "1 B"] in rows
+    assert ["from newer", "1 B"] in rows
 
 
 def test_the_overview_is_followed_by_loads_reasons_and_settings():
