@@ -20,5 +20,5 @@ def test_a_terminal_gets_a_drawn_table(monkeypatch, capsys):
     print_table(("KEY",), [["[red]a"]])
     out = capsys.readouterr().out
     assert "[red]a" in out
-    assert "━" in out
+    assert "─" in out
     assert "\x1b[31m" not in out
