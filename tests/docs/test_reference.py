@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,3 +34,27 @@ def test_every_option_is_in_the_configuration_page(generator: ModuleType, root: 
     page = (root / "docs" / "reference" / "config.md").read_text()
 
     assert [option.name for option in generator.OPTIONS if f"`--{option.name}" not in page] == []
+
+
+def test_the_manual_page_has_every_command_and_option(generator: ModuleType) -> None:
+    page = generator.MAN_PAGE.read_text().replace("\\-", "-")
+
+    assert [option.name for option in generator.OPTIONS if f"\n.B --{option.name}" not in page] == []
+    assert "\n.SS tigrismount cache evict\n" in page
+    assert "\n.SS tigrismount status\n" in page
+
+
+def test_the_manual_page_can_be_set_without_a_warning(generator: ModuleType) -> None:
+    groff = shutil.which("groff")
+    if groff is None:
+        pytest.skip("groff is not installed")
+    arguments = [groff, "-man", "-Kutf8", "-Tutf8", "-ww", "-rLL=80n", str(generator.MAN_PAGE)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+
+    assert done.stderr == ""
+    assert "tigrismount status" in done.stdout
+
+
+def test_nothing_in_a_text_is_a_request_to_groff(generator: ModuleType) -> None:
+    assert generator.roff(".so /etc/passwd") == "\\&.so /etc/passwd"
+    assert generator.roff("\\fB--x") == "\\efB\\-\\-x"

@@ -11,6 +11,7 @@ import os
 
 import click
 
+from tigrismount.cli.completing import mountpoints
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import request
 from tigrismount.control.paths import find_socket
@@ -30,7 +31,7 @@ _REMEDIES = {
 
 
 @click.command(epilog="Example: tigrismount health /models --timeout 3s")
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=mountpoints)
 @click.option("--timeout", default="5s", show_default=True, metavar="TIME", help="How long to wait for an answer.")
 @click.option("--degraded-ok", is_flag=True, help="Exit with 0 where it serves, but from its cache alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tigrismount.cli.completing import places
 from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import FAILED, NOT_FOUND, CommandFailure, print_warning
 from tigrismount.cli.flags import CONNECTION, flags
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: tigrismount inspect s3://my-bucket/llama --plan")
-@click.argument("what", metavar="PATH|SOURCE")
+@click.argument("what", metavar="PATH|SOURCE", shell_complete=places)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plan", is_flag=True, help="Show what a load would fetch, and in which order.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tigrismount.cli.completing import mountpoints
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.table import print_table
 from tigrismount.config.loading import cache_directory
@@ -30,7 +31,7 @@ _CAUSES = {
 
 
 @click.command(epilog="Example: tigrismount loads --last")
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, shell_complete=mountpoints)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, newest last.")
 @click.option("--last", is_flag=True, help="Show the newest load only, in detail.")
 @click.option("--cache-dir", metavar="DIR", help="Read the reports kept in this cache, whatever is mounted.")

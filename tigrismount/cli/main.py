@@ -11,13 +11,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tigrismount.cli.failure import BAD_USAGE, FAILED, HEALTH_BAD_USAGE, INTERRUPTED, CommandFailure, print_error
 from tigrismount.config.merge import suggest
 from tigrismount.errors import ConfigError, TigrisMountError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _COMMANDS = {
     "mount": "Mount a bucket and return once it serves.",
@@ -34,6 +37,7 @@ _COMMANDS = {
     "install-systemd": "Install the systemd units, and mount.tigris for fstab.",
     "cache": "Look into a disk cache.",
     "doctor": "Check what a mount needs here, and how fast it would be.",
+    "completion": "Print what makes a shell complete commands, options and mountpoints.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }
 """Names and what ``--help`` says of them; each is the command of that name in the module of that name."""
@@ -65,6 +69,14 @@ class _LazyGroup(click.Group):
         if not args[0].startswith("-") and args[0] not in (*_COMMANDS, *_ALIASES):
             raise click.UsageError(f"no such command {args[0]!r}{suggest(args[0], (*_COMMANDS, *_ALIASES))}", ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return what could be typed, without importing the commands."""
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tigrismount.cli.completing import directories
 from tigrismount.cli.failure import print_error, print_warning
 from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
@@ -25,7 +26,7 @@ from tigrismount.holder.unit import read_unit
 @click.command(
     epilog="Example: tigrismount mount s3://my-bucket/models /models --cache-dir /nvme/cache --cache-size 500G",
 )
-@click.argument("places", nargs=-1, metavar="[SOURCE] MOUNTPOINT")
+@click.argument("places", nargs=-1, metavar="[SOURCE] MOUNTPOINT", shell_complete=directories)
 @click.option("-o", "mount_options", multiple=True, metavar="OPT[,OPT...]", help="Options as in fstab, name=value.")
 @click.option("--config", "config_file", metavar="FILE", help="TOML file with the options below as keys.")
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until it is unmounted.")

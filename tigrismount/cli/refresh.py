@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from tigrismount.cli.completing import places
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.place import locate
 from tigrismount.control.client import StaleSocketError, request
@@ -21,7 +22,7 @@ _ANSWER_TIMEOUT_S = 30.0  # the kernel waits for look-ups in progress, and those
 
 
 @click.command(epilog="Example: tigrismount refresh /models/llama")
-@click.argument("path")
+@click.argument("path", shell_complete=places)
 @click.option(
     "--credentials", is_flag=True, help="Give the mount the access key that is found here, instead of its own."
 )

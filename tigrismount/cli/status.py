@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tigrismount.cli.completing import mountpoints
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.mounted import collect_mounts
 from tigrismount.cli.rates import with_rates
@@ -23,7 +24,7 @@ _BETWEEN_LOOKS_S = 0.5
 
 
 @click.command(epilog="Example: tigrismount status /models --watch")
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, shell_complete=mountpoints)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch an object per line.")
 @click.option("--watch", "is_watch", is_flag=True, help="Look again and again, with rates, until Ctrl-C.")
 @click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, metavar="S", help="Seconds between looks. [1]")

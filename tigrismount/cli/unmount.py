@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import click
 
 from tigrismount.cli.busy import processes_using
+from tigrismount.cli.completing import mountpoints
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import request
@@ -26,7 +27,7 @@ _MOST_NAMED = 5  # processes named in an error; it is one line
 
 
 @click.command(epilog="Example: tigrismount unmount /models")
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=mountpoints)
 @click.option("--lazy", is_flag=True, help="Take it out of sight now; it ends with the last open file.")
 @click.option("--timeout", default="5s", show_default=True, metavar="TIME", help="How long to wait for a busy mount.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from tigrismount.cli.completing import mountpoints
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import StaleSocketError, request
@@ -22,7 +23,7 @@ _ASK_EVERY_S = 0.1
 
 
 @click.command(epilog="Example: tigrismount upgrade /models")
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=mountpoints)
 @click.option("--timeout", default="90s", show_default=True, metavar="TIME", help="How long to wait for the successor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
