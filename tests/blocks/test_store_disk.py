@@ -6,6 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.blocks.writes import PATIENCE_S
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import ObjectUnavailableError
@@ -91,7 +92,7 @@ async def test_a_disk_that_takes_nothing_gives_its_memory_to_reads(client, open_
         store.check_invariants()
 
 
-async def test_a_disk_that_takes_nothing_gives_its_memory_to_plans(client, open_store) -> None:
+async def test_a_disk_that_takes_nothing_gives_its_memory_to_plans(client, open_store, autojump_clock) -> None:
     """What was read whole and still waits for the disk makes way for what is read next; what was not read stays."""
     data, disk = pattern(16 * BLOCK), _disk()
     disk.write_gate = trio.Event()
@@ -100,13 +101,36 @@ async def test_a_disk_that_takes_nothing_gives_its_memory_to_plans(client, open_
         store.retain(obj)
         for index in range(16):
             store.plan(obj, [Extent(index * BLOCK, len(data))], Priority.PREFETCH)
-            await wait_all_tasks_blocked()
+            await trio.sleep(PATIENCE_S)
             view = store.try_read(obj, index * BLOCK, (index + 1) * BLOCK)
             assert view is not None, index
             assert bytes(view) == data[index * BLOCK : (index + 1) * BLOCK]
             del view
         assert sum(stop - start for _, _, start, stop in client.requests) == len(data)
         store.release(obj)
+
+
+async def test_a_disk_that_needs_a_moment_is_waited_for(client, open_store, autojump_clock) -> None:
+    """Memory is short while the disk takes each block within a tenth of a second: everything is cached."""
+    data, disk = pattern(16 * BLOCK), _disk()
+    disk.write_gate = trio.Event()
+    obj = client.put("a", data)
+
+    async def take_one_by_one() -> None:
+        while True:
+            gate, disk.write_gate = disk.write_gate, trio.Event()
+            gate.set()
+            await trio.sleep(PATIENCE_S / 5)
+
+    async with open_store(cache=disk, memory_limit_bytes=4 * BLOCK) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(take_one_by_one)
+        store.retain(obj)
+        for start in range(0, len(data), BLOCK):
+            assert bytes(await store.read(obj, start, start + BLOCK)) == data[start : start + BLOCK]
+        await store.drain()
+        assert (disk.statistics().blocks_written, len(client.requests)) == (16, 16)
+        store.release(obj)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_version_cached_with_another_block_size_is_read_in_that_size(client, open_store) -> None:

@@ -66,7 +66,7 @@ class Flights:
         on_whole: Callable[[ObjectId], None],
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
-        self.writes = DiskWrites(nursery, on_done=self._written)
+        self.writes = DiskWrites(nursery, on_done=self._written, on_behind=self.pump)
         self._claims = Claims(self.queue, memory, self.pump)
         self._client = client
         self._config = config
