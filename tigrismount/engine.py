@@ -1,0 +1,250 @@
+"""The layers of one mount, wired together: built bottom-up, run while the mount lasts, taken down top-down.
+
+Each service is started only when the one below it runs, in one nursery that owns them all. So a wrong key, a missing
+bucket or a broken cache directory is found before anything is mounted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.cache.none import NoCache
+from tigrismount.cache.spread import SpreadBlockCache
+from tigrismount.core.loadlog import LoadLog
+from tigrismount.errors import CacheError, ConfigError, TigrisMountError
+from tigrismount.fuse.adapter import Adapter
+from tigrismount.fuse.pusher import Pusher
+from tigrismount.fuse.room import MemoryRoom
+from tigrismount.fuse.session import store_pages
+from tigrismount.integrity.readers import CheckedReaders
+from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verifier import Verifier
+from tigrismount.objects.access import AccessWatch
+from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.s3 import S3Client
+from tigrismount.reader.loads import LoadRecorder
+from tigrismount.reader.readers import Readers
+from tigrismount.telemetry import Takeovers, mount_status
+from tigrismount.vfs.filesystem import FileSystem
+from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
+from tigrismount.vfs.journal import NodeJournal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from tigrismount.config.model import MountConfig
+    from tigrismount.core.types import ObjectId
+    from tigrismount.fuse.options import PushConfig
+    from tigrismount.metrics.server import MetricsServer
+    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.keys import FindCredentials
+
+log = logging.getLogger(__name__)
+
+FILL_SHARE = 4
+"""A file that is read in earnest is fetched to its end for the disk cache while it is at most this share of it."""
+
+
+class Engine:
+    """The layers of one mount, wired together.
+
+    Args:
+        config: The mount.
+        client: The store.
+        cache: The disk cache, or none.
+        takeovers: What happened to the workers before this one.
+        away: Why the store cannot be used at the moment; empty where that is not known.
+    """
+
+    def __init__(
+        self,
+        config: MountConfig,
+        client: S3Client,
+        cache: DiskBlockCache | SpreadBlockCache | NoCache,
+        takeovers: Takeovers,
+        *,
+        away: str = "",
+    ) -> None:
+        self.config = config
+        self.takeovers = takeovers
+        self.client = client
+        self.cache = cache
+        log = LoadLog(time.monotonic)
+        self.loads = LoadRecorder(
+            log,
+            cache.records,
+            counters=client.statistics,
+            identity={"source": config.source, "mountpoint": config.mountpoint},
+            epoch_s=time.time() - time.monotonic(),
+        )
+        self.pusher = Pusher(_push_config(config), store_pages, MemoryRoom(time.monotonic), log)
+        self.verdicts = Verdicts(cache.records, config.vfs.store_id)
+        self.verifier = Verifier(client, cache, self.verdicts, quiet=lambda: self.store.quiet)
+        verifies = bool(config.disk_caches) and config.disk_caches[0].verify != "off"
+        self.verifying = self.verifier if verifies else None
+        on_whole = self.verifier.note_whole if verifies else _ignore
+        self.store = BlockStore(client, cache, config.blocks, log, on_complete=self.pusher.arrived, on_whole=on_whole)
+        self.readers = Readers(
+            self.store,
+            config.reader,
+            log,
+            siblings=lambda obj, below: self.filesystem.siblings(obj, below),
+            records=cache.records,
+            pushes=self.pusher,
+            fill_limit_bytes=cache.statistics().capacity_bytes // FILL_SHARE,
+        )
+        self.journal = NodeJournal()
+        self.kept_names = kept_names(client, config.s3, config.vfs, cache.records)
+        self.filesystem = FileSystem(
+            client,
+            CheckedReaders(self.readers, self.verdicts) if verifies else self.readers,
+            config.vfs,
+            clock=time.monotonic,
+            cache=cache,
+            verified_sha256=self.verdicts.sha256 if verifies else None,
+            names=self.kept_names,
+            on_new=self.journal.append,
+        )
+        self.adapter = Adapter(self.filesystem, config.fuse)
+        proved = not takeovers.count and not away
+        self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)
+        self.metrics: MetricsServer | None = None
+        self._started_s = time.monotonic()
+
+    def note_handover(self, failure: str) -> None:
+        """Keep why an attempt to replace this worker failed, for ``status``."""
+        if failure:
+            self.takeovers = replace(self.takeovers, attempts=self.takeovers.attempts + 1, failure=failure)
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``status`` shows of this mount."""
+        return mount_status(
+            self.config,
+            takeovers=self.takeovers,
+            degraded={
+                "store": self.access.degraded,
+                "journal": self.journal.degraded,
+                "metrics": self.metrics.degraded if self.metrics else "",
+            },
+            supervisor_pid=os.getppid(),
+            uptime_s=time.monotonic() - self._started_s,
+            credentials=self.client.key_source,
+            notes=self.client.notes(),
+            objects=self.client.statistics(),
+            cache=self.cache.statistics(),
+            blocks=self.store.statistics(),
+            pusher=self.pusher.statistics(),
+            vfs=self.filesystem.statistics(),
+            checksums=self.verifier.statistics(),
+            loads=self.loads.in_progress(),
+            kernel_reads=(self.adapter.reads, self.adapter.read_bytes),
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIterator[Engine]:
+    """Open the store and the cache, prove access, and run the layers while the context lasts.
+
+    Where this worker takes over, access was proved long ago: the store is looked at while it serves.
+
+    Raises:
+        TigrisMountError: Something is wrong that a person can mend; one line says what.
+    """
+    find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
+    credentials = find()
+    async with contextlib.AsyncExitStack() as stack:
+        away = ""
+        if config.s3.snapshot is not None and config.s3.snapshot_version is None:
+            cache = await _open_cache(config)
+            stack.push_async_callback(_shielded, cache.aclose)
+            beginning = await begin_frozen(config.s3, config.vfs, credentials, cache.records)
+            config, away = replace(config, s3=beginning.s3), beginning.away
+            client = await _connect(config, credentials, find)
+            stack.push_async_callback(_shielded, client.aclose)
+            await prove_frozen(client, config.vfs, cache.records, beginning)
+        else:
+            client = await _connect(config, credentials, find)
+            stack.push_async_callback(_shielded, client.aclose)
+            if takeovers.count:
+                cache = await _open_cache(config, or_none=(CacheError, ConfigError))
+            else:
+                cache = await _open_beside_check(config, client)
+            stack.push_async_callback(_shielded, cache.aclose)
+        engine = Engine(config, client, cache, takeovers, away=away)
+        stack.push_async_callback(_shielded, engine.loads.finish)
+        async with trio.open_nursery() as nursery:
+            services = (cache, engine.store, engine.readers, engine.loads, engine.kept_names, engine.verifying)
+            for service in services:
+                if service is not None:
+                    await nursery.start(_run_service, service)
+            nursery.start_soon(engine.access.run)
+            yield engine
+            nursery.cancel_scope.cancel()
+
+
+async def _connect(config: MountConfig, credentials: Credentials | None, find: FindCredentials) -> S3Client:
+    return await trio.to_thread.run_sync(partial(S3Client, config.s3, credentials, find_credentials=find))
+
+
+async def _shielded(finish: Callable[[], Awaitable[None]]) -> None:
+    with trio.CancelScope(shield=True):
+        await finish()
+
+
+def _ignore(_: ObjectId) -> None:
+    """Take no note: with ``--verify off`` no checksum is looked for."""
+
+
+async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
+    await service.run(task_status=task_status)
+
+
+async def _open_cache(
+    config: MountConfig, or_none: tuple[type[TigrisMountError], ...] = (CacheError,)
+) -> DiskBlockCache | SpreadBlockCache | NoCache:
+    """Open the cache; what of *or_none* goes wrong with it costs speed and not the mount."""
+    if not config.disk_caches:
+        return NoCache(config.blocks.block_bytes)
+    try:
+        if len(config.disk_caches) > 1:
+            return await SpreadBlockCache.open(config.disk_caches, store_id=config.vfs.store_id)
+        return await DiskBlockCache.open(config.disk_caches[0], store_id=config.vfs.store_id)
+    except or_none as exc:
+        log.warning("mounting without the disk cache: %s", exc)
+        return NoCache(config.blocks.block_bytes, degraded=str(exc))
+
+
+async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlockCache | SpreadBlockCache | NoCache:
+    """Open the cache while the store proves access: both take a round trip, and somebody waits."""
+    opened: list[DiskBlockCache | SpreadBlockCache | NoCache] = []
+
+    async def open_cache() -> None:
+        opened.append(await _open_cache(config))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_cache)
+            await client.check_access(config.vfs.bucket, config.vfs.prefix)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            for cache in opened:
+                await cache.aclose()
+        raise
+    return opened[0]
+
+
+def _push_config(config: MountConfig) -> PushConfig:
+    """Return whether to push: ``auto`` leaves it where root has raised the kernel's read-ahead (docs/adr/0012)."""
+    raised = config.kernel_read_ahead_kib is not None and os.geteuid() == 0
+    return replace(config.push, mode="off") if raised and config.push.mode == "auto" else config.push
