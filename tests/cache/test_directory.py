@@ -14,8 +14,8 @@ import lmdb
 import pytest
 
 from tigrismount.cache import probe
-from tigrismount.cache.directory import CacheDirectory, open_cache_directory
-from tigrismount.errors import ConfigError
+from tigrismount.cache.directory import CacheDirectory, kernel_boot_id, open_cache_directory
+from tigrismount.errors import CacheError, ConfigError
 from tigrismount.testing.cache_contract import check_all, fill, object_id
 
 OBJ = object_id("model")
@@ -163,6 +163,13 @@ def test_read_only_directory_is_one_line(place: Any) -> None:
             open_cache_directory(str(place.path))
     finally:
         subprocess.run(["umount", place.path], check=True)
+
+
+def test_a_sandbox_that_hides_the_boot_id_costs_the_cache_and_not_the_mount(tmp_path: Path) -> None:
+    """A ``CacheError`` is what the worker mounts without a cache for; ``ProcSubset=pid`` is such a sandbox."""
+    assert len(kernel_boot_id()) == 36
+    with pytest.raises(CacheError, match="boot_id: No such file or directory; let this process see /proc/sys"):
+        kernel_boot_id(str(tmp_path / "boot_id"))
 
 
 async def test_existing_empty_directory_is_taken_and_made_private(place: Any) -> None:

@@ -83,6 +83,7 @@ def supervise(fuse: None, mountpoint: Path, tmp_path: Path, monkeypatch: pytest.
         nonempty: bool = False,
         use_resend: bool = True,
         reload_command: tuple[str, ...] = (),
+        directory: str = "/",
         **fake: object,
     ) -> Supervised:
         log = tmp_path / f"log{len(started)}"
@@ -91,6 +92,7 @@ def supervise(fuse: None, mountpoint: Path, tmp_path: Path, monkeypatch: pytest.
             worker_command=FAKE_WORKER,
             use_resend=use_resend,
             reload_command=reload_command,
+            directory=directory,
             deadlines=deadlines or Deadlines(start_s=20, unmount_grace_s=0, stop_s=5),
         )
         supervised = Supervised(start_in_background(request), log, request)

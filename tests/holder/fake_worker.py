@@ -83,6 +83,8 @@ def obey(channel: Channel, fake: dict) -> bool:
         misbehave(fake, "release")
         print(f"release, cancel: {message.body['cancel']}", file=sys.stderr)
         channel.send("released", resend=True)
+        if fake.get("lingers"):
+            time.sleep(600)
         return False
     return True
 
@@ -121,6 +123,8 @@ def main() -> None:
     if "fails" in fake:
         channel.send("failed", **fake["fails"])
         sys.exit(1)
+    while os.path.exists(fake.get("waits_while", "")):
+        time.sleep(0.01)
     misbehave(fake, "ready")
     channel.send("ready", **fake.get("ready", {}))
     attach = channel.receive()

@@ -160,6 +160,68 @@ def test_the_configuration_is_read_again(supervise, mountpoint, tmp_path):
     end(supervised, mountpoint)
 
 
+def test_a_hangup_during_an_upgrade_is_not_lost(supervise, mountpoint, tmp_path):
+    """Somebody has changed the configuration meanwhile: the successor on its way has read the old one."""
+    flag = tmp_path / "wait"
+    flag.touch()
+    supervised = supervise(successor={"waits_while": str(flag)})
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "fake worker started", 2)
+    os.kill(supervised.pid, signal.SIGHUP)
+    flag.unlink()
+    assert has_said(supervised, "has taken over from", 2)
+    assert health(mountpoint) is Health.OK
+    assert supervised.log.read_text().count("executed anew") == 2
+    end(supervised, mountpoint)
+
+
+def test_an_upgrade_waits_for_the_worker_before_and_a_signal_does_not(supervise, mountpoint, tmp_path):
+    """A replaced worker that does not end, and then somebody who wants all of it to end."""
+    supervised = supervise(lingers=True, deadlines=Deadlines(start_s=20, unmount_grace_s=0, stop_s=20))
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from")
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert health(mountpoint) is Health.OK
+    assert supervised.log.read_text().count("executed anew") == 1
+    os.kill(supervised.pid, signal.SIGTERM)
+    assert has_said(supervised, "SIGTERM: unmounting")
+    assert wait_until(lambda: mount_at(str(mountpoint)) is None)
+    assert supervised.log.read_text().count("executed anew") == 1
+
+
+def test_a_log_that_cannot_be_opened_refuses_the_upgrade(supervise, mountpoint, tmp_path):
+    fresh = tmp_path / "request.json"
+    command = (sys.executable, "-c", f"print(open({str(fresh)!r}).read())")
+    supervised = supervise(reload_command=command)
+    supervised.request.config["log_file"] = str(tmp_path / "absent" / "log")
+    fresh.write_bytes(supervised.request.to_json())
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "not upgraded: log file")
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
+def test_a_directory_that_is_gone_is_named(supervise, mountpoint, tmp_path):
+    supervised = supervise(reload_command=(sys.executable, "-c", ""), directory=str(tmp_path / "gone"))
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, f"not upgraded: the installed program cannot be started: {tmp_path / 'gone'}: No such")
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
+def test_a_worker_killed_while_its_successor_hangs_costs_one_deadline(supervise, mountpoint):
+    deadlines = Deadlines(start_s=3, takeover_s=3, unmount_grace_s=0, stop_s=2)
+    supervised = supervise(successor={"hangs": "ready"}, deadlines=deadlines)
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "fake worker started", 2)
+    os.kill(supervised.outcome.worker_pid, signal.SIGKILL)
+    supervised.wait()
+    log = supervised.log.read_text()
+    assert "no other worker came to serve within 3 s" in log
+    assert log.count("did not become ready within 3 s") == 1, "the deadline began anew"
+    assert health(mountpoint) is Health.DEAD
+
+
 HANG = Deadlines(start_s=20, unmount_grace_s=0, stop_s=2, hang_s=1)
 
 

@@ -47,6 +47,16 @@ def test_a_successor_that_served_ends_the_outage_and_the_pauses():
     assert these.pause_s() == 0.0
 
 
+def test_an_outage_begins_with_the_first_that_is_known_of_it():
+    these = succession()
+    these.note_outage(100.0)
+    these.note_outage(120.0)
+    these.note_death(130.0, "x")
+    assert these.left_s(130.0) == 30.0
+    these.note_served()
+    assert these.left_s(140.0) == 60.0
+
+
 def test_twenty_kills_in_a_row_are_made_good():
     these = succession()
     for number in range(20):

@@ -74,6 +74,23 @@ def test_a_busy_mount_is_taken_away_lazily_after_the_grace(supervise, mountpoint
         os.close(holder)
 
 
+def test_a_log_rotated_while_a_busy_mount_is_waited_for_cuts_nobody_short(supervise, mountpoint):
+    supervised = supervise(deadlines=Deadlines(start_s=20, unmount_grace_s=60))
+    holder = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.kill(supervised.pid, signal.SIGTERM)
+        assert wait_until(lambda: "SIGTERM: unmounting" in supervised.log.read_text())
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            os.kill(supervised.pid, number)
+        assert probe(str(mountpoint), timeout_s=20).health is Health.OK
+        assert "is in use" not in supervised.log.read_text()
+        os.kill(supervised.pid, signal.SIGTERM)
+        assert supervised.wait() == 0
+        assert "is in use" in supervised.log.read_text()
+    finally:
+        os.close(holder)
+
+
 def test_unmounting_by_hand_ends_supervisor_and_worker(supervise, mountpoint):
     supervised = supervise()
     unmount(str(mountpoint))

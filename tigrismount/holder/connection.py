@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -141,7 +142,7 @@ class Connection:
             try:
                 unmount(self.spec.mountpoint)
             except BusyError:
-                if time.monotonic() >= deadline_s or events.take_signal() is not None:
+                if time.monotonic() >= deadline_s or _wants_haste(events):
                     warn(f"{self.spec.mountpoint} is in use: its open files fail from now on")
                     self.try_unmount(lazy=True)
                     return True
@@ -170,3 +171,11 @@ class Connection:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self.fuse_fd = self.journal_fd = -1
+
+
+def _wants_haste(events: Events) -> bool:
+    """Whether somebody has asked once more for the end; a log that is rotated meanwhile is no such wish."""
+    while (number := events.take_signal()) is not None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            return True
+    return False

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -50,10 +51,13 @@ class Events:
         self._woken.close()
         self._waker.close()
 
-    @staticmethod
-    def block() -> None:
-        """Leave signals pending, for the program that is executed next."""
+    def block(self) -> None:
+        """Leave signals pending, for the program that is executed next: those that came but were not taken, too."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        with contextlib.suppress(BlockingIOError):
+            self._take_signals()
+        while (number := self.take_signal()) is not None:
+            os.kill(os.getpid(), number)
 
     @staticmethod
     def unblock() -> None:

@@ -12,11 +12,13 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
-from tigrismount.holder.events import Events
 from tigrismount.holder.request import MountRequest
+
+if TYPE_CHECKING:
+    from tigrismount.holder.events import Events
 
 _MOST_BYTES = 1 << 20  # a configuration is a few KiB
 PROGRAM = (sys.executable, "-P", "-m", "tigrismount.holder")
@@ -92,15 +94,19 @@ def read_memory_file(fd: int) -> bytes:
     return os.pread(fd, _MOST_BYTES, 0)
 
 
-def execute(heirloom: Heirloom) -> None:
+def execute(heirloom: Heirloom, events: Events) -> None:
     """Replace this program by the one that is installed now; returns only where that fails.
+
+    Args:
+        heirloom: What it goes on with.
+        events: The loop of this program; signals that it has not taken yet are left to the next one.
 
     Raises:
         OSError: It cannot be executed; everything is as before.
     """
     state_fd = write_memory_file(heirloom.to_bytes())
     fds = [*heirloom.fds.values(), state_fd]
-    Events.block()
+    events.block()
     try:
         for fd in fds:
             os.set_inheritable(fd, True)
@@ -109,4 +115,4 @@ def execute(heirloom: Heirloom) -> None:
         for fd in fds:
             os.set_inheritable(fd, False)
         os.close(state_fd)
-        Events.unblock()
+        events.unblock()

@@ -88,6 +88,16 @@ class DaemonLog:
                 os.close(self._fd)
                 self._fd = fresh
 
+    @staticmethod
+    def check(path: str | None) -> None:
+        """Raise where *path* cannot be written to.
+
+        Raises:
+            MountError: It cannot be opened.
+        """
+        if path is not None:
+            os.close(_open(path))
+
     def close(self) -> None:
         """Let go of the destination. Idempotent."""
         if self._fd >= 0:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
 from tigrismount.holder.heirloom import PROGRAM
+from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.request import MountRequest
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Reload:
             else:
                 self._run((*PROGRAM, "--check"))
                 fresh = request
+            DaemonLog.check(fresh.config["log_file"])  # who takes our place must not end for want of it
         except MountError as exc:
             return request, str(exc)
         for name in _FIXED:
@@ -70,7 +72,8 @@ class Reload:
                 stderr=subprocess.STDOUT,
             )
         except OSError as exc:
-            raise MountError(f"{command[0]}: cannot be started: {exc.strerror}") from exc
+            what = exc.filename or command[0]  # the directory, where that is what is not there
+            raise MountError(f"the installed program cannot be started: {what}: {exc.strerror}") from exc
         with process:
             assert process.stdout is not None
             fd = process.stdout.fileno()

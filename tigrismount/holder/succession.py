@@ -40,9 +40,14 @@ class Succession:
         self.reason = ""
         """How the last worker that had served ended."""
 
+    def note_outage(self, now_s: float) -> None:
+        """Nobody serves, from now on or already; a worker that dies while it is being replaced is not news at once."""
+        if self._outage_since_s is None:
+            self._outage_since_s = now_s
+
     def note_death(self, now_s: float, reason: str) -> None:
         """A worker that served has ended without being asked to."""
-        self._outage_since_s = now_s
+        self.note_outage(now_s)
         self._failures = 0
         self.reason = reason
         self._count_death(now_s)

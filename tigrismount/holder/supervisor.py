@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
     from tigrismount.holder.log import DaemonLog
 
-_BUSY_RETRY_S = 0.25  # how soon a busy mount is tried again
 _FAILED = 1
 LOST = 69
 """Exit status of a supervisor whose mount served and was lost (EX_UNAVAILABLE): not to be mistaken for a failed start,
@@ -141,6 +140,7 @@ class Supervisor:
             self._workers.adopt(worker)
             self._serves = True
             self._log.info(f"the supervisor was executed anew; replacing worker {worker.pid}")
+            self._notify.say("WATCHDOG=1")  # asking the installed program and making the successor ready may take long
             try:
                 self._hand_over("was replaced for an upgrade or a reload", heirloom.refusal)
             except InterruptedBySignalError as exc:
@@ -188,7 +188,6 @@ class Supervisor:
 
     def _begin_to_serve(self) -> None:
         self._serves = True
-        self._wants_upgrade = False
         self._watchdog.reset()
         self._leave_with_systemd()
         status = f"serving {self._request.spec.fsname}, takeovers: {self._replacement.succession.count}"
@@ -206,6 +205,9 @@ class Supervisor:
             if not self._log.is_standard_error:
                 self._log.reopen()
             self._wants_upgrade = self._serves
+        worker = self._workers.current
+        if self._serves and worker is not None and worker.has_ended():
+            self._replacement.succession.note_outage(time.monotonic())
         if self._client_is_gone:
             raise StartError("interrupted")
 
@@ -254,7 +256,7 @@ class Supervisor:
             return self._worker_ended(f"{hang} and was killed")
         if self._watchdog.has_progress:
             self._notify.say("WATCHDOG=1")
-        if self._wants_upgrade:
+        if self._wants_upgrade and not self._workers.has_retired():  # nobody would see to their end behind an exec
             self._upgrade()
         self._leave_with_systemd()
         return None
@@ -329,7 +331,7 @@ class Supervisor:
         if not refusal:
             request = replace(request, config=keep_snapshot(request.config, self._replacement.config))
             try:
-                execute(self._heirloom(request, with_worker=True))
+                execute(self._heirloom(request, with_worker=True), self._events)
             except OSError as exc:
                 refusal = f"the installed program cannot be executed: {exc.strerror}"
         self._log.warning(f"not upgraded: {refusal}")
@@ -342,9 +344,6 @@ class Supervisor:
         worker, connection, succession = self._workers.current, self._connection, self._replacement.succession
         fds: dict[str, int] = {}
         if with_worker and worker is not None:
-            while self._workers.has_retired():  # they are children of this program, not of the next one
-                self._events.turn(_BUSY_RETRY_S)
-                self._workers.reap()
             channel_fd, output_fd = worker.inherit()
             fds = {"fuse": connection.fuse_fd, "journal": connection.journal_fd}
             fds |= {"channel": channel_fd, "output": output_fd}
