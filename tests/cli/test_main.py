@@ -37,7 +37,7 @@ def test_version_names_what_reports_need(tigrismount):
     ended = tigrismount("--version")
     assert ended.exit_code == 0
     assert ended.out.splitlines()[0] == f"tigrismount {__version__}"
-    assert [line.split()[0] for line in ended.out.splitlines()[1:]] == ["Python", "pyfuse3", "libfuse", "Linux"]
+    assert [line.split()[0] for line in ended.out.splitlines()[1:]] == ["Python", "pyfuse3", "libfuse", "Linux", "FUSE"]
 
 
 def test_nothing_to_do_shows_help_and_fails(tigrismount):
