@@ -150,6 +150,7 @@ imports: $(DEV) ## the layers: calls go down, never up
 .PHONY: types
 types: $(DEV) ## mypy --strict
 	@$(BIN)/mypy -p tigrismount -p benchmarks
+	@$(BIN)/mypy examples/*/*.py
 
 .PHONY: docs
 docs: $(DEV) ## build the documentation; a warning is an error
@@ -159,6 +160,11 @@ docs: $(DEV) ## build the documentation; a warning is an error
 .PHONY: reference
 reference: $(DEV) ## rewrite the reference pages that are made from the code
 	@$(BIN)/python docs/generate_reference.py
+
+.PHONY: dist
+dist: $(DEV) ## the sdist and the wheel, in dist/
+	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
+	@ls dist/*
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything generated
