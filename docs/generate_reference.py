@@ -6,6 +6,7 @@ two marks of a page stands what this writes, around them what people write.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ import click
 
 from tigrismount.cli.main import cli
 from tigrismount.config.options import BY_KEY, OPTIONS
+from tigrismount.errors import ObjectError, PathError, TigrisMountError
+from tigrismount.fuse.errnos import errno_of
 from tigrismount.metrics.exposition import PREFIX
 from tigrismount.metrics.table import ERRORS, INFO, INFO_LABELS, METRICS, TIMINGS
 
@@ -166,12 +169,29 @@ def roff(text: str) -> str:
     return f"\\&{escaped_text}" if escaped_text[:1] in (".", "'") else escaped_text
 
 
+def errors_table() -> str:
+    """Return one row per error that can reach a process which reads, the most common families first."""
+    rows = ["| error number | what happened |", "|---|---|"]
+    for kind in (*below(ObjectError), *below(PathError)):
+        meaning = inspect.cleandoc(kind.__doc__ or "").splitlines()[0].replace("``", "`")
+        rows.append(f"| `{errno.errorcode[errno_of(kind())]}` | {escaped(meaning)} |")
+    return "\n".join(rows)
+
+
+def below(family: type[TigrisMountError]) -> Iterator[type[TigrisMountError]]:
+    """Yield the classes below *family*."""
+    for child in family.__subclasses__():
+        yield child  # one with subclasses is raised too, unless it is the family
+        yield from below(child)
+
+
 def pages() -> dict[Path, str]:
     """Return what each generated page should say."""
     contents = {
         REFERENCE / "config.md": options_table(),
         REFERENCE / "cli.md": commands_text(),
         REFERENCE / "metrics.md": metrics_table(),
+        REFERENCE / "errors.md": errors_table(),
     }
     regenerated_pages = {path: regenerated(path.read_text(), content) for path, content in contents.items()}
     return {**regenerated_pages, MAN_PAGE: man_page()}
