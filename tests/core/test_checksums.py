@@ -32,10 +32,23 @@ def test_a_manifest_is_read_in_the_forms_that_tools_write() -> None:
         (f"oid sha256:{A}\n", ""),
         ("", ""),
         (A[:-1], ""),
+        (f"{A}  a/model.gguf\n{B}  b/model.gguf\n", ""),  # one of them, and nobody says which
     ],
 )
 def test_a_file_beside_another_names_its_sum(text: str, expected: str) -> None:
     assert parse_sidecar(text.encode(), "model.gguf") == expected
+
+
+def test_a_file_with_two_different_sums_has_none() -> None:
+    """Mutation: where the last line counts, a stale line refuses a good model."""
+    manifest = f"{A}  model\n{B}  model\n{A}  model\n{A}  other\n{A} *./other\n"
+    assert parse_manifest(manifest.encode()) == {"other": A}
+
+
+@pytest.mark.timeout(20)
+def test_a_hostile_pointer_costs_no_more_than_a_manifest() -> None:
+    """4 MiB of the first line of a pointer. Mutation: a search of the whole text takes minutes, in the event loop."""
+    assert parse_sidecar(b"version https://git-lfs.github.com/spec/v1\n" * 100_000, "model") == ""
 
 
 def test_the_blobs_of_a_hub_cache_are_named_by_their_sums() -> None:

@@ -18,7 +18,9 @@ SIDECAR_SUFFIX = ".sha256"
 _LINE = re.compile(r"([0-9A-Fa-f]{64})[ \t]+[*]?(.+)")
 _BSD_LINE = re.compile(r"SHA256 ?\((.+)\) ?= ?([0-9A-Fa-f]{64})")
 _WHOLE = re.DOTALL | re.MULTILINE
-_POINTER = re.compile(r"^version https://git-lfs\.github\.com/spec/v1$.*^oid sha256:([0-9a-f]{64})$", _WHOLE)
+_POINTER = re.compile(r"version https://git-lfs\.github\.com/spec/v1$.*^oid sha256:([0-9a-f]{64})$", _WHOLE)
+_POINTER_MAX_CHARS = 1024
+"""Git LFS takes nothing longer for a pointer; and it bounds what a hostile file can make the search cost."""
 _BLOB = re.compile(r"(?:.*/)?blobs/([0-9a-f]{64})")
 
 
@@ -37,16 +39,22 @@ class KnownChecksum:
 def parse_manifest(data: bytes) -> dict[str, str]:
     """Return the SHA-256 sums in a manifest by file name, as written there, without a leading ``./``.
 
+    A file that is given two different sums has none: who refuses a model must know better than that.
+
     Args:
         data: The whole file.
     """
-    sums = {}
+    sums: dict[str, str] = {}
     for line in data.decode("utf-8", "replace").splitlines():
         if match := _LINE.fullmatch(line.strip()):
-            sums[match[2].removeprefix("./")] = match[1].lower()
+            name, found = match[2], match[1].lower()
         elif match := _BSD_LINE.fullmatch(line.strip()):
-            sums[match[1].removeprefix("./")] = match[2].lower()
-    return sums
+            name, found = match[1], match[2].lower()
+        else:
+            continue
+        name = name.removeprefix("./")
+        sums[name] = found if sums.get(name, found) == found else ""
+    return {name: found for name, found in sums.items() if found}
 
 
 def parse_sidecar(data: bytes, name: str) -> str:
@@ -59,10 +67,10 @@ def parse_sidecar(data: bytes, name: str) -> str:
     text = data.decode("utf-8", "replace").strip()
     if re.fullmatch(r"[0-9A-Fa-f]{64}", text):
         return text.lower()
-    if pointer := _POINTER.search(text):
+    if pointer := _POINTER.match(text[:_POINTER_MAX_CHARS]):
         return pointer[1]
-    sums = {path.rpartition("/")[2]: found for path, found in parse_manifest(data).items()}
-    return sums.get(name, "")
+    found = {known for path, known in parse_manifest(data).items() if path.rpartition("/")[2] == name}
+    return found.pop() if len(found) == 1 else ""
 
 
 def sum_in_name(key: str) -> str:
