@@ -11,10 +11,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.cache.none import NoCache
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheError, ObjectMismatchError, ObjectUnavailableError
 from tigrismount.integrity.readers import CheckedReaders
-from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.memory import MemoryObjectClient
 
@@ -238,3 +239,53 @@ async def test_small_files_and_a_store_that_is_away_cost_nothing_but_a_line(
         await trio.sleep(5)
     assert [request for request in client.requests if request[0] == "HEAD"] == [("HEAD", "m/large")] * 2
     assert verifier.statistics().verified == 1
+
+
+class _SlowRecords:
+    """Records whose listing takes until it is let go."""
+
+    def __init__(self, records) -> None:
+        self._records = records
+        self.go_on = trio.Event()
+
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+        found = await self._records.items(table, prefix, limit)
+        await self.go_on.wait()
+        return found
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._records, name)
+
+
+async def test_what_is_found_while_verdicts_are_learned_is_not_forgotten(cache) -> None:
+    """Mutation: a load that does not look whether something changed opens the model again for a minute."""
+    records = _SlowRecords(cache.records)
+    verdicts = Verdicts(records, "tigris")
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verdicts.load)
+        await wait_all_tasks_blocked()
+        await verdicts.keep(obj, [Compared("sha256", WRONG, SHA, "a test")])
+        records.go_on.set()
+    assert obj in verdicts.refused
+
+
+async def test_a_refusal_that_the_cache_cannot_keep_holds_in_this_daemon() -> None:
+    """Mutation: without ``_unkept`` the next look at the records opens the model again."""
+    verdicts = Verdicts(NoCache(BLOCK).records, "tigris")
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    await verdicts.keep(obj, [Compared("sha256", WRONG, SHA, "a test")])
+    await verdicts.load()
+    assert obj in verdicts.refused
+    await verdicts.keep(obj, [Compared("sha256", SHA, SHA, "a test")])
+    await verdicts.load()
+    assert verdicts.refused == {}
+
+
+@pytest.mark.parametrize("sums", ["[]", f'[{{"algorithm":"sha256","expected":"{SHA}","found":"{SHA}","origin":"x"}}]'])
+async def test_a_refusal_without_a_reason_is_none(cache, verdicts, sums) -> None:
+    """Mutation: to look for what is wrong with it ended the daemon."""
+    facts = f'{{"store_id":"tigris","bucket":"b","key":"k","etag":"e","size_bytes":1,"sums":{sums}}}'
+    await cache.records.put("checksums", b"bad/x", facts.encode())
+    await verdicts.load()
+    assert verdicts.refused == {}

@@ -63,15 +63,24 @@ class Verdicts:
         self._clock = clock
         self.refused: dict[ObjectId, str] = {}
         """Versions whose bytes are not what they should be, and what to say to who opens them."""
+        self._unkept: dict[ObjectId, str] = {}
+        """Those of them that the cache could not keep: known here alone."""
+        self._changes = 0
 
     async def load(self) -> None:
         """Learn which versions are refused, from this daemon's past and from others."""
-        refused = {}
-        for _, value in await self._records.items(_TABLE, _BAD, _MOST_BAD):
-            verdict = _parse(value)
-            if verdict is not None and verdict[0] == self._store_id:
-                refused[verdict[1]] = refusal(verdict[2])
-        self.refused = refused
+        while True:
+            changes = self._changes
+            rows = await self._records.items(_TABLE, _BAD, _MOST_BAD)
+            if changes == self._changes:  # else the rows may be older than what was found meanwhile
+                break
+        verdicts = [verdict for _, value in rows if (verdict := _parse(value)) is not None]
+        refused = {
+            obj: refusal(compared)
+            for store_id, obj, compared in verdicts
+            if store_id == self._store_id and not all(one.matches for one in compared)
+        }
+        self.refused = refused | self._unkept
 
     async def find(self, obj: ObjectId) -> list[Compared] | None:
         """Return what was compared of *obj*; None where it was never verified."""
@@ -91,9 +100,8 @@ class Verdicts:
     async def keep(self, obj: ObjectId, compared: Sequence[Compared]) -> None:
         """Keep what was found; the version is refused from now on if something does not match."""
         good = all(one.matches for one in compared)
-        if good:
-            self.refused.pop(obj, None)
-        else:
+        self._take_back(obj)
+        if not good:
             self.refused[obj] = refusal(compared)
             log.error("s3://%s/%s: %s", obj.bucket, obj.key, self.refused[obj])
         facts: dict[str, Any] = {
@@ -106,15 +114,24 @@ class Verdicts:
             "sums": [asdict(one) for one in compared],
         }
         digest = object_digest(self._store_id, obj)
-        await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, json.dumps(facts).encode())
+        kept = await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, json.dumps(facts).encode())
+        if not (kept or good):
+            self._unkept[obj] = self.refused[obj] = refusal(compared)
         await self._records.delete(_TABLE, (_BAD if good else _GOOD) + digest)
+        self._changes += 1
 
     async def forget(self, obj: ObjectId) -> None:
         """Take a verdict back: nothing is known of the version any more."""
-        self.refused.pop(obj, None)
+        self._take_back(obj)
         digest = object_digest(self._store_id, obj)
         for prefix in (_GOOD, _BAD):
             await self._records.delete(_TABLE, prefix + digest)
+        self._changes += 1
+
+    def _take_back(self, obj: ObjectId) -> None:
+        self._changes += 1
+        self.refused.pop(obj, None)
+        self._unkept.pop(obj, None)
 
 
 def refusal(compared: Sequence[Compared]) -> str:
