@@ -72,3 +72,32 @@ def _on_disk_bytes(directory: Path) -> int:
         with suppress(FileNotFoundError):
             total_bytes += path.stat().st_blocks * 512
     return total_bytes
+
+
+def test_a_key_without_access_reads_nothing_that_another_key_has_cached(mount, bucket, s3, noise) -> None:
+    """One cache directory, two keys; the second may see half of the bucket. The object is wholly on the disk.
+
+    Mutation: without the rule (the store refuses nothing) the second key reads it.
+    """
+    bodies = {name: noise(3 * MIB, seed) for seed, name in enumerate(("open/model", "secret/model"))}
+    for name, body in bodies.items():
+        bucket.put(name, body)
+    secret = rf"/{bucket.name}(/secret|/?\?.*prefix=secret)"
+    key, key_secret = s3.add_key(f"second-{bucket.name}")
+    s3.inject(FaultRule(match=secret, action="status", status=403, code="AccessDenied", count=-1, access_key=key))
+    second = mount.mountpoint.with_name("mnt-second")
+    second.mkdir()
+    keys = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": key_secret}
+    with (
+        mounted(f"s3://{bucket.name}", mount.mountpoint, mount.env, *mount.flags) as ours,
+        mounted(f"s3://{bucket.name}", second, mount.env | keys, *mount.flags) as theirs,
+    ):
+        for name, body in bodies.items():
+            assert Path(ours.path, name).read_bytes() == body
+        s3.reset_requests()
+        with pytest.raises(PermissionError):
+            Path(theirs.path, "secret/model").read_bytes()
+        with pytest.raises(PermissionError):
+            list(Path(theirs.path, "secret").iterdir())
+        assert Path(theirs.path, "open/model").read_bytes() == bodies["open/model"]
+        assert s3.requests("GetObject") == [], "what both may see is shared"

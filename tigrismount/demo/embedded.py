@@ -179,6 +179,15 @@ class EmbeddedS3:
         """Put fault *rules* in force in place of all others; none clears them."""
         self._control("POST", "faults", [rule.to_json() for rule in rules])
 
+    def add_key(self, user: str) -> tuple[str, str]:
+        """Return id and secret of a further access key, which may do everything but what fault rules deny it.
+
+        Args:
+            user: A name that is new to the server.
+        """
+        access_key, secret_key = self._control("POST", "keys", user)
+        return access_key, secret_key
+
     def _control(self, method: str, name: str, data: Any = None) -> Any:
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(  # noqa: S310 -- our own server, by http

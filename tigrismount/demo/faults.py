@@ -18,7 +18,10 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Action = Literal["status", "delay", "truncate", "reset", "stall"]
 
@@ -43,6 +46,8 @@ class FaultRule:
     """Seconds that ``delay`` and ``stall`` last."""
     after_bytes: int = 0
     """Body bytes that ``truncate``, ``reset`` and ``stall`` let through."""
+    access_key: str = ""
+    """Only requests signed with this key; empty is any."""
 
     def __post_init__(self) -> None:
         if self.action not in get_args(Action):
@@ -87,15 +92,16 @@ class FaultBook(Generic[RuleT]):
             self._rules = rules
             self._seen = [0] * len(rules)
 
-    def hit(self, request: str) -> RuleT | None:
+    def hit(self, request: str, *, concerns: Callable[[RuleT], bool] = lambda _: True) -> RuleT | None:
         """Return the rule that *request* falls to, and count it.
 
         Args:
             request: ``METHOD /bucket/key?query``.
+            concerns: Tells of a rule whether it is about such a request at all.
         """
         with self._lock:
             for index, rule in enumerate(self._rules):
-                if re.search(rule.match, request):
+                if re.search(rule.match, request) and concerns(rule):
                     self._seen[index] += 1
                     position = self._seen[index] - rule.skip
                     if position > 0 and (rule.count < 0 or position <= rule.count):

@@ -88,18 +88,26 @@ class S3Application:
         self.signatures_required = False
 
     def require_signatures(self) -> tuple[str, str]:
-        """Check SigV4 signatures from now on, and return the one access key there is; it may do everything.
+        """Check SigV4 signatures from now on, and return the first access key there is; it may do everything.
 
         Returns:
             Access key id and secret access key.
         """
         self.signatures_required = True
         moto.settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
+        return self.add_key("demo")
+
+    def add_key(self, user: str) -> tuple[str, str]:
+        """Make *user* and return its access key; it may do everything but what fault rules deny it.
+
+        Args:
+            user: A name that is new.
+        """
         iam = iam_backends[DEFAULT_ACCOUNT_ID]["aws"]
-        iam.create_user("us-east-1", "demo")
-        key = iam.create_access_key("demo")
+        iam.create_user("us-east-1", user)
+        key = iam.create_access_key(user)
         allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-        iam.put_user_policy("demo", "all", json.dumps(allow))
+        iam.put_user_policy(user, "all", json.dumps(allow))
         return key.access_key_id, key.secret_access_key
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Body:
@@ -107,7 +115,8 @@ class S3Application:
         method, path, query = environ["REQUEST_METHOD"], environ["PATH_INFO"], environ.get("QUERY_STRING", "")
         if path.startswith(CONTROL_PREFIX):
             return self._control(environ, start_response)
-        rule = self.faults.hit(f"{method} {path}?{query}" if query else f"{method} {path}")
+        request, signer = (f"{method} {path}?{query}" if query else f"{method} {path}"), _access_key(environ)
+        rule = self.faults.hit(request, concerns=lambda rule: rule.access_key in ("", signer))
         if rule is not None and rule.action == "delay":
             time.sleep(rule.delay_s)
         status, headers, body = self._answer(environ, rule)
@@ -170,6 +179,8 @@ class S3Application:
         elif command == ("POST", "faults"):
             rules = json.loads(environ["wsgi.input"].read() or b"[]")
             self.faults.replace([FaultRule(**rule) for rule in rules])
+        elif command == ("POST", "keys"):
+            reply = self.add_key(str(json.loads(environ["wsgi.input"].read())))
         else:
             start_response("404 Not Found", [("Content-Length", "0")])
             return [b""]
@@ -187,6 +198,11 @@ def split_path(path_info: str) -> tuple[str, str]:
 
 def _is_anonymous(environ: Environ) -> bool:
     return "HTTP_AUTHORIZATION" not in environ and "X-Amz-Signature=" not in environ.get("QUERY_STRING", "")
+
+
+def _access_key(environ: Environ) -> str:
+    """Return the id of the key that a request is signed with, empty where it is not signed by a header."""
+    return environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
 
 
 def _error_answer(status: str, code: str) -> Answer:
