@@ -21,7 +21,7 @@ from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.testing.cache_contract import BLOCK_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 
 class Place:
@@ -88,9 +88,12 @@ def children(place: Place) -> Iterator[Any]:
     """Start other daemons on the same directory; killed at the end of the test."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(action: str, name: str, *, size_bytes: int = 1 << 30) -> subprocess.Popen[str]:
+    def start(
+        action: str, name: str, *, size_bytes: int = 1 << 30, prefix: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        program = str(Path(__file__).with_name("child.py"))
         child = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("child.py")), str(place.path), str(size_bytes), action, name],
+            [*prefix, sys.executable, program, str(place.path), str(size_bytes), action, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

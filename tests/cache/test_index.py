@@ -223,6 +223,20 @@ def test_session_of_a_dead_process_in_this_boot_is_forgotten(tmp_path: Path, mon
     index.close()
 
 
+def test_room_set_aside_by_a_killed_container_is_free_for_the_next_with_its_pid(tmp_path: Path) -> None:
+    """Both are process 7 of their namespace. Mutation: without ``alone`` it is never free again."""
+    index = CacheIndex(str(tmp_path))
+    index.begin_session("one", 1)
+    assert index.reserve(1000, 1000)
+    index.close()
+    index = CacheIndex(str(tmp_path))
+    index.begin_session("one", 1, alone=True)
+    assert index.reserved_bytes() == 0
+    assert index.reserve(1000, 1000)
+    index.end_session()
+    index.close()
+
+
 def test_readonly_sees_what_a_writer_has_committed(tmp_path: Path) -> None:
     index = CacheIndex(str(tmp_path))
     index.put_block(A, OBJECT, 0, BLOCK)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 from typing import Any
 
 import pytest
 
+from tigrismount.cache.access import open_cache_access
+from tigrismount.errors import CacheError
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check, check_all, fill, object_id, write
 
 OBJECT_BYTES = 4 * BLOCK_BYTES
@@ -14,6 +18,11 @@ OBJECT_BYTES = 4 * BLOCK_BYTES
 
 def lines(child: Any, count: int) -> list[int]:
     return [int(child.stdout.readline()) for _ in range(count)]
+
+
+def told(child: Any) -> list[int]:
+    """Return what a child that ends by itself has printed."""
+    return [int(line) for line in child.communicate()[0].split()]
 
 
 def on_disk_bytes(path: Any) -> int:
@@ -121,3 +130,51 @@ async def test_three_storms_at_once_keep_the_bound_and_the_sums(place: Any, chil
             found_bytes += record.cached_bytes
         cache._index.check()
     assert found_bytes == total_bytes <= bound_bytes
+
+
+@pytest.fixture
+def elsewhere() -> Any:
+    """Command that runs another one in a pid namespace of its own."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*command, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("a pid namespace needs unshare and root")
+    return command
+
+
+async def test_daemons_of_another_pid_namespace_get_a_cache_beside_it(
+    place: Any, children: Any, elsewhere: Any
+) -> None:
+    """For as long as one is there: the index knows pids. Mutation: with one name for all namespaces they share it."""
+    async with place.open() as cache:
+        await fill(cache, object_id("mine"))
+        assert told(children("fill", "theirs", prefix=elsewhere)) == [4, OBJECT_BYTES]
+        assert told(children("fill", "third", prefix=elsewhere)) == [4, 2 * OBJECT_BYTES], "the same one again"
+        assert told(children("fill", "ours")) == [4, 2 * OBJECT_BYTES]
+        assert await check_all(cache, object_id("theirs")) == 0
+    assert [path.name for path in place.path.glob("beside-*")] == ["beside-1"]
+
+
+async def test_what_another_pid_namespace_cached_before_is_found(place: Any, children: Any, elsewhere: Any) -> None:
+    """An init container warms, the next container serves. Mutation: with a directory for each namespace it is not."""
+    assert told(children("fill", "warmed", prefix=elsewhere)) == [4, OBJECT_BYTES]
+    async with place.open() as cache:
+        assert await check_all(cache, object_id("warmed")) == 4
+    assert list(place.path.glob("beside-*")) == []
+
+
+async def test_what_work_from_outside_may_do_from_another_pid_namespace(
+    place: Any, children: Any, elsewhere: Any
+) -> None:
+    child = children("hold", "held", prefix=elsewhere)
+    lines(child, 1)
+    with open_cache_access(str(place.path)) as access:
+        assert access.objects() == []
+    with (
+        pytest.raises(CacheError, match=r"daemons of another pid namespace use the cache in .*: run this in their"),
+        open_cache_access(str(place.path), write=True),
+    ):
+        pass
+    child.communicate()

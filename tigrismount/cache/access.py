@@ -8,11 +8,11 @@ not for daemons. With several ``--cache-dir``, each directory is worked on by it
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tigrismount.cache.directory import CacheDirectory, kernel_boot_id
+from tigrismount.cache.directory import CacheDirectory, kernel_boot_id, visiting
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.inspect import ObjectReport, report_of
 from tigrismount.cache.kept import TABLES, RecordTables
@@ -46,6 +46,8 @@ class Evicted:
 def open_cache_access(directory: str, *, write: bool = False) -> Iterator[CacheAccess]:
     """Open a cache directory for work from outside.
 
+    Looking needs no more than LMDB's own locks, so it works from any container.
+
     Args:
         directory: One directory, as given to ``--cache-dir``.
         write: Whether anything is to be changed; verifying drops what is damaged, so it counts.
@@ -62,16 +64,17 @@ def open_cache_access(directory: str, *, write: bool = False) -> Iterator[CacheA
         damage = index_damage(where.index_path)
         if damage:
             raise CacheCorruptError(f"the cache in {directory} is damaged ({damage}); the next mount starts it anew")
-        index = CacheIndex(where.index_path, readonly=not write)
-        try:
-            boot_id = kernel_boot_id()
-            epoch = index.begin_session(boot_id, index.capacity_bytes()) if write else 0
-            yield CacheAccess(where, index, Trust(boot_token(boot_id), epoch))
-            if write:
-                index.sync()
-                index.end_session()
-        finally:
-            index.close()
+        with visiting(where) if write else nullcontext() as tenancy:
+            index = CacheIndex(where.index_path, readonly=not write)
+            try:
+                boot_id = kernel_boot_id()
+                epoch = index.begin_session(boot_id, index.capacity_bytes(), alone=tenancy.alone) if tenancy else 0
+                yield CacheAccess(where, index, Trust(boot_token(boot_id), epoch))
+                if write:
+                    index.sync()
+                    index.end_session()
+            finally:
+                index.close()
     except OSError as error:
         raise CacheError(f"the cache in {directory} cannot be used: {error.strerror}") from error
 

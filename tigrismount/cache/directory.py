@@ -4,6 +4,8 @@
 
     VERSION        "tigrismount-cache 2": the layout and the schema of the index
     lock           held while a daemon opens the cache, so that two of them agree on what they find
+    users          locked by whoever uses the directory, see ``tenancy``
+    beside-1/ …    cache directories in their own right, for daemons of other pid namespaces at the same time
     index/         the LMDB environment
     objects/       ab/abcd…: one sparse file per object version
     set-aside-…/   set aside: of a release that this one does not know, or damaged; removed in the background
@@ -28,16 +30,22 @@ from typing import TYPE_CHECKING
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.probe import index_damage
 from tigrismount.cache.records import READABLE_SCHEMAS, SCHEMA
+from tigrismount.cache.tenancy import enter, pid_namespace
 from tigrismount.errors import CacheCorruptError, CacheError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tigrismount.cache.tenancy import Tenancy
+
 _VERSION_LABEL = "tigrismount-cache "
 _VERSION_TEXT = f"{_VERSION_LABEL}{SCHEMA}\n"
 _READABLE_TEXTS = tuple(f"{_VERSION_LABEL}{schema}\n" for schema in READABLE_SCHEMAS)
 _ASIDE_PREFIX = "set-aside-"
-_OURS = {"VERSION", "VERSION.new", "lock", "index", "objects"}
+_BESIDE_PREFIX = "beside-"
+_NAMESPACES_MAX = 16
+"""Pid namespaces that use one directory at a time; each has a cache of its own in it, of the configured size."""
+_OURS = {"VERSION", "VERSION.new", "lock", "users", "index", "objects"}
 _IGNORED = {"lost+found"}
 """What a directory may hold besides and still count as empty: the root of a fresh ext4."""
 BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
@@ -64,6 +72,15 @@ class CacheDirectory:
         """Directory of the LMDB environment."""
         self.objects_path = os.path.join(path, "objects")
         """Directory of the data files."""
+        self.lock_path = os.path.join(path, "lock")
+        """File that is locked while somebody opens the cache."""
+        self.tenancy: Tenancy | None = None
+        """This process's use of it, while it has its index open for writing."""
+
+    def leave(self) -> None:
+        """Use the directory no longer; its index is closed. Idempotent."""
+        if self.tenancy is not None:
+            self.tenancy.leave()
 
     def object_path(self, digest: bytes) -> str:
         """Return the path of a version's data file."""
@@ -106,15 +123,53 @@ def open_cache_directory(path: str) -> tuple[CacheDirectory, CacheIndex]:
         ConfigError: It cannot be made or written, or is not ours to use.
         CacheError: Its index is in use or cannot be opened for another reason.
     """
-    directory = CacheDirectory(path)
+    namespace = pid_namespace(kernel_boot_id())
+    besides = [os.path.join(path, f"{_BESIDE_PREFIX}{number}") for number in range(1, _NAMESPACES_MAX)]
     try:
-        _claim(directory)
-        with _locked(os.path.join(path, "lock")):
-            return directory, _open_layout(directory)
+        for place in (path, *besides):
+            opened = _open_unless_others(CacheDirectory(place), namespace)
+            if opened is not None:
+                return opened
+            _log.warning("daemons of another pid namespace use the cache in %s; this one looks beside it", place)
+        raise CacheError(f"daemons of {_NAMESPACES_MAX} other pid namespaces use the cache in {path}")
     except OSError as error:
         raise ConfigError(
             f"the cache directory {path} cannot be used: {error.strerror}; choose another one with --cache-dir"
         ) from error
+
+
+def _open_unless_others(directory: CacheDirectory, namespace: str) -> tuple[CacheDirectory, CacheIndex] | None:
+    """Open a directory; None while daemons of another pid namespace use it."""
+    _claim(directory)
+    with _locked(directory.lock_path):
+        directory.tenancy = enter(directory.path, namespace)
+        if directory.tenancy is None:
+            return None
+        try:
+            return directory, _open_layout(directory)
+        except BaseException:
+            directory.leave()
+            raise
+
+
+@contextmanager
+def visiting(directory: CacheDirectory) -> Iterator[Tenancy]:
+    """Use a directory for a while that exists already, as one of its daemons does.
+
+    Raises:
+        CacheError: Daemons of another pid namespace use it.
+        OSError: It cannot be locked.
+    """
+    with _locked(directory.lock_path):
+        tenancy = enter(directory.path, pid_namespace(kernel_boot_id()))
+    if tenancy is None:
+        raise CacheError(
+            f"daemons of another pid namespace use the cache in {directory.path}: run this in their container"
+        )
+    try:
+        yield tenancy
+    finally:
+        tenancy.leave()
 
 
 def _claim(directory: CacheDirectory) -> None:
@@ -142,7 +197,8 @@ def _foreign_name(directory: CacheDirectory) -> str:
     """Return the name of something that shows the directory to be somebody else's, empty when it is free or ours."""
     if directory.version_text().startswith(_VERSION_LABEL):
         return ""
-    names = {name for name in os.listdir(directory.path) if not name.startswith(_ASIDE_PREFIX)} - _IGNORED
+    names = {name for name in os.listdir(directory.path) if not name.startswith((_ASIDE_PREFIX, _BESIDE_PREFIX))}
+    names -= _IGNORED
     # Ours without a readable VERSION still has the lock, and nothing that we did not make.
     return "" if not names or ("lock" in names and names <= _OURS) else min(names - {"lock"}, default="")
 

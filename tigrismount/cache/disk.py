@@ -93,7 +93,7 @@ class DiskBlockCache:
         self._directory = directory
         self._index = index
         self._clock = clock
-        trust = Trust(boot_token(boot_id), index.begin_session(boot_id, config.size_bytes))
+        trust = Trust(boot_token(boot_id), self._begin_session(boot_id))
         self._versions = OpenVersions(directory, index, trust, on_open=self._note_open, on_close=self._note_close)
         self._publisher = Publisher(directory, index)
         self._room = Room(
@@ -145,11 +145,16 @@ class DiskBlockCache:
                 return cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock)
             except BaseException as error:
                 index.close()
+                directory.leave()
                 if isinstance(error, OSError):
                     raise CacheError(f"the cache in {config.directory} cannot be opened: {error.strerror}") from error
                 raise
 
         return await trio.to_thread.run_sync(work)
+
+    def _begin_session(self, boot_id: str) -> int:
+        tenancy = self._directory.tenancy
+        return self._index.begin_session(boot_id, self._config.size_bytes, alone=tenancy is not None and tenancy.alone)
 
     # --- versions
 
@@ -364,6 +369,7 @@ class DiskBlockCache:
             await self._attempt(self._publisher.publish)
             await self._attempt(partial(trio.to_thread.run_sync, self._index.end_session))
             await trio.to_thread.run_sync(self._index.close)
+            self._directory.leave()
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)

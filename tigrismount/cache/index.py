@@ -69,7 +69,13 @@ class _Session:
     key: bytes
     boot: bytes
     capacity_bytes: int
+    dead: frozenset[bytes] = frozenset()
+    """Keys of other sessions that are known to be over, whatever their process ids say."""
     noted: bool = False
+
+    def outlives(self, key: bytes, boot: bytes, pid: int) -> bool:
+        """Tell whether another session is over."""
+        return key in self.dead or boot != self.boot or not _alive(pid)
 
 
 class CacheIndex:
@@ -264,8 +270,7 @@ class CacheIndex:
         data = txn.get(_SESSION_PREFIX + session, db=self._meta)
         if data is None or self._session is None:
             return False
-        boot, pid = _SESSION.unpack(data)
-        return bool(boot == self._session.boot) and _alive(pid)
+        return not self._session.outlives(_SESSION_PREFIX + session, *_SESSION.unpack(data))
 
     # --- changes
 
@@ -420,17 +425,20 @@ class CacheIndex:
 
     # --- sessions
 
-    def begin_session(self, boot_id: str, capacity_bytes: int) -> int:
+    def begin_session(self, boot_id: str, capacity_bytes: int, *, alone: bool = False) -> int:
         """Get ready to change the index; noted in it with the first change.
 
         Args:
             boot_id: This boot of the machine.
             capacity_bytes: The bound of this daemon, for ``cache stats`` to show.
+            alone: Whether nobody else has the index open. Then every session in it is over, even if its process id is
+                somebody's: in a container the next process gets the id of the one that was killed.
 
         Returns:
             The epoch: higher than in the index when the machine went down with a session open.
         """
-        self._session = _Session(_SESSION_PREFIX + os.urandom(8), boot_token(boot_id), capacity_bytes)
+        dead = frozenset(key for key, _, _ in self.read(self._sessions)) if alone else frozenset()
+        self._session = _Session(_SESSION_PREFIX + os.urandom(8), boot_token(boot_id), capacity_bytes, dead)
         return self.read(partial(self._epoch, self._session.boot))
 
     def _epoch(self, boot: bytes, txn: Any) -> int:
@@ -446,7 +454,7 @@ class CacheIndex:
         def work(txn: Any) -> None:
             txn.put(_EPOCH_KEY, _U64.pack(self._epoch(session.boot, txn)), db=self._meta)
             for key, boot, pid in self._sessions(txn):
-                if boot != session.boot or not _alive(pid):
+                if session.outlives(key, boot, pid):
                     txn.delete(key, db=self._meta)
                     txn.delete(_RESERVED_PREFIX + key.removeprefix(_SESSION_PREFIX), db=self._meta)
             txn.put(_CAPACITY_KEY, _U64.pack(session.capacity_bytes), db=self._meta)

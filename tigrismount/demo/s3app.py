@@ -202,7 +202,7 @@ def _is_anonymous(environ: Environ) -> bool:
 
 def _access_key(environ: Environ) -> str:
     """Return the id of the key that a request is signed with, empty where it is not signed by a header."""
-    return environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
+    return str(environ.get("HTTP_AUTHORIZATION", "")).partition("Credential=")[2].partition("/")[0]
 
 
 def _error_answer(status: str, code: str) -> Answer:

@@ -1,0 +1,91 @@
+"""One pid namespace at a time in a cache directory: who is in it is told by a lock, whose namespace by a file.
+
+The index knows processes by their ids: its readers, and who has set room aside. An id means nothing in another pid
+namespace (another container), where nobody has it or somebody else. So the processes of one namespace share a
+directory, and those of another one get a directory of their own for as long as that lasts.
+
+Whoever uses a directory holds a shared lock on ``users`` in it. Who finds nobody there writes its namespace into the
+file, whatever was in it: so a cache outlives a container, and what an init container warmed serves the next one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""A filesystem without ``flock``: nobody can be told to be there."""
+_NAME_MAX_BYTES = 200
+"""Longer than any boot id and namespace."""
+
+
+class Tenancy:
+    """This process's use of a directory, until ``leave``.
+
+    Args:
+        fd: ``users``, locked.
+        alone: Whether nobody was there when it began: every process that the index still knows is dead.
+    """
+
+    def __init__(self, fd: int, *, alone: bool) -> None:
+        self._fd = fd
+        self.alone = alone
+        """Whether nobody was there when it began."""
+
+    def leave(self) -> None:
+        """Use the directory no longer. Idempotent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def enter(directory: str, namespace: str) -> Tenancy | None:
+    """Begin to use *directory*; None while processes of another pid namespace do. With its ``lock`` held.
+
+    Args:
+        directory: The cache directory.
+        namespace: Ours, see ``pid_namespace``.
+
+    Raises:
+        OSError: The file cannot be opened or written.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(os.path.join(directory, "users"), flags, 0o600)
+    try:
+        alone = _lock(fd, fcntl.LOCK_EX)
+        if alone:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, namespace.encode(), 0)
+        elif os.pread(fd, _NAME_MAX_BYTES, 0) != namespace.encode():
+            return None
+        _lock(fd, fcntl.LOCK_SH)
+        tenancy, fd = Tenancy(fd, alone=alone), -1
+        return tenancy
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def pid_namespace(boot_id: str) -> str:
+    """Return a name of this process's pid namespace that no other one on this or another machine has now.
+
+    Args:
+        boot_id: This boot of the machine.
+    """
+    try:
+        return f"{boot_id} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # no /proc, or a kernel without namespaces: then there is one
+        return boot_id
