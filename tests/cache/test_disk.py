@@ -18,6 +18,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.cache import datafile, disk
+from tigrismount.cache.directory import open_cache_directory
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.errors import CacheCorruptError, CacheError
 from tigrismount.testing.cache_contract import (
@@ -602,3 +603,25 @@ def read_link(path: str) -> str:
         return os.readlink(path)
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.parametrize("begun_anew", [False, True])
+async def test_cache_removed_under_a_daemon_is_not_written_to_and_can_be_begun_anew(
+    place: Any, autojump_clock: Any, begun_anew: bool
+) -> None:
+    """Mutation: where data files are made with all their parents, the next mount refuses what lies there; without
+    ``_check_directory`` the old daemon writes among the files of the new one."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        shutil.rmtree(place.path)
+        place.path.mkdir()
+        assert await fill(cache, object_id("other")) == 0
+        if begun_anew:  # by another daemon, whose index knows nothing of what this one would write
+            directory, index = open_cache_directory(str(place.path))
+            index.close()
+            directory.leave()
+        await place.until(lambda: "was removed while in use; mount again" in cache.statistics().degraded)
+        assert await fill(cache, object_id("other")) == 0
+        assert place.data_files() == []
+    async with place.open() as cache:
+        assert await fill(cache, OBJ) == 5

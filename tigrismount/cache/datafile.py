@@ -81,7 +81,8 @@ class DataFile:
         with self._opening:
             if self._fd >= 0:
                 return False
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(os.path.dirname(self._path), mode=0o700)
             self._open(os.O_CREAT)
             is_new = os.fstat(self._fd).st_size == 0
             if is_new:

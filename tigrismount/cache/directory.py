@@ -77,6 +77,40 @@ class CacheDirectory:
         self.tenancy: Tenancy | None = None
         """This process's use of it, while it has its index open for writing."""
 
+    def check_same(self, was: tuple[int, int]) -> None:
+        """Check that the index is still the file it was: somebody may remove the cache of a running daemon.
+
+        Args:
+            was: What ``identity`` said when it was opened.
+
+        Raises:
+            CacheError: It is gone, or another one.
+        """
+        try:
+            same = self.identity() == was
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise CacheError(f"the cache in {self.path} was removed while in use; mount again to have one")
+
+    def identity(self) -> tuple[int, int]:
+        """Return device and inode of the index.
+
+        Raises:
+            OSError: It is not there, or cannot be looked at.
+        """
+        status = os.stat(os.path.join(self.index_path, "data.mdb"))
+        return status.st_dev, status.st_ino
+
+    def make_objects(self) -> None:
+        """Make the directory of the data files again where it was removed; not without the index beside it.
+
+        Raises:
+            OSError: The cache as a whole is gone, or cannot be written.
+        """
+        self.identity()  # a tree without index and VERSION would be somebody else's to the next mount
+        os.makedirs(self.objects_path, mode=0o700, exist_ok=True)
+
     def leave(self) -> None:
         """Use the directory no longer; its index is closed. Idempotent."""
         if self.tenancy is not None:

@@ -91,6 +91,7 @@ class DiskBlockCache:
         self._config = config
         self._store_id = store_id
         self._directory = directory
+        self._identity = directory.identity()
         self._index = index
         self._clock = clock
         trust = Trust(boot_token(boot_id), self._begin_session(boot_id))
@@ -311,6 +312,7 @@ class DiskBlockCache:
                 nursery.start_soon(self._attempt, self._tidy)
                 while True:
                     await trio.sleep(_PUBLISH_INTERVAL_S)
+                    await self._attempt(self._check_directory)
                     await self._attempt(self._publisher.publish)
                     await self._attempt(self.records.sync)
                     await self._attempt(self._room.enforce)
@@ -318,6 +320,9 @@ class DiskBlockCache:
         finally:
             with trio.CancelScope(shield=True):
                 await self._attempt(self._publisher.publish)
+
+    async def _check_directory(self) -> None:
+        await trio.to_thread.run_sync(self._directory.check_same, self._identity)
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do some upkeep; trouble with it is trouble with the disk, and ends there."""

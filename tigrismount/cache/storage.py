@@ -82,6 +82,7 @@ class StoredVersion:
         """Who still needs the file: the version, and every operation in a thread."""
         self.file = DataFile(directory.object_path(digest), record.size_bytes)
         """The data file; open when there are blocks."""
+        self._directory = directory
         self._index = index
         self._trust = trust
 
@@ -185,8 +186,7 @@ class StoredVersion:
             CacheError: The index failed.
             OSError: The file cannot be made or locked.
         """
-        if self.file.ensure():
-            self._index.drop_object(self.digest)  # of a file that is no more
+        self._ensure_file()
         for count, index in enumerate(indexes):
             if not self.file.try_claim(*self._range(index)):
                 return (Claim.OURS, {}, count) if count else (Claim.ELSEWHERE, {}, 1)
@@ -196,6 +196,15 @@ class StoredVersion:
                 self.unclaim(index)
                 return (Claim.OURS, {}, count) if count else (Claim.ON_DISK, {index: block}, 1)
         return Claim.OURS, {}, len(indexes)
+
+    def _ensure_file(self) -> None:
+        try:
+            is_new = self.file.ensure()
+        except FileNotFoundError:
+            self._directory.make_objects()
+            is_new = self.file.ensure()
+        if is_new:
+            self._index.drop_object(self.digest)  # of a file that is no more
 
     def unclaim(self, index: int) -> None:
         """Take back a claim. Never blocks."""
@@ -215,8 +224,7 @@ class StoredVersion:
             CacheError: The index failed.
             OSError: The disk failed or is full.
         """
-        if self.file.ensure():
-            self._index.drop_object(self.digest)  # of a file that is no more
+        self._ensure_file()
         checksum = xxhash.xxh3_64_intdigest(buffer[:length_bytes])
         self.file.write(index * self.record.block_bytes, buffer, length_bytes)
         if not self.file.linked():
