@@ -14,7 +14,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tigrismount.demo.command import CommandError, run_child, wait_until
 from tigrismount.demo.model import plan_model, upload_model
@@ -152,6 +154,15 @@ def test_the_service_lives_and_is_not_ready_without_a_mount(service, tmp_path):
     assert "not mounted" in said["mount"]
     assert ask(port, "/healthz")[0] == 200
     assert ask(port, "/stats")[0] == 503
+
+
+def test_a_loaded_model_is_not_ready_where_its_mount_is_gone(service, tmp_path):
+    save_file({"a": np.ones(4, "float32")}, tmp_path / "model.safetensors")
+    port = service(str(tmp_path), str(tmp_path))
+    assert wait_until(lambda: ask(port, "/readyz")[1]["loaded"])
+    status, said = ask(port, "/readyz")
+    assert (status, said["error"], "not mounted" in said["mount"]) == (503, None, True)
+    assert ask(port, "/tensors/a") == (200, {"dtype": "float32", "shape": [4], "mean": 1.0})
 
 
 @pytest.mark.fuse
