@@ -37,6 +37,7 @@ _COMMANDS = {
     "install-systemd": "Install the systemd units, and mount.tigris for fstab.",
     "cache": "Look into a disk cache.",
     "doctor": "Check what a mount needs here, and how fast it would be.",
+    "bench": "Measure a mount beside a plain download and the cache disk.",
     "completion": "Print what makes a shell complete commands, options and mountpoints.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }

@@ -13,7 +13,7 @@ from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.mounting import unmount
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 
@@ -28,16 +28,25 @@ class DemoMount:
         cache_directory: Disk cache of its own.
         env: Whole environment of the commands.
         memory_bytes: Memory limit of the daemon.
+        options: Further flags of the mount.
     """
 
     def __init__(
-        self, source: str, path: str, cache_directory: str, env: Mapping[str, str], *, memory_bytes: int
+        self,
+        source: str,
+        path: str,
+        cache_directory: str,
+        env: Mapping[str, str],
+        *,
+        memory_bytes: int,
+        options: Sequence[str] = (),
     ) -> None:
         self.path = os.path.realpath(path)
         self.cache_directory = cache_directory
         self._source = source
         self._env = env
         self._memory_bytes = memory_bytes
+        self._options = options
         self._log_file = f"{os.path.dirname(self.path)}/daemon.log"
         self._pids: list[int] = []
 
@@ -60,7 +69,7 @@ class DemoMount:
         Raises:
             CommandError: It could not be mounted.
         """
-        flags = [f"--cache-dir={self.cache_directory}", f"--memory-limit={self._memory_bytes}"]
+        flags = [f"--cache-dir={self.cache_directory}", f"--memory-limit={self._memory_bytes}", *self._options]
         run_command("mount", self._source, self.path, *flags, f"--log-file={self._log_file}", env=self._env).check()
         status = self.status()
         self._pids = [status["supervisor_pid"], status["pid"]]

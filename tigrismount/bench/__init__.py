@@ -1,0 +1,1 @@
+"""How fast a mount is beside what bounds it, measured on the user's own bucket and machine."""
