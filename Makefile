@@ -110,8 +110,8 @@ stress: $(DEV) ## ten minutes of 200 readers, then an hour of thousands of cases
 	    $(BIN)/python -m pytest -s --timeout=7200 tests/stress tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
 
 .PHONY: fuzz
-fuzz: $(LOADERS) ## damaged and made-up tensor files for the parsers, for minutes (FUZZ_EXAMPLES=20000)
-	@$(BIN)/python -m pytest tests/formats -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
+fuzz: $(LOADERS) ## damaged and made-up files, answers, flags and records for the parsers, for minutes (FUZZ_EXAMPLES=20000)
+	@$(BIN)/python -m pytest tests/formats tests/fuzz -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
 
 # A Debian with systemd in a container; made once, in about a minute, with packages from the network.
 SYSTEMD_ROOT := build/systemd-root.tar

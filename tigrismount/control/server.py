@@ -145,7 +145,7 @@ def _parse(line: bytes) -> Mapping[str, Any]:
     """Return a request; what is none is one of no command."""
     try:
         request = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return request if isinstance(request, dict) else {}
 

@@ -33,6 +33,8 @@ def page_of(answer: dict[str, Any], query: dict[str, Any], target: Target) -> Li
 
 def info_of(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> ObjectInfo:
     """Return the answer of a HEAD, or a row of a listing, as ours."""
+    if size_bytes < 0:
+        raise ObjectProtocolError(f"the store says that it has {size_bytes} bytes", bucket=bucket, key=key)
     modified = row.get("LastModified")
     mtime_s = modified.timestamp() if modified is not None else 0.0
     obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)

@@ -138,7 +138,7 @@ def unpack_reports(records: list[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
     for _, value in reversed(records):
         try:
             report = json.loads(zlib.decompress(value))
-        except (zlib.error, ValueError):
+        except (zlib.error, ValueError, RecursionError):
             continue
         if isinstance(report, dict) and isinstance(report.get("started"), int | float):
             reports.append(report)

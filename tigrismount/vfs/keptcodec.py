@@ -123,5 +123,5 @@ def _unpack(data: bytes) -> Any:
         raise ValueError("another format")
     try:
         return json.loads(zlib.decompress(data[1:]))
-    except zlib.error as exc:
+    except (zlib.error, RecursionError) as exc:
         raise ValueError("not compressed data") from exc
