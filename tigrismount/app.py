@@ -51,7 +51,7 @@ grants in all."""
 _PUSH_S = 1.0
 """How long a block may still go to the kernel before requests are given up: it takes milliseconds."""
 _SETTLE_S = 3.0
-"""How long flights may take to settle once the mount is gone; a body in transit is cut at once."""
+"""How long flights may take to settle after that; a body in transit is cut at once."""
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
 
@@ -134,17 +134,17 @@ class Worker:
                 await session.serve(engine.config.fuse)
                 if self._releasing:
                     await self._released.wait()
+                self._leave_soon()
                 await engine.pusher.drain(_SETTLE_S)
                 with trio.move_on_after(_DRAIN_S):
                     await engine.store.drain()
-                self._leave_soon()
                 nursery.cancel_scope.cancel()
         finally:
             if not engine.pusher.is_busy:  # else a thread is still inside the library, and the process ends anyway
                 session.close()
 
     def _leave_soon(self) -> None:
-        """End the process even where a GET still waits for its answer: the mount is gone, and nobody for it.
+        """End the process even where a thread still waits for the store or the disk: no reader does any more.
 
         The cache loses nothing: its records are written when they are made, and only a power cut could tell that the
         last second of them was not synced.
@@ -154,7 +154,7 @@ class Worker:
             self._say("stopped", reason="unmounted")
             os._exit(0)
 
-        timer = threading.Timer(_SETTLE_S, leave)
+        timer = threading.Timer(_DRAIN_S + _SETTLE_S, leave)
         timer.daemon = True
         timer.start()
 

@@ -58,6 +58,7 @@ def serve(fuse_fd: int, channel: Channel, fake: dict) -> None:
         try:
             request = os.read(fuse_fd, 1 << 20)
         except OSError as exc:
+            misbehave(fake, "unmounted")
             channel.send("stopped", reason=errno.errorcode[exc.errno])
             return
         _, opcode, unique = struct.unpack_from("=IIQ", request)

@@ -99,6 +99,14 @@ def test_unmounting_by_hand_ends_supervisor_and_worker(supervise, mountpoint):
     assert "was unmounted" in supervised.log.read_text()
 
 
+def test_a_worker_that_outlives_its_mount_is_killed(supervise, mountpoint):
+    supervised = supervise(hangs="unmounted", deadlines=Deadlines(start_s=20, stop_s=1))
+    unmount(str(mountpoint))
+    assert supervised.wait() == 0
+    assert not is_alive(supervised.outcome.worker_pid)
+    assert "did not end within 1 s and is killed" in supervised.log.read_text()
+
+
 def test_a_dead_mount_is_replaced(supervise, mountpoint):
     first = supervise(successor={"dies": "ready"}, deadlines=SHORT)
     os.kill(first.outcome.worker_pid, signal.SIGKILL)

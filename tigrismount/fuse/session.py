@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ _REPLY_BYTES = 64 << 10
 _SOON_S = 0.1
 """How long requests may take that are in service when a successor waits: enough for what is in memory or on the NVMe,
 a fraction of the pause that a reader may see."""
+_LAST_ANSWERS_S = 1.0
+"""How long requests may take that are in service when the mount ends. They had the time that a busy mount is given
+before; what still waits then, waits for a store that is away."""
 _EAGER_TURNS = 1000
 """Turns of the loop in which a drain asks at each whether somebody waits for a new request: under load one comes at
 once, and whoever waits must be caught first."""
@@ -116,8 +120,18 @@ class Session:
         return False
 
     def stop(self) -> None:
-        """Take no new requests; :meth:`serve` returns once those in service are answered. Call in the trio thread."""
+        """Take no new requests; :meth:`serve` returns once those in service are answered, or given up as too slow.
+
+        Where the kernel has ended the connection they are given up at once: nobody can be answered any more. Call in
+        the trio thread.
+        """
         pyfuse3.terminate()
+        self._serving.deadline = trio.current_time() + (_LAST_ANSWERS_S if self._is_connected() else 0.0)
+
+    def _is_connected(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return not poll.poll(0)
 
     def close(self) -> None:
         """Release the library's memory; the mount itself belongs to the holder."""

@@ -246,7 +246,8 @@ class Supervisor:
         self._events.turn(self._watchdog.wait_s())
         self._check_interruptions()
         self._workers.reap()
-        if self._worker_is_over(worker):
+        # The worker sees an unmount by itself; but what it has in service then may keep it, and can reach nobody.
+        if self._worker_is_over(worker) or not self._connection.is_connected():
             self._workers.end(worker, ask_first=False)
             return self._worker_ended(worker.describe_end())
         hang = self._watchdog.turn(worker)

@@ -4,6 +4,9 @@ Two things are asked, because either can stop alone. A *ping* over the channel i
 *probe* is a child that calls ``statvfs`` on the mountpoint, which is answered without any look at the store and never
 from the kernel's caches. A store that is slow or away stops neither.
 
+A loop that does not answer is probed at once, which may also free it. Where a reader is killed whose request the worker
+is about to take, the worker's library waits for the next request, and all the worker with it; the probe is one.
+
 Patience is counted in turns of this watchdog and not in seconds: on a machine that is overloaded, paused or suspended
 its turns come late as well, and so nobody is accused of what the machine did.
 """
@@ -17,6 +20,8 @@ from typing import TYPE_CHECKING
 from tigrismount.holder.probe import Health, Probe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tigrismount.holder.worker import Worker
 
 TURNS_MAX = 10
@@ -31,9 +36,11 @@ class Watchdog:
     Args:
         mountpoint: Where ``statvfs`` is called; None asks the loop only.
         hang_s: Seconds after which a worker counts as hung, on a machine that is not overloaded.
+        start_probe: Starts a probe of a path.
     """
 
-    def __init__(self, mountpoint: str | None, hang_s: float) -> None:
+    def __init__(self, mountpoint: str | None, hang_s: float, *, start_probe: Callable[[str], Probe] = Probe) -> None:
+        self._start_probe = start_probe
         self._mountpoint = mountpoint
         self._every_s = hang_s / TURNS_MAX
         self._probe: Probe | None = None
@@ -53,7 +60,7 @@ class Watchdog:
             return ""
         self._next_s = time.monotonic() + self._every_s
         self._turns += 1
-        finding = self._look()
+        finding = self._look(worker)
         seconds = f"{TURNS_MAX * self._every_s:g} s"
         if worker.unanswered >= TURNS_MAX:
             return f"did not answer its supervisor for {seconds}"
@@ -72,11 +79,11 @@ class Watchdog:
         self._next_s = time.monotonic() + self._every_s
         self.has_progress = True
 
-    def _look(self) -> bool:
+    def _look(self, worker: Worker) -> bool:
         """Follow the probe; return whether it is in time."""
         if self._probe is None:
-            if self._mountpoint is not None and self._turns % _PROBE_EVERY_TURNS == 0:
-                self._probe, self._probe_turns = Probe(self._mountpoint), 0
+            if self._mountpoint is not None and (worker.unanswered or self._turns % _PROBE_EVERY_TURNS == 0):
+                self._probe, self._probe_turns = self._start_probe(self._mountpoint), 0
             return True
         self._probe_turns += 1
         if not select.select([self._probe], [], [], 0)[0]:

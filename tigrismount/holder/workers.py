@@ -112,18 +112,16 @@ class Workers:
             self._check()
 
     def end(self, worker: Worker, *, ask_first: bool) -> None:
-        """Wait for *worker* to end by itself, then ask, then kill.
+        """Have *worker* end, and kill it where it takes too long.
 
         Args:
             worker: Which.
             ask_first: Whether it has no reason to end by itself.
         """
+        worker.tell("stop")
         if ask_first:
-            _ask(worker)
-        if not self._wait_for(worker, self._stop_s) and not ask_first:
-            _ask(worker)
-            self._wait_for(worker, self._stop_s)
-        if worker.has_ended():
+            worker.send_signal(signal.SIGTERM)
+        if self._wait_for(worker, self._stop_s):
             worker.close()
             return
         self._log.warning(f"the worker did not end within {self._stop_s:g} s and is killed")
@@ -142,8 +140,3 @@ class Workers:
         while not worker.has_ended() and time.monotonic() < deadline_s:
             self._events.turn(min(WAIT_TURN_S, timeout_s))
         return worker.has_ended()
-
-
-def _ask(worker: Worker) -> None:
-    worker.tell("stop")
-    worker.send_signal(signal.SIGTERM)
