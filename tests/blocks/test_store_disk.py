@@ -303,3 +303,51 @@ async def test_filling_raises_what_the_store_says(client, open_store):
             await store.fill(obj, 0)
         assert await store.fill(obj, 0)
         store.check_idle()
+
+
+async def test_a_disk_that_hangs_is_not_waited_for(client, open_store, autojump_clock) -> None:
+    """Its blocks are fetched into other memory, and it is asked again once it has answered.
+
+    Mutations: without the bound this never ends; without ``exchange`` the late read overwrites what was fetched.
+    """
+    data, disk = pattern(4 * BLOCK), _disk()
+    obj = client.put("a", data)
+    for index in range(4):
+        disk.put(obj, index, bytes(BLOCK))  # other bytes, so that it shows where they go
+    disk.read_gate = trio.Event()
+    async with open_store(cache=disk, disk_concurrency=2) as store:
+        async with trio.open_nursery() as nursery:
+            for index in (0, 1):
+                nursery.start_soon(store.read, obj, index * BLOCK, (index + 1) * BLOCK)
+        assert trio.current_time() < 3
+        assert bytes(await store.read(obj, 0, len(data))) == data
+        assert (len(disk.reads), len(client.requests)) == (2, 4)
+        assert trio.current_time() < 3, "only the first ones waited"
+        store.check_invariants()
+        disk.read_gate.set()
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+        assert store.statistics().memory_used_bytes == len(data)
+        assert bytes(await store.read(obj, 0, len(data))) == data
+        other = client.put("b", data)
+        disk.put(other, 0, data[:BLOCK])
+        assert bytes(await store.read(other, 0, BLOCK)) == data[:BLOCK]
+        assert len(client.requests) == 4, "the disk is asked again"
+
+
+async def test_a_disk_that_hangs_is_waited_for_where_there_is_no_other_memory(
+    client, open_store, autojump_clock
+) -> None:
+    """Mutation: where ``exchange`` takes what is not there, the budget does not hold."""
+    data, disk = pattern(2 * BLOCK), _disk()
+    obj = client.put("a", data)
+    for index in (0, 1):
+        disk.put(obj, index, data[index * BLOCK : (index + 1) * BLOCK])
+    disk.read_gate = trio.Event()
+    async with open_store(cache=disk, memory_limit_bytes=2 * BLOCK) as store, trio.open_nursery() as nursery:
+        for index in (0, 1):
+            nursery.start_soon(store.read, obj, index * BLOCK, (index + 1) * BLOCK)
+        await trio.sleep(60)
+        store.check_invariants()
+        disk.read_gate.set()
+    assert client.requests == []

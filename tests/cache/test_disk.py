@@ -402,6 +402,29 @@ async def test_hung_disk_is_waited_for_briefly_and_once(place: Any, monkeypatch:
         assert await fill(cache, OBJ) == 5
 
 
+async def test_read_that_hangs_is_told_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it has come back."""
+    monkeypatch.setattr(disk, "_PATIENCE_S", 0.1)
+    hung = threading.Event()
+    read = datafile.DataFile.read
+
+    def read_hangs(*arguments: Any) -> None:
+        hung.wait(10)
+        read(*arguments)
+
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        monkeypatch.setattr(datafile.DataFile, "read", read_hangs)
+        handle = await cache.open_object(OBJ)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check, handle, OBJ, 0)
+            assert cache.statistics().degraded == ""
+            await place.until(lambda: cache.statistics().degraded == "the disk has not answered for 0.1 s")
+            hung.set()
+        assert cache.statistics().degraded == ""
+        handle.close()
+
+
 @contextmanager
 def small_tmpfs(path: Path, size_bytes: int) -> Iterator[None]:
     path.mkdir()

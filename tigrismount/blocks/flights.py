@@ -16,6 +16,7 @@ import trio
 
 from tigrismount.blocks.buffers import PAGE_BYTES
 from tigrismount.blocks.claims import Claims
+from tigrismount.blocks.diskreads import DiskReads
 from tigrismount.blocks.part import NEVER, Part
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.writes import DiskWrites
@@ -67,6 +68,7 @@ class Flights:
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
         self.writes = DiskWrites(nursery, on_done=self._written, on_behind=self.pump)
+        self._disk_reads = DiskReads(memory, nursery)
         self._claims = Claims(self.queue, memory, self.pump)
         self._client = client
         self._config = config
@@ -318,11 +320,9 @@ class Flights:
 
     async def _read_from_disk(self, part: Part) -> None:
         block = part.blocks[0]
-        assert part.state.cached is not None
-        assert block.buffer is not None
         since_s = self._log.clock()
         try:
-            await part.state.cached.read_block(block.index, block.buffer)
+            await self._disk_reads.read(block)
         except CacheError as exc:
             if isinstance(exc, CacheCorruptError):
                 log.warning("%s; fetching it again", exc)

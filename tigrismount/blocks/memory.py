@@ -48,6 +48,8 @@ class BlockMemory:
         self._spent: OrderedDict[Block, None] = OrderedDict()
         """Blocks that were read whole, oldest first."""
         self._spent_bytes = 0
+        self._lost_bytes = 0
+        """Buffers that belong to no block, because a read that hangs may still write into them."""
         self._refused = False
         """Whether the kernel has refused memory within the budget, which is logged once."""
 
@@ -79,6 +81,28 @@ class BlockMemory:
                 return False
             self._evict(victim)
         return True
+
+    def exchange(self, block: Block) -> bool:
+        """Give *block* another buffer in place of the one it has, which comes back with ``give_back``.
+
+        Returns:
+            Whether there was memory for it; else it keeps the one it has.
+        """
+        old = block.buffer
+        assert old is not None
+        del self._recent[block]
+        block.buffer = None
+        if not self.allocate(block, demand=True):
+            block.buffer = old
+            self._recent[block] = None
+            return False
+        self._lost_bytes += len(old)
+        return True
+
+    def give_back(self, buffer: memoryview) -> None:
+        """Take back the memory that a block had before ``exchange``: nobody writes into it any more."""
+        self._lost_bytes -= len(buffer)
+        self.pool.give(buffer)
 
     def allocate_spare(self, block: Block) -> bool:
         """Give *block* a buffer that nobody would miss; return whether there was one.
@@ -127,7 +151,8 @@ class BlockMemory:
         """Raise AssertionError where the books do not agree with *blocks*, which are all there are; for tests."""
         with_buffer = {block for block in blocks if block.buffer is not None}
         assert with_buffer == set(self._recent), "a buffer belongs to one block of a known version"
-        assert self.pool.used_bytes == sum(page_ceil(block.length_bytes) for block in with_buffer)
+        in_blocks_bytes = sum(page_ceil(block.length_bytes) for block in with_buffer)
+        assert self.pool.used_bytes == in_blocks_bytes + self._lost_bytes
         assert self.pool.held_bytes <= self.pool.limit_bytes
         assert set(self._spent) <= with_buffer
         assert self._spent_bytes == sum(block.length_bytes for block in self._spent)

@@ -109,6 +109,8 @@ class DiskBlockCache:
         self._read_limiter = trio.CapacityLimiter(_READ_THREADS)
         self._write_turns = trio.CapacityLimiter(_WRITE_THREADS)
         self._write_threads = trio.CapacityLimiter(_WRITE_THREADS)
+        self._reading: dict[object, float] = {}
+        """When the reads that are under way began, oldest first."""
         self._backlog_s = -math.inf
         self._silent_until_s = -math.inf
         self._closed = False
@@ -213,6 +215,8 @@ class DiskBlockCache:
             await trio.lowlevel.checkpoint()
             raise CacheError(f"block {index} is not cached", bucket=storage.record.bucket, key=storage.record.key)
         check = check or storage.needs_check(index, block, self._config.verify)
+        token = object()
+        self._reading[token] = trio.current_time()
         try:
             with self._versions.using(storage):
                 read = partial(storage.read, index, block, buffer, check=check)
@@ -222,6 +226,8 @@ class DiskBlockCache:
             self._count(corrupt_blocks=int(isinstance(error, CacheCorruptError)))
             _log.warning("%s; it is dropped from the cache", error)
             raise
+        finally:
+            del self._reading[token]
         self._count(blocks_read=1, bytes_read=block.length_bytes)
         confirmed = self._versions.note_verified(storage, index, block) if check else None
         if confirmed is not None:
@@ -348,8 +354,13 @@ class DiskBlockCache:
             self._counters,
             bytes_cached=totals.bytes_cached,
             objects_cached=totals.objects,
-            degraded=self._health.reason or self._no_room_reason() or self._backlog_reason(),
+            degraded=self._health.reason or self._hang_reason() or self._no_room_reason() or self._backlog_reason(),
         )
+
+    def _hang_reason(self) -> str:
+        oldest_s = next(iter(self._reading.values()), math.inf)
+        hangs = trio.current_time() - oldest_s > _PATIENCE_S
+        return f"the disk has not answered for {_PATIENCE_S:g} s" if hangs else ""
 
     def _backlog_reason(self) -> str:
         recent = trio.current_time() - self._backlog_s < _BACKLOG_SHOWN_S
