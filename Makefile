@@ -128,7 +128,7 @@ test-systemd: $(DEV) $(SYSTEMD_ROOT) ## the units in a booted systemd (root, sys
 	@TIGRISMOUNT_TEST_ROOT=$(abspath $(SYSTEMD_ROOT)) $(BIN)/python -m pytest tests/systemd $(TEST_ARGS)
 
 .PHONY: check
-check: fmt-check lint imports types docs ## everything but the tests: format, lint, layers, types, documentation
+check: fmt-check lint imports types licences docs ## all but the tests: format, lint, layers, types, licences, documentation
 
 .PHONY: fmt
 fmt: $(DEV) ## format the code
@@ -151,6 +151,15 @@ imports: $(DEV) ## the layers: calls go down, never up
 types: $(DEV) ## mypy --strict
 	@$(BIN)/mypy -p tigrismount -p benchmarks
 	@$(BIN)/mypy examples/*/*.py
+
+.PHONY: licences
+licences: $(DEV) ## the licence and the pin of every package that an installation runs
+	@$(BIN)/python docs/audit_dependencies.py >/dev/null
+
+.PHONY: audit
+audit: $(DEV) ## known faults of those packages, by pip-audit; needs a network with its databases
+	@$(BIN)/python -m pip install --quiet pip-audit
+	@$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 .PHONY: docs
 docs: $(DEV) ## build the documentation; a warning is an error
