@@ -16,6 +16,7 @@ from typing import get_args
 
 import pytest
 
+from tigrismount.demo.command import run_command, wait_until
 from tigrismount.testing.fault_proxy import SILENT, FaultProxy, Trouble, TroubleRule
 from tigrismount.testing.mount import mounted
 
@@ -159,7 +160,12 @@ print(json.dumps(sums))
     assert reader.returncode == 0
 
 
-def test_what_is_cached_stays_readable_while_the_store_is_away(flaky, python, noise):
+def health(mount) -> tuple[int, str]:
+    done = run_command("health", mount.path, env=mount.env)
+    return done.status, done.output + done.errors
+
+
+def test_what_is_cached_stays_readable_while_the_store_is_away_and_health_says_so(flaky, python, noise):
     mount, proxy, client = flaky
     data = noise(SIZE, 1001)
     client.put_object(Bucket="flaky", Key="cached", Body=data)
@@ -179,10 +185,17 @@ with open(path, "rb", buffering=0) as file:
         assert reader.stdin is not None
         assert reader.stdout is not None
         assert reader.stdout.readline().strip() == digest
+        assert wait_until(lambda: health(mount)[0] == 0), health(mount)
         proxy.refuse()
         try:
+            # Nobody looks whether the store is there until somebody needs it.
+            python("try: os.stat(path + '-not')\nexcept OSError as exc: print(exc)", path)
+            assert wait_until(lambda: health(mount)[0] == 4), health(mount)
+            assert "store: " in health(mount)[1]
             reader.stdin.write("go\n")
             reader.stdin.flush()
             assert reader.stdout.readline().strip() == digest
+            assert health(mount)[0] == 4
         finally:
             proxy.accept()
+        assert wait_until(lambda: health(mount)[0] == 0, timeout_s=40), health(mount)
