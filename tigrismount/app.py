@@ -172,7 +172,7 @@ class Worker:
         if serve.fds:
             os.close(journal_fd)
             (journal_fd,) = serve.fds
-        filesystem.restore(engine.journal.open(journal_fd, filesystem.nodes, self._send_journal))
+        filesystem.restore(engine.journal.open(journal_fd, filesystem.records, self._send_journal))
         session.attach(fuse_fd, resend=serve.body["resend"])
 
     async def _listen(self, session: Session, engine: Engine) -> None:

@@ -115,6 +115,7 @@ class Engine:
             verified_sha256=self.verdicts.sha256 if verifies else None,
             names=self.kept_names,
             on_new=self.journal.append,
+            on_bookmark=self.journal.append,
         )
         self.adapter = Adapter(self.filesystem, config.fuse)
         proved = not takeovers.count and not away

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tigrismount.core.bookmarks import Bookmark
 from tigrismount.core.inodes import Node
 from tigrismount.core.journal import MAGIC, RECORD_MAX_BYTES, decode_records, encode_record
+from tigrismount.core.names import DirectoryKey
 from tigrismount.core.types import NodeId, ObjectId
 
 texts = st.text(st.characters(), max_size=40)  # lone surrogates among them
@@ -30,6 +32,17 @@ def nodes(draw: st.DrawFn) -> Node:
         draw(texts),
         draw(texts),
     )
+
+
+bookmarks = st.builds(
+    Bookmark, st.builds(DirectoryKey, texts, texts), st.integers(0, (1 << 63) - 1), texts, st.binary(max_size=255)
+)
+
+
+@given(st.lists(bookmarks | nodes(), max_size=5))
+def test_bookmarks_are_read_among_nodes(written: list):
+    data = MAGIC + b"".join(map(encode_record, written))
+    assert values(item for item, _ in decode_records(data)) == values(written)
 
 
 def values(found: object) -> list:

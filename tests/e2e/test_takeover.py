@@ -190,7 +190,10 @@ def test_what_was_open_before_stays_open(mount, source, child):
 
 
 def test_a_listing_that_was_begun_goes_on(mount, bucket, python):
-    """More names than one reply of the kernel's holds, so that reading goes on behind the takeover."""
+    """More names than one reply of the kernel's holds, so that reading goes on behind the takeover.
+
+    Names that were given go meanwhile, and others come before them, so that no place is where it was.
+    """
     names = [f"{number:05}-{'x' * 200}" for number in range(500)]
     for name in names:
         bucket.put(f"dir/{name}", b"")
@@ -207,6 +210,9 @@ print(json.dumps(found))
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             try:
                 process.stdout.readline()
+                bucket.client.delete_object(Bucket=bucket.name, Key=f"dir/{names[0]}")
+                for number in range(3):
+                    bucket.put(f"dir/00000-{number}", b"")
                 kill_worker(mounted)
                 assert json.loads(process.communicate("go\n", timeout=60)[0]) == names
             finally:

@@ -60,7 +60,9 @@ class FakeReaders:
 class World:
     """A mounted bucket without FUSE."""
 
-    def __init__(self, *keys, client=None, cache=None, names=None, on_new=None, bucket="bucket", **config):
+    def __init__(
+        self, *keys, client=None, cache=None, names=None, on_new=None, on_bookmark=None, bucket="bucket", **config
+    ):
         self.client = client or MemoryObjectClient()
         self.readers = FakeReaders()
         self.now_s = 1000.0
@@ -72,6 +74,7 @@ class World:
             cache=cache,
             names=names,
             on_new=on_new,
+            on_bookmark=on_bookmark,
         )
         for key in keys:
             self.put(key)

@@ -242,6 +242,77 @@ async def test_a_cursor_of_another_process_goes_on_at_its_ordinal(new_world):
     assert len(successor.requests) == 2
 
 
+@pytest.mark.parametrize("limit", [1, 7, 100])
+async def test_a_listing_read_across_a_takeover_misses_and_repeats_no_name_though_the_directory_changes(
+    new_world, limit
+):
+    """Two takeovers; each time names go and come before, at and behind the place of the reader."""
+    stay = {f"n{number:03}" for number in range(0, 300, 3)} | {"n1-x", "n1.y", "n1", "n2.z", "n2"}
+    others = [f"n{number:03}" for number in range(1, 300, 3)]
+    world, found, cursor = new_world(*stay, *others, "dir/x", "n150-a/x"), [], 0
+    for step in range(3):
+        for _ in range(max(1, 120 // limit)) if step < 2 else iter(int, 1):
+            taken = await world.readdir(cursor=cursor, limit=limit)
+            if not taken:
+                break
+            found += [name.decode() for name, _, _ in taken]
+            cursor = taken[-1][2]
+        successor = new_world(client=world.client)
+        successor.readers.data = world.readers.data
+        successor.fs.restore(list(world.fs.records()))
+        world = successor
+        for name in others[step::3]:
+            world.client.delete(name)
+        for number in range(2, 300, 3):
+            world.put(f"n{number:03}{'-' * step}")
+    assert len(found) == len(set(found)), "a name was repeated"
+    assert {*stay, "dir", "n150-a"} <= set(found), "a name was missed"
+
+
+async def test_readers_at_several_places_go_on_at_their_own(new_world):
+    keys = [f"{number:04}" for number in range(2500)]
+    first = new_world(*keys)
+    cursors = [(await first.readdir(limit=count))[-1][2] for count in (3, 700)]
+    page = await first.readdir()  # the last name of a page is held back
+    cursors.append((await first.readdir(cursor=page[-1][2], limit=900))[-1][2])
+    second = new_world(client=first.client)
+    second.readers.data = first.readers.data
+    second.fs.restore(list(first.fs.records()))
+    first.client.delete("0000")
+    for start in (1899, 3, 700, 3):
+        place = [3, 700, 1899].index(start)
+        taken = await second.readdir(cursor=cursors[place], limit=1)
+        assert [name for name, _, _ in taken] == [b"%04d" % start]
+        cursors[place], keep = taken[-1][2], cursors[place]
+        assert [name for name, _, _ in await second.readdir(cursor=cursors[place], limit=1)] == [b"%04d" % (start + 1)]
+        cursors[place] = keep
+    assert (await second.names())[:2] == [b"0001", b"0002"], "who begins, begins at the start"
+
+
+async def test_a_place_far_in_a_directory_costs_one_page_behind_a_takeover(new_world):
+    keys = [f"{number:05}" for number in range(5000)]
+    first, cursor = new_world(*keys), 0
+    given = 0
+    for _ in range(4):
+        taken = await first.readdir(cursor=cursor)
+        given, cursor = given + len(taken), taken[-1][2]
+    second = new_world(client=first.client)
+    second.readers.data = first.readers.data
+    second.fs.restore(list(first.fs.records()))
+    assert first.requests
+    assert (await second.readdir(cursor=cursor, limit=1))[0][0] == keys[given].encode()
+    assert len(second.requests) == 1
+
+
+async def test_a_place_is_noted_before_its_cursor_is_handed_out_and_once(new_world):
+    noted = []
+    world = new_world("a", "b", "c", on_bookmark=noted.append)
+    taken = await world.readdir(limit=2)
+    assert [(place.cursor, place.name, place.start_after) for place in noted] == [(taken[-1][2], b"b", "b")]
+    await world.readdir(limit=2)
+    assert len(noted) == 1
+
+
 async def test_entries_carry_attributes_and_the_time_left_for_their_name(new_world):
     world = new_world("a", "d/x")
     world.put("z", b"12345", mtime_s=1_700_000_000.125)

@@ -222,5 +222,5 @@ async def test_a_successor_takes_over_the_ids_of_versions(new_world):
     first.client.versioned = True
     obj = first.put("a", b"data")
     await first.walk("a")
-    second.fs.restore(list(first.fs.nodes()))
+    second.fs.restore(list(first.fs.records()))
     assert second.client.version_id(obj) == "v1"

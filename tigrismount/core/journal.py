@@ -1,9 +1,9 @@
-"""The bytes of the journal of node ids: what each id that the kernel may hold stands for.
+"""The bytes of the journal: what each node id, and each place in a directory, that the kernel may hold stands for.
 
-A record is one node, behind its length and a checksum. Records are appended and never changed; where an id comes twice,
-the later record holds. Reading stops at the first record that is cut short or does not match its checksum: that is
-where the process that wrote it died, and as an id is handed out only after its record is written, nobody has seen the
-id that is lost there. Texts are kept as they came, with any lone surrogates.
+A record is one node or one bookmark, behind its length and a checksum. Records are appended and never changed; where an
+id or a place comes twice, the later record holds. Reading stops at the first record that is cut short or does not match
+its checksum: that is where the process that wrote it died, and as an id is handed out only after its record is written,
+nobody has seen the id that is lost there. Texts are kept as they came, with any lone surrogates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
+from tigrismount.core.bookmarks import Bookmark
 from tigrismount.core.inodes import Node
+from tigrismount.core.names import DirectoryKey
 from tigrismount.core.types import NodeId, ObjectId
 
 if TYPE_CHECKING:
@@ -25,21 +27,34 @@ RECORD_MAX_BYTES = 64 << 10
 """Largest record: a key is 1 KiB at most, and a store that sends headers beyond this is not believed."""
 
 _FRAME = struct.Struct("<II")  # length of the record, CRC-32 of the record
-_FIXED = struct.Struct("<BQqqd")  # is an object, node id, size, Last-Modified in seconds, modification time
+_FIXED = struct.Struct("<BQqqd")  # kind, node id or cursor, size, Last-Modified in seconds, modification time
+_DIRECTORY, _OBJECT, _BOOKMARK = range(3)  # kinds
 _LENGTH = struct.Struct("<H")
 
 
-def encode_record(node: Node) -> bytes:
-    """Return the record of *node* as it is now.
+Record = Node | Bookmark
+"""What a record holds."""
+
+
+def encode_record(item: Record) -> bytes:
+    """Return the record of a node, as it is now, or of a bookmark.
 
     Raises:
         ValueError: Its texts are longer than any store's.
     """
-    obj = node.obj
+    if isinstance(item, Bookmark):
+        texts = [item.where.bucket, item.where.prefix, item.start_after]
+        return _encode((_BOOKMARK, item.cursor, 0, 0, 0.0), texts, item.name)
+    obj = item.obj
     size_bytes, modified_s, etag = (obj.size_bytes, obj.modified_s, obj.etag) if obj is not None else (0, 0, "")
-    texts = [node.bucket, node.key, etag, node.storage_class, node.version_id, node.sha256]
-    raws = [text.encode("utf-8", "surrogatepass") for text in texts] + [node.target]
-    parts = [_FIXED.pack(obj is not None, node.id, size_bytes, modified_s, node.mtime_s)]
+    kind = _DIRECTORY if obj is None else _OBJECT
+    texts = [item.bucket, item.key, etag, item.storage_class, item.version_id, item.sha256]
+    return _encode((kind, item.id, size_bytes, modified_s, item.mtime_s), texts, item.target)
+
+
+def _encode(fixed: tuple[int, int, int, int, float], texts: list[str], last: bytes) -> bytes:
+    raws = [text.encode("utf-8", "surrogatepass") for text in texts] + [last]
+    parts = [_FIXED.pack(*fixed)]
     parts += [_LENGTH.pack(min(len(raw), 0xFFFF)) + raw for raw in raws]
     record = b"".join(parts)
     if len(record) > RECORD_MAX_BYTES:
@@ -47,8 +62,8 @@ def encode_record(node: Node) -> bytes:
     return _FRAME.pack(len(record), zlib.crc32(record)) + record
 
 
-def decode_records(data: bytes) -> Iterator[tuple[Node, int]]:
-    """Give each whole record's node, and where in *data* it stops; nothing where *data* is no journal of this format.
+def decode_records(data: bytes) -> Iterator[tuple[Record, int]]:
+    """Give what each whole record holds, and where in *data* it stops; nothing where it is no journal of this format.
 
     Args:
         data: A journal from its first byte on.
@@ -66,15 +81,19 @@ def decode_records(data: bytes) -> Iterator[tuple[Node, int]]:
         yield _decode(record), start
 
 
-def _decode(record: bytes) -> Node:
-    is_object, node_id, size_bytes, modified_s, mtime_s = _FIXED.unpack_from(record)
-    *texts, target = _texts(record)
-    bucket, key, etag, storage_class, version_id, sha256 = (raw.decode("utf-8", "surrogatepass") for raw in texts)
+def _decode(record: bytes) -> Record:
+    kind, number, size_bytes, modified_s, mtime_s = _FIXED.unpack_from(record)
+    *raws, target = _texts(record)
+    texts = [raw.decode("utf-8", "surrogatepass") for raw in raws]
+    if kind == _BOOKMARK:
+        bucket, prefix, start_after = texts
+        return Bookmark(DirectoryKey(bucket, prefix), number, start_after, target)
+    bucket, key, etag, storage_class, version_id, sha256 = texts
     return Node(
-        NodeId(node_id),
+        NodeId(number),
         bucket,
         key,
-        ObjectId(bucket, key, etag, size_bytes, modified_s) if is_object else None,
+        ObjectId(bucket, key, etag, size_bytes, modified_s) if kind == _OBJECT else None,
         mtime_s,
         storage_class,
         target,

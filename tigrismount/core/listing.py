@@ -10,8 +10,9 @@ things are tolerated, because stores do them in good faith: a prefix sent again 
 empty pages, as long as their tokens differ and there are not too many.
 
 Readers have cursors, which are ordinals: the place of a name in one listing, and a few bits that say which listing of
-the directory it was. Listings are shared, kept while there is room for them, and never changed once a name is out; a
-cursor into a listing that is gone goes on at its ordinal in the newest one.
+the directory it was. Listings are shared, kept while there is room for them, and never changed once a name is out. A
+cursor into a listing that is gone, be it with an earlier process, goes on at its bookmark (``core.bookmarks``) in a
+listing of what follows there; only where that is gone too, at its ordinal in the newest one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigrismount.core.bookmarks import Bookmark, Bookmarks
 from tigrismount.core.names import SIZE_MAX_BYTES, DirectoryKey, key_bytes, to_name
 from tigrismount.errors import ObjectProtocolError
 
@@ -40,6 +42,8 @@ GENERATIONS = 1 << 16
 
 KEPT_PER_DIRECTORY = 4
 """Listings of one directory kept for readers that are still in an older one."""
+
+_DELIMITER = ord("/")
 
 LISTING_COST = 8
 """What an empty listing counts against the limit on names, so that many empty directories are bounded too."""
@@ -64,9 +68,11 @@ class Listing:
         where: The directory.
         started_s: When the pass began.
         generation: Which listing of this directory it is; part of its cursors.
+        behind: Where it begins; None at the start. One that begins later is for the readers at that place alone.
     """
 
     __slots__ = (
+        "_behind",
         "_by_name",
         "_held",
         "_last",
@@ -76,13 +82,17 @@ class Listing:
         "generation",
         "hidden",
         "next_token",
+        "origin",
         "shadowed",
         "stale",
+        "start_after",
         "started_s",
         "where",
     )
 
-    def __init__(self, where: DirectoryKey, started_s: float, generation: int = 0) -> None:
+    def __init__(
+        self, where: DirectoryKey, started_s: float, generation: int = 0, behind: Bookmark | None = None
+    ) -> None:
         self.where = where
         self.started_s = started_s
         self.generation = generation
@@ -96,8 +106,13 @@ class Listing:
         """Rows that no path can express, or no file as its size is none."""
         self.shadowed = 0
         """Files that a directory of the same name hides."""
-        self.stale = False
+        self.origin = behind.cursor if behind is not None else 0
+        """The cursor that it goes on from, 0 where it begins at the start."""
+        self.start_after = behind.start_after if behind is not None else ""
+        """Row that its first page begins behind."""
+        self.stale = behind is not None
         """Whether somebody said that it may be wrong: then only readers that are in it go on with it."""
+        self._behind = behind
         self._by_name: dict[bytes, Dentry] = {}
         self._held: list[tuple[bytes, Dentry]] = []
         self._last = b""
@@ -110,6 +125,21 @@ class Listing:
     def cursor(self, ordinal: int) -> int:
         """Return the directory offset of the name with this ordinal."""
         return self.generation << ORDINAL_BITS | ordinal
+
+    def bookmark(self, ordinal: int) -> Bookmark:
+        """Return the bookmark of :meth:`cursor` of *ordinal*, which is not 0.
+
+        A file that the name begins with may be still to come though its row lies before: then all is read from there.
+        """
+        dentry = self.dentries[ordinal - 1]
+        name, files = dentry.name, {held.name for _, held in self._held}
+        start_after = self.where.key_of(name) + ("/" if dentry.info is None else "")
+        for stop in range(1, len(name)):
+            above = self.find(name[:stop])
+            if name[stop] < _DELIMITER and (name[:stop] in files or (above is not None and above.info is not None)):
+                start_after = self.where.key_of(name[:stop])[:-1]
+                break
+        return Bookmark(self.where, self.cursor(ordinal), start_after, name)
 
     def has_directory(self, name: bytes) -> bool:
         """Tell whether *name* is known to be a directory."""
@@ -213,6 +243,8 @@ class Listing:
             held.append((key + b"/", dentry))
 
     def _emit(self, dentry: Dentry) -> None:
+        if self._behind is not None and self._behind.is_behind(dentry.name):
+            return
         self.dentries.append(dentry)
         self._by_name[dentry.name] = dentry
 
@@ -239,6 +271,9 @@ class ListingShelf:
         self._shelf: OrderedDict[DirectoryKey, list[Listing]] = OrderedDict()
         self._pins: dict[DirectoryKey, int] = {}
         self._cost = 0
+        self._begun = 0
+        self.bookmarks = Bookmarks()
+        """Places of readers that a listing may be begun at."""
 
     def pin(self, where: DirectoryKey) -> None:
         """Keep the listings of a directory from now on: it was opened."""
@@ -267,17 +302,27 @@ class ListingShelf:
         """Return the newest listing of every directory that has one."""
         return [listings[-1] for listings in self._shelf.values()]
 
+    def restore(self, bookmark: Bookmark) -> None:
+        """Take over a bookmark of an earlier process: no listing of ours will have cursors like its."""
+        self.bookmarks.put(bookmark)
+        self._begun = (bookmark.cursor >> ORDINAL_BITS) + 1
+
     def resume(self, where: DirectoryKey, cursor: int, now_s: float) -> tuple[Listing, int]:
         """Return the listing a cursor lies in and its ordinal there.
 
         Cursor 0 lies in the newest listing while that is fresh, else in a new one that has no page yet. Any other
-        cursor lies in the listing it was made from; where that is gone, in the newest one, fresh or not.
+        cursor lies in the listing it was made from; where that is gone, at the start of one that begins there; where
+        the place is not known any more, in the newest one, fresh or not.
         """
         listings = self._shelf.setdefault(where, [])
         self._shelf.move_to_end(where)
         generation, ordinal = divmod(cursor, 1 << ORDINAL_BITS)
         newest = listings[-1] if listings else None
-        if newest is None or (cursor == 0 and (newest.stale or now_s >= newest.started_s + self._ttl_s)):
+        bookmark = self.bookmarks.find(where, cursor)
+        if bookmark is not None and all(listing.generation != generation for listing in listings):
+            newest = next((listing for listing in listings if listing.origin == cursor), None)
+            newest, ordinal = newest or self._begin(where, listings, now_s, bookmark), 0
+        elif newest is None or (cursor == 0 and (newest.stale or now_s >= newest.started_s + self._ttl_s)):
             newest = self._begin(where, listings, now_s)
         elif cursor != 0:
             newest = next((listing for listing in listings if listing.generation == generation), newest)
@@ -326,10 +371,16 @@ class ListingShelf:
             assert len(listings) <= KEPT_PER_DIRECTORY
             assert len({listing.generation for listing in listings}) == len(listings)
 
-    def _begin(self, where: DirectoryKey, listings: list[Listing], now_s: float) -> Listing:
-        generation = (listings[-1].generation + 1) % GENERATIONS if listings else 0
-        listing = Listing(where, now_s, generation)
-        listings.append(listing)
+    def _begin(
+        self, where: DirectoryKey, listings: list[Listing], now_s: float, behind: Bookmark | None = None
+    ) -> Listing:
+        taken = {listing.generation for listing in listings}
+        while (generation := self._begun % GENERATIONS) in taken:
+            self._begun += 1
+        self._begun += 1
+        listing = Listing(where, now_s, generation, behind)
+        # The last one is for those who begin at the start.
+        listings.insert(len(listings) - 1 if listings and behind is not None else len(listings), listing)
         self._cost += LISTING_COST
         if len(listings) > KEPT_PER_DIRECTORY:
             self._cost -= _cost(listings.pop(0))

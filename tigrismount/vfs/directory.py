@@ -165,5 +165,5 @@ class Directories:
         if listing.next_token is None:
             self.listings += 1
         asked_s = self._clock()
-        page = await self._names.page(listing.where, listing.next_token)
+        page = await self._names.page(listing.where, listing.next_token, start_after=listing.start_after)
         self.shelf.feed(listing, page.objects, page.prefixes, page.next_token, asked_s)

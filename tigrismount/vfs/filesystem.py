@@ -15,9 +15,11 @@ change: what is known of them has a TTL.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
-from tigrismount.core.inodes import InodeTable
+from tigrismount.core.bookmarks import Bookmark
+from tigrismount.core.inodes import InodeTable, Node
 from tigrismount.core.names import DirectoryKey, place_of
 from tigrismount.errors import (
     CacheError,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.cache.base import BlockCache
-    from tigrismount.core.inodes import Node
+    from tigrismount.core.journal import Record
     from tigrismount.core.listing import Dentry
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
@@ -70,6 +72,7 @@ class FileSystem:
         names: Asked for names; None asks the store.
         verified_sha256: Tells the SHA-256 that a version was found to have, empty where nobody looked.
         on_new: Called with each node before its id is handed out (see :class:`InodeTable`).
+        on_bookmark: Called with each place in a directory before its cursor is handed out.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class FileSystem:
         names: NameSource | None = None,
         verified_sha256: Callable[[ObjectId], Awaitable[str]] | None = None,
         on_new: Callable[[Node], None] | None = None,
+        on_bookmark: Callable[[Bookmark], None] | None = None,
     ) -> None:
         self._client = client
         self._readers = readers
@@ -90,6 +94,7 @@ class FileSystem:
         self._clock = clock
         self._cache = cache
         self._verified_sha256 = verified_sha256
+        self._on_bookmark = on_bookmark
         self._directories = Directories(names or LiveNames(client), config, clock)
         self._inodes = InodeTable(
             config.store_id,
@@ -104,8 +109,16 @@ class FileSystem:
         """Give all nodes that the kernel may know, but the root."""
         return self._inodes.known()
 
-    def restore(self, nodes: Sequence[Node]) -> None:
-        """Take over the nodes of an earlier process of this mount; before the first request."""
+    def records(self) -> Iterator[Record]:
+        """Give all nodes and places in directories that the kernel may know, for the next process."""
+        return itertools.chain(self.nodes(), self._directories.shelf.bookmarks)
+
+    def restore(self, records: Sequence[Record]) -> None:
+        """Take over the records of an earlier process of this mount; before the first request."""
+        nodes = [record for record in records if isinstance(record, Node)]
+        for record in records:
+            if isinstance(record, Bookmark):
+                self._directories.shelf.restore(record)
         self._inodes.restore(nodes)
         for node in nodes:
             if node.obj is not None:
@@ -240,15 +253,21 @@ class FileSystem:
         """
         where = self._directory(node_id)
         listing, ordinal = await self._directories.read(where, cursor)
-        now_s, ttl_s = self._clock(), self._directories.dentries.ttl_s
+        now_s, ttl_s, start = self._clock(), self._directories.dentries.ttl_s, ordinal
         while ordinal < len(listing.dentries):
             dentry = listing.dentries[ordinal]
-            ordinal += 1
             node = self._intern(where, dentry)
             entry = Entry(attributes_of(node, self._config), 0.0 if listing.stale else ttl_s(dentry, now_s))
-            if not emit(dentry.name, entry, listing.cursor(ordinal)):
-                return
+            if not emit(dentry.name, entry, listing.cursor(ordinal + 1)):
+                break
+            ordinal += 1
             self._inodes.add_lookup(node)
+        if ordinal > start:  # the kernel asks for what follows the last one
+            self._note_place(listing.bookmark(ordinal))
+
+    def _note_place(self, bookmark: Bookmark) -> None:
+        if self._directories.shelf.bookmarks.put(bookmark) and self._on_bookmark is not None:
+            self._on_bookmark(bookmark)
 
     def releasedir(self, node_id: int) -> None:
         """Close a directory; never raises."""

@@ -2,7 +2,8 @@
 
 The supervisor makes a memory file and passes it to each worker of the mount. A worker writes one record for each node
 *before* the kernel can hear of its id (``InodeTable``'s ``on_new``), so that the worker after it, however this one
-died, knows every id. ``core.journal`` has the bytes.
+died, knows every id; and one for each place in a directory that the kernel was told to ask for next, before it is.
+``core.journal`` has the bytes.
 
 Nodes that were dropped stay in the journal, so it is bounded by rewriting: above a limit, all nodes that are known now
 go to a new file, which takes the old one's place once it has been sent to the supervisor. The limit is then twice what
@@ -18,13 +19,14 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from tigrismount.core.inodes import Node
 from tigrismount.core.journal import MAGIC, decode_records, encode_record
 from tigrismount.errors import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tigrismount.core.inodes import Node
+    from tigrismount.core.journal import Record
 
 log = logging.getLogger(__name__)
 
@@ -43,24 +45,24 @@ class NodeJournal:
         self._rewrite_bytes = self._limit_bytes = rewrite_bytes
         self._fd = -1
         self._size_bytes = self._previewed_bytes = self._previewed_ino = 0
-        self._known: Callable[[], Iterable[Node]] = tuple
+        self._known: Callable[[], Iterable[Record]] = tuple
         self._replace: Callable[[int], None] | None = None
         self.degraded = ""
         """Why nothing is remembered any more; empty while all is well."""
 
     def open(
-        self, fd: int, known: Callable[[], Iterable[Node]], replace: Callable[[int], None] | None = None
-    ) -> list[Node]:
-        """Return the nodes of the journal in *fd*, and remember new ones there from now on.
+        self, fd: int, known: Callable[[], Iterable[Record]], replace: Callable[[int], None] | None = None
+    ) -> list[Record]:
+        """Return what the journal in *fd* holds, and remember what is new there from now on.
 
         Args:
             fd: The memory file; owned from now on.
-            known: Gives all nodes that are known, for rewriting.
+            known: Gives all nodes and bookmarks that are known, for rewriting.
             replace: Passes the descriptor of a new journal to who keeps it, by duplicate; raises
                 :class:`MountError` where it cannot. None never rewrites.
         """
         self._known, self._replace = known, replace
-        nodes = self.preview(fd)
+        found = self.preview(fd)
         self._fd, stop = fd, max(self._previewed_bytes, len(MAGIC))
         head = os.pread(fd, len(MAGIC), 0)
         if head != MAGIC:
@@ -70,10 +72,10 @@ class NodeJournal:
         os.ftruncate(fd, stop)  # a record that was cut short must not lie behind the next one
         self._size_bytes = stop
         self._limit_bytes = max(self._rewrite_bytes, 2 * stop)
-        return nodes
+        return found
 
-    def preview(self, fd: int) -> list[Node]:
-        """Return the nodes of the journal in *fd* that were not returned before, while another process may write it.
+    def preview(self, fd: int) -> list[Record]:
+        """Return what the journal in *fd* holds that was not returned before, while another process may write it.
 
         So a successor that is started beside a worker has read nearly all when its turn comes. *fd* stays open.
         """
@@ -83,20 +85,21 @@ class NodeJournal:
         start, size_bytes = self._previewed_bytes, facts.st_size
         head = os.pread(fd, len(MAGIC), 0) if start else b""
         data = head + os.pread(fd, size_bytes - start, start)
-        nodes, stop = {}, len(head)
-        for node, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
-            nodes[node.id] = node
+        found: dict[object, Record] = {}
+        stop = len(head)
+        for item, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
+            found[item.id if isinstance(item, Node) else (item.where, item.cursor)] = item
         self._previewed_bytes = start + stop - len(head)
-        return list(nodes.values())
+        return list(found.values())
 
-    def append(self, node: Node) -> None:
-        """Remember *node*; never raises. To be called before its id is handed out."""
+    def append(self, item: Record) -> None:
+        """Remember a node or a bookmark; never raises. To be called before its id or cursor is handed out."""
         if self._fd < 0:
             return
         try:
             if self._size_bytes >= self._limit_bytes and self._replace is not None:
                 self._rewrite(self._replace)
-            self._write(self._fd, self._size_bytes, encode_record(node))
+            self._write(self._fd, self._size_bytes, encode_record(item))
         except (OSError, ValueError, MountError) as exc:
             self._give_up(str(exc))
 

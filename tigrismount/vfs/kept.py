@@ -108,9 +108,9 @@ class KeptNames:
         self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
         return dentry
 
-    async def page(self, where: DirectoryKey, token: str | None) -> NamePage:
+    async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
         """Return a page, as in the protocol."""
-        after, store_token = ("", None) if token is None else json.loads(token)
+        after, store_token = (start_after, None) if token is None else json.loads(token)
         key = self._place + _PAGE + key_bytes(where.prefix) + b"\0" + key_bytes(after)
         kept = await self._find(key)
         if kept is not None:

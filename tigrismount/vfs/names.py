@@ -45,12 +45,13 @@ class NameSource(Protocol):
             asked_s: The time, for the answer.
         """
 
-    async def page(self, where: DirectoryKey, token: str | None) -> NamePage:
+    async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
         """Return a page of the names in *where*.
 
         Args:
             where: The directory.
             token: ``next_token`` of the page before, None for the first one.
+            start_after: Row to start behind where there is no token.
         """
 
     def distrust(self) -> None:
@@ -73,13 +74,7 @@ class LiveNames:
         return await resolve(self._client, where, name, asked_s)
 
     async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
-        """Return a page, as in the protocol.
-
-        Args:
-            where: The directory.
-            token: As in the protocol.
-            start_after: Row to start behind where there is no token.
-        """
+        """Return a page, as in the protocol."""
         if where.holds_buckets:
             return NamePage((), [f"{name}/" for name in await self._client.list_buckets()], None)
         page = await self._client.list_page(where.bucket, where.prefix, token=token, start_after=start_after)
