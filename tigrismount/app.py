@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -235,6 +236,7 @@ def _ours(error: BaseException) -> TigrisMountError | None:
 
 def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsServer:
     from tigrismount.metrics.exposition import Figures  # prometheus_client takes a while, and few mounts want it
+    from tigrismount.metrics.page import MOST_LOADS
     from tigrismount.metrics.server import MetricsServer
 
     def figures() -> Figures:
@@ -242,7 +244,7 @@ def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsSe
         return Figures(engine.status(), timings, dict(adapter.errors))
 
     host, _, port = address.rpartition(":")
-    return MetricsServer(host.strip("[]"), int(port), figures)
+    return MetricsServer(host.strip("[]"), int(port), figures, partial(engine.loads.reports, MOST_LOADS))
 
 
 def _warnings(engine: Engine) -> list[str]:

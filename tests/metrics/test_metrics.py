@@ -16,6 +16,8 @@ from tigrismount.blocks.statistics import BlocksStatistics
 from tigrismount.cache.base import CacheStatistics
 from tigrismount.core.histogram import Histogram
 from tigrismount.fuse import errnos
+from tigrismount.fuse.pusher import PusherStatistics
+from tigrismount.integrity.verifier import VerifierStatistics
 from tigrismount.metrics.exposition import Exposition, Figures
 from tigrismount.metrics.server import MetricsServer
 from tigrismount.metrics.table import ERRNOS, METRICS, PARTS, TIMINGS
@@ -55,8 +57,11 @@ def figures(**changes) -> Figures:
         objects=changes.get("objects", ObjectStatistics()),
         cache=CacheStatistics(bytes_cached=7, degraded="disk full"),
         blocks=BlocksStatistics(bytes_hit=5, reads_hit=1),
+        pusher=PusherStatistics(),
         vfs=VfsStatistics(**vfs),
+        checksums=VerifierStatistics(),
         loads=(),
+        kernel_reads=(0, 0),
     )
     timing = Histogram()
     timing.observe(0.02)
@@ -140,8 +145,8 @@ def get(port, path, method="GET"):
 
 @pytest.fixture
 async def serve(nursery):
-    async def start(make=figures, port=0):
-        server = MetricsServer("127.0.0.1", port, make)
+    async def start(make=figures, port=0, reports=None):
+        server = MetricsServer("127.0.0.1", port, make, reports)
         nursery.start_soon(server.run)
         while not server.port and not server.degraded:
             await trio.lowlevel.checkpoint()
@@ -191,3 +196,34 @@ async def test_a_taken_address_is_no_end_of_the_mount(serve):
 
 def test_every_errno_that_an_error_means_is_there_from_the_start():
     assert {errno.errorcode[number] for number in errnos.ERRNOS.values()} == set(ERRNOS)
+
+
+async def test_the_page_for_people_is_served_with_a_policy_and_the_last_loads(serve):
+    async def reports():
+        await trio.lowlevel.checkpoint()
+        return [{"model": "s3://b/<llama>", "started": 1.0}]
+
+    server = await serve(reports=reports)
+
+    def look():
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://127.0.0.1:{server.port}/", timeout=20) as reply:
+            return reply.headers, reply.read().decode()
+
+    headers, text = await trio.to_thread.run_sync(look)
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert headers["Content-Security-Policy"].startswith("default-src 'none';")
+    assert "s3://b/&lt;llama&gt;" in text
+
+
+async def test_reports_that_cannot_be_had_cost_neither_the_page_nor_the_mount(serve, caplog):
+    async def reports():
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("the cache is odd")
+
+    server = await serve(reports=reports)
+    status, text = await trio.to_thread.run_sync(get, server.port, "/")
+    assert status == 200
+    assert b"none yet" in text
+    assert "the load reports cannot be had" in caplog.text
+    assert (await trio.to_thread.run_sync(get, server.port, "/healthz"))[0] == 200

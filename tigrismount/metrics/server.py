@@ -4,6 +4,7 @@ The loop never waits for the thread, and the thread waits for the loop no longer
 the figures it had, and ``/healthz`` says that the daemon does not answer. One connection is served at a time, and hung
 up on when it says nothing.
 
+- ``/``: a page for people (``metrics.page``);
 - ``/metrics``: Prometheus text;
 - ``/healthz``: 200 while the daemon's loop answers, else 503;
 - ``/readyz``: 200 while the store can be used, else 503 and the reason.
@@ -14,20 +15,22 @@ worth more than its figures.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from tigrismount.metrics.exposition import Exposition, Figures
+from tigrismount.metrics.page import POLICY, page
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ _POLL_S = 0.1
 """How often the thread looks whether it should end."""
 _LAST_ANSWER_S = 1.0
 """How long an answer in progress may take when the mount ends."""
+_HTML = "text/html; charset=utf-8"
 _PLAIN = "text/plain; charset=utf-8"
 
 
@@ -52,11 +56,21 @@ class MetricsServer:
         host: Address to listen on.
         port: Port; 0 takes any.
         figures: Gives the figures; called in the trio thread.
+        reports: Gives the load reports, newest last; called there too.
     """
 
-    def __init__(self, host: str, port: int, figures: Callable[[], Figures]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        figures: Callable[[], Figures],
+        reports: Callable[[], Awaitable[Sequence[Mapping[str, Any]]]] | None = None,
+    ) -> None:
         self._address = (host, port)
         self._figures = figures
+        self._reports = reports
+        self._last_reports: Sequence[Mapping[str, Any]] = ()
+        self._nursery: trio.Nursery | None = None
         self._last: Figures | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._exposition = Exposition(self._newest)
@@ -79,7 +93,8 @@ class MetricsServer:
         thread = threading.Thread(target=server.serve_until, args=[stopped], name="metrics", daemon=True)
         thread.start()
         try:
-            await trio.sleep_forever()
+            async with trio.open_nursery() as self._nursery:
+                await trio.sleep_forever()
         finally:
             stopped.set()
             with trio.CancelScope(shield=True):
@@ -101,6 +116,8 @@ class MetricsServer:
 
     def answer(self, path: str) -> tuple[int, str, bytes]:
         """Return status, content type and body for a path."""
+        if path == "/":
+            return 200, _HTML, page(self._newest().status, self._newest_reports())
         if path == "/metrics":
             return 200, CONTENT_TYPE_LATEST, self._exposition.text()
         if path == "/healthz":
@@ -110,12 +127,31 @@ class MetricsServer:
         if path == "/readyz":
             away = [reason for reason in self._newest().status["degraded"] if reason.startswith("store:")]
             return (503, _PLAIN, "".join(f"{reason}\n" for reason in away).encode()) if away else (200, _PLAIN, b"ok\n")
-        return 404, _PLAIN, b"there are /metrics, /healthz and /readyz\n"
+        return 404, _PLAIN, b"there are /, /metrics, /healthz and /readyz\n"
 
     def _newest(self) -> Figures:
         self._renew()
         assert self._last is not None
         return self._last
+
+    def _newest_reports(self) -> Sequence[Mapping[str, Any]]:
+        """Ask for the load reports; give those there were where the loop has no time."""
+        taken = threading.Event()
+
+        async def take() -> None:
+            try:
+                assert self._reports is not None
+                self._last_reports = await self._reports()
+            except Exception:  # a picture of loads is not worth the mount
+                log.exception("metrics: the load reports cannot be had")
+            finally:
+                taken.set()
+
+        if self._reports is not None and self._token is not None and self._nursery is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._nursery.start_soon, take)
+                taken.wait(ANSWER_S)
+        return self._last_reports
 
     def _renew(self) -> bool:
         """Ask the loop for figures; return whether it gave some in time."""
@@ -163,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
         status, kind, body = self.server.metrics.answer(self.path.partition("?")[0])
         self.send_response(status)
         self.send_header("Content-Type", kind)
+        self.send_header("Content-Security-Policy", POLICY)
+        self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "GET":
