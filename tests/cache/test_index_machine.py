@@ -68,6 +68,14 @@ class IndexMachine(RuleBasedStateMachine):
         self.known.add(digest)
         self.reserved_bytes -= 4096
 
+    @precondition(lambda self: self.reserved_bytes and self.blocks)
+    @rule(data=st.data(), checksum=st.integers(0, 3))
+    def put_again(self, data: st.DataObject, checksum: int) -> None:
+        digest, index = data.draw(st.sampled_from(sorted(self.blocks)))
+        recorded = self.index.put_block(digest, OBJECT, index, self.record(checksum), reserved_bytes=4096)
+        assert recorded == self.blocks[digest, index]
+        self.reserved_bytes -= 4096
+
     @rule(digest=DIGESTS, index=INDEXES, checksum=st.integers(0, 3))
     def other_block_size(self, digest: bytes, index: int, checksum: int) -> None:
         if digest in self.known:

@@ -109,7 +109,7 @@ async def test_killed_while_writing_every_recorded_block_is_right(place: Any, ch
 async def test_three_storms_at_once_keep_the_bound_and_the_sums(place: Any, children: Any) -> None:
     """Each evicts what the other wrote; what is left is right, adds up, and was never more on the disk.
 
-    Mutation: without ``hold`` in ``evict_version``, or with ``reserve`` that always says yes, the disk holds more.
+    Mutation: with ``reserve`` that always says yes the disk holds more.
     """
     bound_bytes = 20 * BLOCK_BYTES
     storms = [children("storm", name, size_bytes=bound_bytes) for name in "xyz"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -43,6 +44,24 @@ async def test_what_a_killed_process_forgot_and_did_not_punch_is_given_back(plac
         await place.until(lambda: taken_bytes(place) == 5 * BLOCK_BYTES)
         assert await check_all(cache, OLD) == 5
         assert await fill(cache, OLD) == 8
+
+
+async def test_evicted_bytes_count_until_they_are_off_the_disk(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others see them as set aside. Mutation: without ``hold`` in ``evict_version`` they write too early."""
+    set_aside = []
+    async with place.open() as cache:
+        await fill(cache, OLD)
+        (digest,), (path,) = cache._index.objects(), place.data_files()
+        unlink = os.unlink
+
+        def watched(name: str, **how: Any) -> None:
+            if name == str(path):
+                set_aside.append(cache._index.reserved_bytes())
+            unlink(name, **how)
+
+        monkeypatch.setattr(os, "unlink", watched)
+        assert reclaim.evict_version(cache._directory, cache._index, digest)
+        assert (set_aside, cache._index.reserved_bytes()) == ([8 * BLOCK_BYTES], 0)
 
 
 async def test_filesystem_that_cannot_punch_loses_whole_versions(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
