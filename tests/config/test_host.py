@@ -5,6 +5,7 @@ import os
 import pytest
 
 from tigrismount.config.host import cgroup_memory_limit_bytes, read_disk_space, read_host_facts
+from tigrismount.errors import ConfigError
 
 
 @pytest.fixture
@@ -60,3 +61,12 @@ def test_cache_home_follows_the_xdg_rules(value, cache_home):
 def test_space_of_a_directory_that_is_not_there_yet_is_its_filesystems(tmp_path):
     there, missing = read_disk_space(str(tmp_path)), read_disk_space(str(tmp_path / "a" / "b"))
     assert there.usable_bytes == missing.usable_bytes > there.free_bytes > 0
+
+
+def test_a_working_directory_that_was_removed_is_one_line(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the working directory was removed; run this in another one"):
+        read_host_facts({"HOME": "/h"})

@@ -263,6 +263,24 @@ def test_workers_killed_while_they_push_fail_no_read(push_mount, weights, python
             python(DROP, f"{at.path}/model.safetensors")
 
 
+def test_upgrades_during_pushes_fail_no_read(push_mount, weights, python):
+    """The worker lets its pushes end before it lets go of the connection, and its successor pushes on."""
+    with push_mount(weights.source, "--push=on") as at:
+        for _ in range(2):
+            with slow_reader(f"{at.path}/model.safetensors") as reader:
+                before = at.status()["pid"]
+                os.kill(at.status()["supervisor_pid"], signal.SIGHUP)
+                output, _ = reader.communicate("go\n", timeout=60)
+                found = json.loads(output)
+            assert found == [digest(memoryview(weights.body)[n : n + MIB]) for n in range(0, len(weights.body), MIB)]
+            assert wait_until(lambda pid=before: mount_status(at.path, at.env)["pid"] != pid)
+            python(DROP, f"{at.path}/model.safetensors")
+        assert python(MAPPED, f"{at.path}/model.safetensors") == weights.sums[MAPPED] + "\n"
+        status = at.status()
+        assert status["takeovers"]["last_reason"] == "was replaced for an upgrade or a reload"
+        assert status["bytes"]["pushed"] > 0
+
+
 # ---------------------------------------------------------------------- little memory
 
 

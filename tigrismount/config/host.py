@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tigrismount.core.cgroups import memory_cgroups
+from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ def read_host_facts(environment: Mapping[str, str]) -> HostFacts:
         memory_bytes=_memory_bytes(),
         uid=os.geteuid(),
         gid=os.getegid(),
-        cwd=os.getcwd(),
+        cwd=_working_directory(),
         home=home,
         cache_home=cache_home,
     )
@@ -115,3 +116,10 @@ def _memory_bytes() -> int:
     except (OSError, ValueError):
         return _FALLBACK_MEMORY_BYTES
     return min(total, limit) if limit else total
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        raise ConfigError("the working directory was removed; run this in another one") from None

@@ -2,8 +2,8 @@
 
 ``python -I -m tigrismount.holder.helper mount|unmount NAME`` runs as root before the unit's process starts and after it
 has ended (``ExecStartPre=+``, ``ExecStopPost=+``). The process itself has no capability, no /dev/fuse and no setuid
-helper: the descriptor and the kernel's INIT request come to it through systemd's store. Standard library only, and no
-network: this is all of tigrismount that root runs.
+helper: the descriptor and the kernel's INIT request come to it through systemd's store. This module, what it imports of
+the supervisor's, the standard library, and no network: that is all that root runs.
 
 ``mount`` leaves alone a connection that systemd still holds, which waits for a worker to take over, and replaces a dead
 one. ``unmount`` acts where the unit was stopped or did not start; after a crash it leaves the mount to the next start.
