@@ -97,8 +97,12 @@ bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 ## Tests and checks
 
 .PHONY: test
-test: $(LOADERS) ## all tests: real S3 server, real mounts, real loaders
-	@$(BIN)/python -m pytest $(TEST_ARGS)
+test: $(LOADERS) ## the tests: real S3 server, real mounts, real loaders; those that take minutes apart
+	@$(BIN)/python -m pytest -m 'not slow' $(TEST_ARGS)
+
+.PHONY: test-slow
+test-slow: $(LOADERS) ## the others: the same claims at full size, for a quarter of an hour
+	@$(BIN)/python -m pytest -m 'slow and not booted' $(TEST_ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV) ## the tests that mount nothing
