@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tigrismount.core.blockorder import BlockOrder, decode
-from tigrismount.core.types import Extent
 from tigrismount.errors import FormatError
 
 BLOCK = 4096
@@ -31,31 +30,21 @@ def test_whatever_a_record_holds_it_is_an_order_or_refused(data, size_bytes):
         assert len(set(order.blocks)) == len(order.blocks)
 
 
-@given(orders, st.integers(0, 12 * BLOCK), st.integers(0, 3 * BLOCK))
-def test_ranges_lie_in_the_virtual_file_and_lead_back(blocks, start, length):
-    order = BlockOrder(blocks, BLOCK, 12 * BLOCK)
-    stop = min(start + length, 12 * BLOCK)
-    virtual = list(order.ranges(start, stop))
-    assert all(0 <= a < b <= order.size_bytes for a, b in virtual)
-    back = order.extents([Extent(a, b) for a, b in virtual])
-    wanted = {i for i in range(start // BLOCK, -(-stop // BLOCK)) if i in order.blocks and start < stop}
-    assert {i for e in back for i in range(e.start // BLOCK, -(-e.stop // BLOCK))} == wanted
-
-
-@given(
-    orders,
-    st.lists(st.tuples(st.integers(0, 12 * BLOCK), st.integers(0, 3 * BLOCK)), max_size=4),
-    st.integers(1, 12 * BLOCK),
-)
-def test_extents_are_inside_the_object_and_each_byte_is_there_once(blocks, windows, size_bytes):
+@given(orders, st.integers(1, 12 * BLOCK), st.sampled_from([BLOCK // 4, BLOCK, 4 * BLOCK]))
+def test_an_order_in_blocks_of_another_size_has_the_same_bytes_in_the_same_sequence(blocks, size_bytes, other_bytes):
     order = BlockOrder(blocks, BLOCK, size_bytes)
-    extents = order.extents([Extent(a, a + n) for a, n in windows])
-    seen: set[int] = set()
-    for extent in extents:
-        assert 0 <= extent.start < extent.stop <= size_bytes
-        covered = set(range(extent.start, extent.stop))
-        assert not seen & covered
-        seen |= covered
+    other = order.in_blocks_of(other_bytes)
+    small = min(BLOCK, other_bytes)
+
+    def pieces(of: BlockOrder) -> list[int]:
+        starts = [index * of.block_bytes + at for index in of.blocks for at in range(0, of.block_bytes, small)]
+        return [start for start in starts if start < size_bytes]
+
+    assert set(pieces(order)) <= set(pieces(other))
+    if other_bytes <= BLOCK:
+        assert pieces(order) == pieces(other)
+    else:
+        assert list(other.blocks) == list(dict.fromkeys(index * BLOCK // other_bytes for index in order.blocks))
 
 
 def test_a_file_read_from_front_to_back_is_a_few_bytes():

@@ -147,6 +147,17 @@ def test_a_file_read_in_earnest_is_wanted_to_its_end_by_the_disk():
     assert all(extent.start >= 47 * 16 * MIB for extent in store.plan.rest())
 
 
+def test_an_order_found_late_is_followed_at_once_if_reads_agree_with_it():
+    layout = layout_of(*[16 * MIB] * 32)
+    blocks = [0, *range(40, 50), *range(10, 20)]
+    for read, wanted in ((40, 41 * BLOCK), (20, None)):
+        plan = plan_of(layout)
+        plan.observe(read * BLOCK, read * BLOCK + READ, missed=True)
+        plan.follow(BlockOrder(blocks, BLOCK, layout.tensors[-1].stop))
+        windows = [extent for extent in plan.ahead() if plan.window_bytes]
+        assert (windows[0].start if windows else None) == wanted
+
+
 def test_a_wrong_order_is_given_up():
     layout = layout_of(*[16 * MIB] * 64)
     plan = plan_of(layout)

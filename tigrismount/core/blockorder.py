@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tigrismount.core.types import Extent
 from tigrismount.errors import FormatError
 
 if TYPE_CHECKING:
@@ -39,37 +38,24 @@ class BlockOrder:
         self._object_bytes = size_bytes
         count = -(-size_bytes // block_bytes)
         self.blocks = tuple(index for index in dict.fromkeys(blocks) if index < count)
-        self._rank = {index: rank for rank, index in enumerate(self.blocks)}
 
     @property
     def size_bytes(self) -> int:
         """Size of the virtual file: whole blocks."""
         return len(self.blocks) * self.block_bytes
 
-    def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield where bytes ``[start, stop)`` of the object lie in the virtual file; what it has not is left out."""
-        size = self.block_bytes
-        while start < stop:
-            index = start // size
-            piece_stop = min(stop, (index + 1) * size)
-            rank = self._rank.get(index)
-            if rank is not None:
-                shift = (rank - index) * size
-                yield start + shift, piece_stop + shift
-            start = piece_stop
+    def in_blocks_of(self, block_bytes: int) -> BlockOrder:
+        """Return the order for blocks of another size; both sizes are powers of two.
 
-    def extents(self, virtual: Iterable[Extent]) -> list[Extent]:
-        """Return what *virtual* extents are in the object, in their order, whole blocks."""
-        size = self.block_bytes
-        ranks = [rank for extent in virtual for rank in range(extent.start // size, -(-extent.stop // size))]
-        indexes = dict.fromkeys(self.blocks[rank] for rank in ranks if rank < len(self.blocks))
-        runs: list[list[int]] = []
-        for index in indexes:
-            if runs and runs[-1][1] == index:
-                runs[-1][1] += 1
-            else:
-                runs.append([index, index + 1])
-        return [Extent(start * size, min(stop * size, self._object_bytes)) for start, stop in runs]
+        Args:
+            block_bytes: Their size.
+        """
+        if block_bytes == self.block_bytes:
+            return self
+        pieces = max(1, self.block_bytes // block_bytes)
+        starts = (index * self.block_bytes for index in self.blocks)
+        blocks = (start // block_bytes + piece for start in starts for piece in range(pieces))
+        return BlockOrder(blocks, block_bytes, self._object_bytes)
 
     def encode(self) -> bytes:
         """Return the order as a record; see :func:`decode`."""

@@ -3,7 +3,7 @@
 Four things say what comes next, most trusted first:
 
 - the *order* learned from an earlier load of the same version, or of a file of the same shape: windows run along it
-  (``core.blockorder``) instead of along the file;
+  (``core.orderplan``) instead of along the file;
 - the order *observed* so far: by name or backwards, as the jumps between tensors show (``core.observedorder``);
 - the layout: windows run along the file, tensor by tensor (``core.prefetchplan``);
 - the reads alone (``core.readahead``);
@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from tigrismount.core.blockorder import BlockOrder
 from tigrismount.core.observedorder import ObservedOrder
-from tigrismount.core.prefetchplan import CALM_WINDOW_BYTES, GROWTH, PROOF_READS, RAMP_BYTES, LoadPlan
+from tigrismount.core.orderplan import OrderPlan
+from tigrismount.core.prefetchplan import CALM_WINDOW_BYTES, GROWTH, RAMP_BYTES, LoadPlan
 from tigrismount.core.readahead import StreamTable
 from tigrismount.core.types import Extent
 
@@ -42,10 +43,9 @@ EARNEST = 0.6
 of a file (pipeline stages) stay below."""
 WHOLE = 0.9
 """The same from which it counts as read whole; kernel read-ahead and the page cache hide some blocks from us."""
-FIRST_RANKS = 4
-"""Blocks at the beginning of a learned order that show, when one is read, that it is being followed."""
-MISLED_BLOCKS = 8
-"""Blocks touched out of a learned order, more than in it, that disprove it."""
+ORDER_PROOF_BLOCKS = 8
+"""Blocks read along a learned order that open its window, where its beginning was not read. Of reads scattered over
+a file some lie within reach of wherever a reader is taken to be, but not so many before the order is disproved."""
 LEAST_LEARNED_BLOCKS = 4
 """Blocks that must have been touched for their order to say anything."""
 
@@ -64,16 +64,12 @@ class FilePlan:
         self._streams = StreamTable(size_bytes, policy)
         self._layout: Layout | None = None
         self._load: LoadPlan | None = None
-        self._order: BlockOrder | None = None
+        self._order: OrderPlan | None = None
         self._observed: ObservedOrder | None = None
         self._guessed = False
         """Whether the order comes from this reading, not from an earlier one."""
         self._last_read = 0
         """Last byte of the read before."""
-        self._trusted_order = False
-        """Whether the learned order was seen to be followed."""
-        self._misled = 0
-        """Blocks touched out of order, less those touched in it."""
         self._touched: dict[int, None] = {}
         """Blocks that were read of, in order."""
         self._read_bytes = 0
@@ -87,8 +83,8 @@ class FilePlan:
 
     @property
     def order(self) -> BlockOrder | None:
-        """The learned order that is followed now."""
-        return self._order
+        """The order that is followed now."""
+        return self._order.order if self._order is not None else None
 
     @property
     def touched_bytes(self) -> int:
@@ -127,13 +123,20 @@ class FilePlan:
         if self._order is None:
             self._load = LoadPlan(layout, self._streams)
 
-    def follow(self, order: BlockOrder) -> None:
-        """Plan along *order* from now on, until reads disprove it."""
-        if not order.blocks:
-            return
-        self._order, self._load, self._guessed = order, None, False
-        self._trusted_order, self._misled = False, 0
-        self._streams = StreamTable(order.size_bytes, self._order_policy())
+    def follow(self, order: BlockOrder, *, guessed: bool = False) -> None:
+        """Plan along *order* from now on, until reads disprove it.
+
+        Args:
+            order: In blocks of any size.
+            guessed: Whether it comes from this reading, not from an earlier one.
+        """
+        if order.blocks:
+            self._load, self._guessed = None, guessed
+            self._begin_order(order.in_blocks_of(self._policy.block_bytes))
+            if not guessed and self._order is not None:  # what was read meanwhile shows whether it is being followed
+                self._order.observe(self._touched, missed=True)
+                if self._order.disproved:
+                    self._forget_order()
 
     def expect(self, window_bytes: int, credit_bytes: int) -> None:
         """Begin with a window of that size once reading begins, since other files of the model were read whole.
@@ -154,22 +157,25 @@ class FilePlan:
     def observe(self, start: int, stop: int, *, missed: bool) -> bool:
         """Note a read of bytes ``[start, stop)``; see ``StreamTable.observe``."""
         self._read_bytes += stop - start
-        fresh = self._touch(start, stop)
-        changed = fresh and self._layout is not None and self._set_aside(start, stop)
+        fresh = self._fresh(start, stop)
+        changed = bool(fresh) and self._layout is not None and self._set_aside(start, stop, fresh)
+        self._touched.update(dict.fromkeys(fresh))
         self._last_read = stop - 1
         if self._order is not None:
-            return self._observe_in_order(start, stop, missed=missed, fresh=fresh) or changed
+            changed |= self._order.observe(fresh, missed=missed)
+            if not self._order.disproved:
+                return changed
+            self._forget_order()
+            return True
         return (self._load or self._streams).observe(start, stop, missed=missed) or changed
 
     def ahead(self) -> list[Extent]:
         """Return what is wanted now, whole blocks, each once, most urgent first."""
-        windows = self._streams.ahead()
-        if self._order is not None:
-            windows = self._order.extents(windows)
+        windows = self._order.ahead() if self._order is not None else list(self._blocks(self._streams.ahead()))
         if self._load is not None and self._load.combing:
             self._asides.clear()  # the comb plans all of them, in order
         wanted = dict.fromkeys(self._untouched(self._asides))
-        wanted.update(dict.fromkeys(self._blocks(windows)))
+        wanted.update(dict.fromkeys(windows))
         if not windows:
             wanted.update(dict.fromkeys(self._untouched([Extent(0, self._granted_bytes)])))
         return self._extents(wanted)
@@ -179,7 +185,7 @@ class FilePlan:
         if not self.earnest:
             return []
         whole = [Extent(0, self._size_bytes)]
-        blocks = self._order.blocks if self._order is not None else self._blocks(whole)
+        blocks = self._order.order.blocks if self._order is not None else self._blocks(whole)
         return self._extents(index for index in blocks if index not in self._touched)
 
     def learned(self) -> BlockOrder | None:
@@ -192,7 +198,7 @@ class FilePlan:
         if touched < LEAST_LEARNED_BLOCKS or self._read_bytes < touched * block_bytes // 2:
             return None
         order = BlockOrder(self._touched, block_bytes, self._size_bytes)
-        known = self._order
+        known = self.order
         if (
             known is not None
             and not self._guessed
@@ -209,10 +215,10 @@ class FilePlan:
         if self._touched:
             self._touched.clear()
             self._read_bytes = 0
-            self._trusted_order, self._misled = False, 0
-            policy = self._order_policy() if self._order is not None else self._policy
-            size_bytes = self._order.size_bytes if self._order is not None else self._size_bytes
-            self._streams = StreamTable(size_bytes, policy)
+            if self._order is not None:
+                self._begin_order(self._order.order)
+            else:
+                self._streams = StreamTable(self._size_bytes, self._policy)
             if self._load is not None and self._layout is not None:
                 self._load = LoadPlan(self._layout, self._streams)
         self._asides.clear()
@@ -229,10 +235,10 @@ class FilePlan:
 
     # ------------------------------------------------------------------ inside
 
-    def _order_policy(self) -> StreamPolicy:
-        return replace(
+    def _begin_order(self, order: BlockOrder) -> None:
+        policy = replace(
             self._policy,
-            proof_reads=PROOF_READS,
+            proof_reads=ORDER_PROOF_BLOCKS,
             first_window_bytes=RAMP_BYTES,
             trusted_window_bytes=CALM_WINDOW_BYTES,
             calm_window_bytes=CALM_WINDOW_BYTES,
@@ -240,22 +246,22 @@ class FilePlan:
             growth=GROWTH,
             trust_start=False,
         )
+        read = self._touched if self._guessed else ()
+        self._order = OrderPlan(order, policy, read, guessed=self._guessed)
+        self._streams = self._order.streams
 
-    def _touch(self, start: int, stop: int) -> bool:
-        """Note the blocks that a read touches; return whether one of them is new."""
+    def _fresh(self, start: int, stop: int) -> Sequence[int]:
+        """Return the blocks that a read is the first to touch."""
         block_bytes, touched = self._policy.block_bytes, self._touched
-        before = len(touched)
         index, last = start // block_bytes, (stop - 1) // block_bytes
-        while index <= last:
-            if index not in touched:
-                touched[index] = None
-            index += 1
-        return len(touched) != before
+        if index == last and index in touched:
+            return ()
+        return [block for block in range(index, last + 1) if block not in touched]
 
-    def _set_aside(self, start: int, stop: int) -> bool:
-        """Want a tensor whole that a read begins away from all streams; return whether there is such a tensor."""
+    def _set_aside(self, start: int, stop: int, fresh: Sequence[int]) -> bool:
+        """Want a tensor whole that a read begins away from where anybody is; return whether there is such a tensor."""
         assert self._layout is not None
-        if any(self._streams.near(position) for position, _ in self._places(start, stop)):
+        if self._streams.near(start) if self._order is None else any(map(self._order.reaches, fresh)):
             return False
         tensor = self._layout.first_from(start // 4096 * 4096)
         block_bytes = self._policy.block_bytes
@@ -274,30 +280,7 @@ class FilePlan:
         if sequence is not None:
             tensors = self._layout.tensors
             blocks = self._blocks(Extent(tensors[number].start, tensors[number].stop) for number in sequence)
-            self.follow(BlockOrder(blocks, self._policy.block_bytes, self._size_bytes))
-            self._guessed = True
-
-    def _places(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        return self._order.ranges(start, stop) if self._order is not None else [(start, stop)]
-
-    def _observe_in_order(self, start: int, stop: int, *, missed: bool, fresh: bool) -> bool:
-        assert self._order is not None
-        changed = False
-        places = list(self._order.ranges(start, stop))
-        for place_start, place_stop in places:
-            expected = place_start < FIRST_RANKS * self._policy.block_bytes and start >= self._policy.block_bytes
-            trusted = (expected or self._guessed) and not self._trusted_order
-            self._trusted_order |= trusted
-            if fresh:
-                self._misled += -1 if trusted or self._streams.near(place_start) else 1
-            changed |= self._streams.observe(place_start, place_stop, missed=missed, trusted=trusted)
-        if fresh and not places:
-            self._misled += 1
-        self._misled = max(self._misled, -MISLED_BLOCKS)  # who followed it for long may still go another way
-        if self._misled > MISLED_BLOCKS:
-            self._forget_order()
-            return True
-        return changed
+            self.follow(BlockOrder(blocks, self._policy.block_bytes, self._size_bytes), guessed=True)
 
     def _forget_order(self) -> None:
         """Go on without an order: it was another one that this reader has."""

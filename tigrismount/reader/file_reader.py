@@ -148,6 +148,8 @@ class FileReader:
         assert self.plan is not None, "only files that are planned have an order"
         self.plan.follow(order)
         self._priority = Priority.PREFETCH
+        if self.plan.window_bytes:
+            self._say(self.plan)
 
     def expect(self, window_bytes: int, credit_bytes: int) -> None:
         """Begin with a window of that size once it is read; see ``FilePlan.expect``."""

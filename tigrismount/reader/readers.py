@@ -188,12 +188,15 @@ class Readers:
     async def _learn(self, tensor_format: TensorFormat | None, reader: FileReader) -> None:
         """Find out what is in the file and how it was read last; what was read of it meanwhile is known then."""
         assert reader.plan is not None
+        order = await self._orders.find(reader.obj, None) if self._orders is not None else None
+        if order is not None:
+            reader.follow(order)
         layout = reader.plan.layout
         if layout is None and tensor_format is not None:
             layout = await self._probe.find(reader.obj, tensor_format)
             if layout is not None:
                 reader.learn(layout)
-        if self._orders is not None:
+        if order is None and layout is not None and self._orders is not None:
             order = await self._orders.find(reader.obj, layout)
             if order is not None:
                 reader.follow(order)
