@@ -22,7 +22,9 @@ from tigrismount.testing.mount import is_mounted
 
 MIB = 1 << 20
 SIZE = 192 * MIB
-"""Large enough that the part read before a plan exists, about 1.5 MiB here, is well below the bound."""
+SHARD = 640 * MIB
+"""What is read before a plan exists, and before the pushes are ahead, is 2 to 8 MiB whatever the size: a shard of a
+real model has gigabytes, and a small file here would measure nothing else."""
 
 MAPPED = """
 table = mmap.mmap(os.open(path, os.O_RDONLY), 0, prot=mmap.PROT_READ)
@@ -65,12 +67,21 @@ class Weights:
 
 @pytest.fixture(scope="module")
 def weights(s3_client, noise) -> Weights:
-    tensors = {f"layers.{n:02}.weight": np.frombuffer(noise(4 * MIB, n), np.uint8) for n in range(SIZE // (4 * MIB))}
+    return make_weights(s3_client, noise, "push", SIZE)
+
+
+@pytest.fixture(scope="module")
+def shard(s3_client, noise) -> Weights:
+    return make_weights(s3_client, noise, "push-shard", SHARD)
+
+
+def make_weights(s3_client, noise, bucket: str, size: int) -> Weights:
+    tensors = {f"layers.{n:03}.weight": np.frombuffer(noise(4 * MIB, n), np.uint8) for n in range(size // (4 * MIB))}
     body = save(tensors)
-    s3_client.create_bucket(Bucket="push")
-    s3_client.put_object(Bucket="push", Key="model.safetensors", Body=body)
+    s3_client.create_bucket(Bucket=bucket)
+    s3_client.put_object(Bucket=bucket, Key="model.safetensors", Body=body)
     header_bytes = 8 + int.from_bytes(body[:8], "little")
-    return Weights("s3://push", body, body[header_bytes:])
+    return Weights(f"s3://{bucket}", body, body[header_bytes:])
 
 
 class PushMounter:
@@ -93,18 +104,18 @@ def read_bytes(status: dict[str, Any]) -> int:
 
 
 @pytest.mark.parametrize(("how", "share"), [(MAPPED, 0.02), (TENSORS, 0.08)], ids=["mmap", "safetensors"])
-def test_hardly_a_byte_of_a_cached_file_is_asked_for(push_mount, weights, python, how, share):
+def test_hardly_a_byte_of_a_cached_file_is_asked_for(push_mount, shard, python, how, share):
     """From NVMe: a second mount of a file that the disk cache has whole.
 
-    safetensors reads 3 MiB before a plan exists, which is much of this small file.
+    Measured: 0.4 to 1.1 % by a plain mapping; 1.3 to 4.2 % by safetensors, which overtakes the pushes now and then.
     """
-    with push_mount(weights.source) as at:
+    with push_mount(shard.source) as at:
         run_command("warm", f"{at.path}/model.safetensors", env=at.env).check()
-    with push_mount(weights.source, "--push=on") as at:
-        assert python(how, f"{at.path}/model.safetensors") == weights.sums[how] + "\n"
+    with push_mount(shard.source, "--push=on") as at:
+        assert python(how, f"{at.path}/model.safetensors") == shard.sums[how] + "\n"
         status = at.status()
     assert status["bytes"]["remote"] == 0
-    assert read_bytes(status) < share * SIZE
+    assert read_bytes(status) < share * SHARD
 
 
 def test_hardly_a_byte_of_a_file_in_memory_is_asked_for(push_mount, weights, python):
