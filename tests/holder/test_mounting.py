@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import shutil
 import stat
 from collections.abc import Callable
 
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder.connection import Connection
 from tigrismount.holder.init import INIT_REQUEST_BYTES, describe_init
 from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.mounting import MountSpec, check_can_mount, mount, unmount
@@ -168,3 +171,73 @@ def test_a_missing_helper_is_said_with_the_remedy(open_device, tmp_path, monkeyp
     monkeypatch.setattr("tigrismount.holder.mounting._FUSERMOUNT", "fusermount-not-there")
     result = as_nobody(lambda: str(check_can_mount(spec(tmp_path))))
     assert "sudo apt-get install fuse3" in result
+
+
+@pytest.fixture
+def watched_helper(tmp_path, monkeypatch):
+    """fusermount3, which writes down first what its caller sees in the directory that it is called for."""
+    real = shutil.which("fusermount3")
+    seen = tmp_path / "seen"
+    seen.touch()
+    seen.chmod(0o666)
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    wrapper = directory / "fusermount3"
+    wrapper.write_text(
+        f"""#!/bin/sh
+for last; do :; done
+ls -A "$last" >/dev/null 2>{shlex.quote(str(seen))}.last && echo listed >>{shlex.quote(str(seen))}
+cat {shlex.quote(str(seen))}.last >>{shlex.quote(str(seen))}
+exec {real} "$@"
+"""
+    )
+    wrapper.chmod(0o755)
+    last = tmp_path / "seen.last"
+    last.touch()
+    last.chmod(0o666)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return seen
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_plain_users_lost_mount_is_replaced_and_the_directory_below_is_never_listed(
+    open_device, nobodys_mountpoint, watched_helper
+):
+    path = str(nobodys_mountpoint)
+
+    def do() -> str:
+        connection = Connection(spec(path), lambda _: None)
+        connection.mount()
+        connection.close()
+        connection.leave_below()
+        connection.mount()
+        answer = f"{connection.is_mounted()} {connection.is_connected()}"
+        connection.close()
+        unmount(path, lazy=True)
+        return answer
+
+    assert as_nobody(do) == "True True"
+    seen = [line.rpartition(": ")[2] for line in watched_helper.read_text().splitlines()]
+    lost = "Transport endpoint is not connected"
+    assert seen == ["listed", lost, "Permission denied", lost]
+    assert stat.S_IMODE(nobodys_mountpoint.stat().st_mode) == 0o755
+
+
+@pytest.mark.fuse
+@only_root
+def test_a_lost_mount_stays_where_the_directory_below_is_anothers(open_device, nobodys_mountpoint):
+    path = str(nobodys_mountpoint)
+    nobodys_mountpoint.chmod(0o777)
+    os.chown(nobodys_mountpoint, 0, 0)
+
+    def do() -> str:
+        connection = Connection(spec(path), lambda _: None)
+        connection.mount()
+        connection.close()
+        connection.leave_below()
+        connection.mount()
+        return "mounted"
+
+    assert "cannot be hidden meanwhile: Operation not permitted" in as_nobody(do)
+    assert mount_at(path) is not None

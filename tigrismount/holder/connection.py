@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
+from tigrismount.holder.covered import open_directory, unlistable
 from tigrismount.holder.init import INIT_REQUEST_BYTES, InitRequest, describe_init
 from tigrismount.holder.knobs import raise_read_ahead
 from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
@@ -43,6 +44,8 @@ class Connection:
         self._complain = complain
         self.fuse_fd = -1
         self.journal_fd = -1
+        self.covered_fd = -1
+        """The directory below, where a plain user mounted; open until the end, as mounting anew needs it."""
         self.init_request = b""
         """The kernel's first message; empty before mounting."""
         self.init_reply = b""
@@ -62,7 +65,7 @@ class Connection:
         Raises:
             MountError: It could not be mounted.
         """
-        self.fuse_fd, self.init_reply = mount(self.spec), b""
+        self.fuse_fd, self.init_reply = self._mount(), b""
         self.entry = mount_at(self.spec.mountpoint)
         self.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         try:
@@ -71,7 +74,21 @@ class Connection:
         except OSError as exc:
             raise MountError(f"the kernel did not begin the conversation: {exc.strerror}") from exc
 
-    def adopt(self, fuse_fd: int, journal_fd: int, init_request: bytes, init_reply: bytes) -> None:
+    def _mount(self) -> int:
+        """Mount, on top of a lost mount or, where only its owner may, in its place."""
+        if os.geteuid() == 0:
+            return mount(self.spec)
+        if not self._lost:
+            self.covered_fd = open_directory(self.spec.mountpoint)
+            return mount(self.spec)
+        with unlistable(self.covered_fd, self.spec.mountpoint):
+            unmount(self.spec.mountpoint, lazy=True)
+            self._lost.clear()
+            return mount(self.spec)
+
+    def adopt(
+        self, fuse_fd: int, journal_fd: int, init_request: bytes, init_reply: bytes, covered_fd: int = -1
+    ) -> None:
         """Go on with what another process held; the descriptors are owned from now on.
 
         Raises:
@@ -79,6 +96,7 @@ class Connection:
         """
         describe_init(init_request)
         self.fuse_fd, self.init_request, self.init_reply = fuse_fd, init_request, init_reply
+        self.covered_fd = covered_fd
         if journal_fd < 0:
             journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         self.journal_fd = journal_fd

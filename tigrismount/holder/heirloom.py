@@ -48,7 +48,7 @@ class Heirloom:
     worker_pid: int = 0
     """The worker that serves; 0 without one."""
     fds: dict[str, int] = field(default_factory=dict)
-    """Inherited descriptors: ``fuse``, ``journal``, ``channel``, ``output``."""
+    """Inherited descriptors: ``fuse``, ``journal``, ``channel``, ``output``; ``covered`` where a plain user mounted."""
     journal: str = ""
     """Name of the journal in systemd's store."""
 

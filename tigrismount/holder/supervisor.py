@@ -300,7 +300,7 @@ class Supervisor:
         return LOST if self._is_held else _FAILED
 
     def _remount(self, how: str, refusal: str) -> bool:
-        """Mount anew over the mount that is lost, so that at no time the directory below can be seen."""
+        """Mount anew over the mount that is lost, or in its place: at no time can the directory below be seen."""
         self._log.warning(f"the worker {how}; {refusal}; mounting anew: files that are open fail")
         self._serves = False
         self._connection.leave_below()
@@ -348,6 +348,7 @@ class Supervisor:
             channel_fd, output_fd = worker.inherit()
             fds = {"fuse": connection.fuse_fd, "journal": connection.journal_fd}
             fds |= {"channel": channel_fd, "output": output_fd}
+            fds |= {"covered": connection.covered_fd} if connection.covered_fd >= 0 else {}
         return Heirloom(
             request=request.to_values(),
             init_request=connection.init_request.hex(),
@@ -364,7 +365,7 @@ class Supervisor:
     def _adopt(self, heirloom: Heirloom) -> None:
         fds = heirloom.fds
         init = bytes.fromhex(heirloom.init_request), bytes.fromhex(heirloom.init_reply)
-        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init)
+        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd=fds.get("covered", -1))
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = heirloom.count, heirloom.reason
