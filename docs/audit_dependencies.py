@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ALLOWED = re.compile(
     r"(Apache([- ]Software)?([- ]License)?,?( Version)?[- ]?(2(\.0)?)?|BSD([- ]\d-Clause)?( License)?|MIT(-0| License)?"
-    r"|OLDAP-2\.8|LGPL-2\.1-or-later|PSF-2\.0|Dual License)"
+    r"|OLDAP-2\.8|LGPL-2\.1-or-later|PSF-2\.0|Zlib|Dual License)"
 )
 """Permissive licences, and the LGPL of pyfuse3, which is a library of its own that anybody can exchange."""
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"

@@ -64,13 +64,11 @@ def test_a_file_that_does_not_match_is_an_error_until_somebody_looks_again(mount
         assert python(_READ, f"{mounted.path}/model.gguf").strip() == model
 
 
-def test_the_stores_own_checksum_is_used_and_wrong_bytes_are_not_warmed_in_silence(mount, bucket, noise):
+def test_a_checksum_in_the_metadata_is_used_and_wrong_bytes_are_not_warmed_in_silence(mount, bucket, noise):
     data = noise(MIB, 2)
     for key, body in (("m/good", data), ("m/bad", b"another")):
         digest = hashlib.sha256(body).hexdigest()
         bucket.put(key, data, Metadata={"sha256": digest})
-    digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-    bucket.put("m/stored", data, ChecksumSHA256=digest)
     mount.run("warm", f"s3://{bucket.name}/m", *mount.flags).check()
     checked = mount.run("warm", "--check", "--json", f"s3://{bucket.name}/m", *mount.flags)
     assert checked.status == 1
@@ -79,3 +77,24 @@ def test_the_stores_own_checksum_is_used_and_wrong_bytes_are_not_warmed_in_silen
     assert failure["what"] == f"s3://{bucket.name}/m/bad"
     assert "the store's own record says" in failure["reason"]
     assert os.path.isdir(mount.cache_dir)
+
+
+def test_the_checksums_that_s3_keeps_are_compared(mount, bucket):
+    """Mutation: an algorithm that cannot be computed is none, and its wrong object passes."""
+    known = {  # the catalogue's check values
+        "SHA256": "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225",
+        "SHA1": "f7c3bc1d808e04732adf679965ccc34ca7ae3441",
+        "CRC32": "cbf43926",
+        "CRC32C": "e3069283",
+        "CRC64NVME": "ae8b14860a799888",
+    }
+    for name, value in known.items():
+        checksum = {"ChecksumAlgorithm": name, f"Checksum{name}": base64.b64encode(bytes.fromhex(value)).decode()}
+        bucket.put(f"m/good-{name}", b"123456789", **checksum)
+        bucket.put(f"m/bad-{name}", b"123456780", **checksum)
+    mount.run("warm", f"s3://{bucket.name}/m", *mount.flags).check()
+    checked = mount.run("warm", "--check", "--json", f"s3://{bucket.name}/m", *mount.flags)
+    assert checked.status == 1
+    failures = {failure["what"]: failure["reason"] for failure in json.loads(checked.output)["runs"][0]["failures"]}
+    assert failures.keys() == {f"s3://{bucket.name}/m/bad-{name}" for name in known}
+    assert all(f"its {name.lower()} is" in failures[f"s3://{bucket.name}/m/bad-{name}"] for name in known)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import zlib
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -15,6 +17,7 @@ from tigrismount.cache.none import NoCache
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheError, ObjectMismatchError, ObjectUnavailableError
 from tigrismount.integrity.readers import CheckedReaders
+from tigrismount.integrity.sums import MAKERS, SUMMABLE
 from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.memory import MemoryObjectClient
@@ -54,13 +57,19 @@ async def _nothing(_: int) -> None:
     await trio.lowlevel.checkpoint()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what a thread has a part in: a clock that jumps does not wait for threads."""
+    while not condition():  # noqa: ASYNC110 - nobody tells
+        await trio.sleep(1)
+
+
 async def verified(verifier: Verifier, obj: ObjectId, *, anew: bool = False) -> list[bool]:
     return [one.matches for one in await verifier.verify(obj, _nothing, anew=anew)]
 
 
 async def test_the_stores_own_records_are_compared(client, cache, verifier, verdicts) -> None:
     crc = f"{zlib.crc32(DATA):08x}"
-    obj = client.put("m/a", DATA, sha256=SHA, checksums=(("crc32", crc), ("crc64nvme", "0" * 16)))
+    obj = client.put("m/a", DATA, sha256=SHA, checksums=(("crc32", crc), ("xxh128", "0" * 32)))
     fill(cache, obj)
     assert await verified(verifier, obj) == [True, True]  # what cannot be computed here is left out
     assert await verdicts.sha256(obj) == SHA
@@ -69,6 +78,60 @@ async def test_the_stores_own_records_are_compared(client, cache, verifier, verd
     fill(cache, bad)
     assert await verified(verifier, bad) == [False]
     assert "its crc32 is" in verdicts.refused[bad]
+
+
+def bitwise_crc(polynomial: int, bits: int) -> str:
+    """CRC as in the catalogue, one bit at a time: reflected, all ones before and after."""
+    reflected, ones = int(f"{polynomial:0{bits}b}"[::-1], 2), (1 << bits) - 1
+    crc = ones
+    for byte in DATA:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ reflected * (crc & 1)
+    return f"{crc ^ ones:0{bits // 4}x}"
+
+
+STORED = {
+    "sha256": SHA,
+    "sha1": hashlib.sha1(DATA, usedforsecurity=False).hexdigest(),
+    "crc32": bitwise_crc(0x04C11DB7, 32),
+    "crc32c": bitwise_crc(0x1EDC6F41, 32),
+    "crc64nvme": bitwise_crc(0xAD93D23594C93659, 64),
+}
+
+
+def put_with(client: MemoryObjectClient, key: str, algorithm: str) -> ObjectId:
+    """An object with the true sum of its bytes, of one kind."""
+    if algorithm == "sha256":
+        return client.put(key, DATA, sha256=STORED[algorithm])
+    return client.put(key, DATA, checksums=((algorithm, STORED[algorithm]),))
+
+
+@pytest.mark.parametrize("algorithm", STORED)
+async def test_one_bit_that_flipped_on_its_way_is_found_under_each_algorithm(
+    client, cache, verifier, verdicts, algorithm
+) -> None:
+    """Mutation: an algorithm that is not among ``SUMMABLE`` finds nothing to compare, and the first assertion fails."""
+    whole, flipped = put_with(client, "m/whole", algorithm), put_with(client, "m/flipped", algorithm)
+    fill(cache, whole)
+    assert await verified(verifier, whole) == [True]
+    lie = bytearray(DATA)
+    lie[-1] ^= 1  # in the last block, which is short
+    fill(cache, flipped, bytes(lie))
+    assert await verified(verifier, flipped) == [False]
+    assert f"its {algorithm} is" in verdicts.refused[flipped]
+
+
+@pytest.mark.parametrize("algorithm", sorted(SUMMABLE - {"sha256", "sha1"}))
+async def test_a_crc_of_a_large_block_is_that_of_its_bytes(algorithm) -> None:
+    """Sums are taken in pieces; mutation: pieces that are not chained give another one."""
+    data = memoryview(random.Random(1).randbytes((3 << 20) + 5))
+    at_once, in_blocks = MAKERS[algorithm](), MAKERS[algorithm]()
+    at_once.update(data)
+    for start in range(0, len(data), 777_777):
+        in_blocks.update(data[start : start + 777_777])
+    assert at_once.hexdigest() == in_blocks.hexdigest()
+    assert at_once.hexdigest() != MAKERS[algorithm]().hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -213,15 +276,14 @@ async def test_it_waits_until_the_store_is_quiet_and_is_not_put_off_for_ever(
     assert verifier.statistics().verified == 0
     assert cache.reads == []
     quiet = True
-    await trio.sleep(1)
-    assert verifier.statistics().verified == 1
+    await until(lambda: verifier.statistics().verified == 1)
     quiet = False
     second = client.put("m/b", DATA, sha256=SHA)
     fill(cache, second)
     verifier.note_whole(second)
-    await trio.sleep(400)
-    assert verifier.statistics().verified == 2
-    await wait_all_tasks_blocked()
+    await trio.sleep(200)
+    assert verifier.statistics().verified == 1
+    await until(lambda: verifier.statistics().verified == 2)
 
 
 async def test_small_files_and_a_store_that_is_away_cost_nothing_but_a_line(
@@ -237,6 +299,7 @@ async def test_small_files_and_a_store_that_is_away_cost_nothing_but_a_line(
         verifier.note_whole(small)
         verifier.note_whole(large)
         await trio.sleep(5)
+    await until(lambda: verifier.statistics().verified == 1)
     assert [request for request in client.requests if request[0] == "HEAD"] == [("HEAD", "m/large")] * 2
     assert verifier.statistics().verified == 1
 

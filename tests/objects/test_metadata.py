@@ -11,7 +11,7 @@ import trio
 from tigrismount.errors import ObjectAccessError, ObjectProtocolError
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.memory import MemoryObjectClient
-from tigrismount.objects.metadata import sha256_of, symlink_target
+from tigrismount.objects.metadata import checksums_of, sha256_of, symlink_target
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
 
@@ -59,6 +59,26 @@ ENCODED = base64.b64encode(DIGEST.digest()).decode()
 )
 def test_only_a_checksum_of_the_whole_object_counts(answer, expected):
     assert sha256_of(answer) == expected
+
+
+FOUR, EIGHT, TWENTY = (base64.b64encode(bytes(range(count))).decode() for count in (4, 8, 20))
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"ChecksumCRC32C": FOUR}, (("crc32c", "00010203"),)),
+        ({"ChecksumCRC64NVME": EIGHT, "ChecksumType": "FULL_OBJECT"}, (("crc64nvme", "0001020304050607"),)),
+        ({"ChecksumCRC32": FOUR, "ChecksumSHA1": TWENTY}, (("crc32", "00010203"), ("sha1", bytes(range(20)).hex()))),
+        ({"ChecksumCRC32C": FOUR, "ChecksumType": "COMPOSITE"}, ()),
+        ({"ChecksumCRC32C": FOUR + "-3"}, ()),
+        ({"ChecksumCRC32C": EIGHT, "ChecksumCRC64NVME": FOUR}, ()),
+        ({"ChecksumXXHASH64": EIGHT}, ()),
+        ({"ChecksumCRC64NVME": "no base64 é"}, ()),
+    ],
+)
+def test_of_further_checksums_those_of_the_whole_object_count(answer, expected):
+    assert checksums_of(answer) == expected
 
 
 @pytest.fixture
