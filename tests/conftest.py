@@ -1,4 +1,4 @@
-"""Fixtures for tests of any layer: the embedded S3 server and a fresh bucket on it."""
+"""Fixtures for tests of any layer: the embedded S3 server with a fresh bucket on it, and the clock that jumps."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tigrismount.demo.embedded import EmbeddedS3
+from tigrismount.testing.waiting import patient_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from trio.testing import MockClock
 
 _bucket_numbers = itertools.count(1)
 
@@ -31,6 +34,13 @@ class Bucket:
     def keep_versions(self) -> None:
         """Keep what is overwritten or deleted from now on."""
         self.client.put_bucket_versioning(Bucket=self.name, VersioningConfiguration={"Status": "Enabled"})
+
+
+@pytest.fixture
+def autojump_clock() -> Iterator[MockClock]:
+    """pytest-trio's, but standing still while a task waits for a thread."""
+    with patient_clock() as clock:
+        yield clock
 
 
 @pytest.fixture(scope="session")

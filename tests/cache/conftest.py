@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from tigrismount.cache import claims, disk, kept
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.testing.cache_contract import BLOCK_BYTES
@@ -67,15 +65,6 @@ class Place:
         data = bytearray(path.read_bytes())
         data[offset] ^= 1
         path.write_bytes(data)
-
-
-@pytest.fixture(autouse=True)
-def _patient_with_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that jumps does not wait for threads, so no disk would answer in time."""
-    if "autojump_clock" in request.fixturenames:
-        monkeypatch.setattr(disk, "_PATIENCE_S", math.inf)
-        monkeypatch.setattr(claims, "_ANSWER_S", math.inf)
-        monkeypatch.setattr(kept, "_PATIENCE_S", math.inf)
 
 
 @pytest.fixture

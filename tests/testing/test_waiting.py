@@ -1,0 +1,44 @@
+"""What tests wait with: a clock that stands still for threads, and conditions in place of times."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import trio
+
+from tigrismount.testing.waiting import until, wait_until
+
+
+async def test_no_time_passes_while_a_thread_works(autojump_clock, nursery):
+    """Mutation: pytest-trio's own clock is past the sleep before the thread is through."""
+    done = []
+
+    async def work() -> None:
+        for _ in range(3):
+            await trio.sleep(1)
+            await trio.to_thread.run_sync(time.sleep, 0.03)
+            done.append(trio.current_time())
+
+    nursery.start_soon(work)
+    start_s = trio.current_time()
+    await trio.sleep(3.5)
+    assert [at_s - start_s for at_s in done] == pytest.approx([1, 2, 3])
+    await trio.sleep(3600)
+
+
+async def test_a_condition_is_waited_for_in_real_time(autojump_clock):
+    start_s, due_s = trio.current_time(), time.monotonic() + 0.05
+    await until(lambda: time.monotonic() > due_s)
+    assert trio.current_time() < start_s + 0.1
+
+
+async def test_what_never_comes_about_is_named(autojump_clock):
+    with pytest.raises(AssertionError, match=r"not within 0.02 s: never of .*test_waiting.py"):
+        await until(never, within_s=0.02)
+    with pytest.raises(AssertionError, match=r"not within 0.02 s: never of .*test_waiting.py"):
+        wait_until(never, within_s=0.02)
+
+
+def never() -> bool:
+    return False
