@@ -1,15 +1,16 @@
 """Readers x faults: right bytes or an error within the deadline, and all is well again once the fault ends.
 
-Drawn at random from every trouble of the fault proxy that an honest client can notice, with several rules at a time,
-readers that share blocks, look-ups and listings beside them. ``TIGRISMOUNT_FAULT_CASES`` sets how many cases are
-tried; how many were is printed at the end.
+Drawn at random from every trouble of the fault proxy that an honest client can notice, and from those of connections,
+over plain HTTP and over TLS; with several rules at a time, readers that share blocks, look-ups and listings beside
+them. ``TIGRISMOUNT_FAULT_CASES`` sets how many cases are tried; how many were is printed at the end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import pytest
 import trio
@@ -24,8 +25,11 @@ from tigrismount.errors import ObjectError, StaleObjectError
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
-from tigrismount.testing.fault_proxy import SILENT, FaultProxy, Trouble, TroubleRule
+from tigrismount.testing.certificates import make_certificate
+from tigrismount.testing.fault_proxy import SILENT, FaultProxy
 from tigrismount.testing.object_contract import pattern
+from tigrismount.testing.spoiling import Trouble, TroubleRule
+from tigrismount.testing.wire_proxy import WireProxy, WireRule, WireTrouble
 
 KIB = 1 << 10
 BLOCK = 64 * KIB
@@ -37,7 +41,7 @@ PATIENT_S = 20.0
 """The same where a test is about a fault that ends."""
 MARGIN_S = 30.0
 """What a loaded machine may add before a test calls it a hang."""
-CASES = int(os.environ.get("TIGRISMOUNT_FAULT_CASES", "40"))
+CASES = int(os.environ.get("TIGRISMOUNT_FAULT_CASES", "30"))
 
 troubles = st.sampled_from([trouble for trouble in get_args(Trouble) if trouble not in SILENT])
 errors = st.sampled_from(
@@ -83,6 +87,27 @@ reads = st.builds(
     st.integers(0, 5 * BLOCK + 776),
     st.sampled_from([1, 4096, BLOCK, 2 * BLOCK, 6 * BLOCK]),
 )
+
+
+def wire_rules(*kinds: WireTrouble):
+    """Troubles of connections: in a handshake, between it and the first answer, in the middle of bodies."""
+    drawn = st.builds(
+        WireRule,
+        trouble=st.sampled_from(kinds),
+        after_bytes=st.sampled_from([0, 1, 60, 500, 1_000, 1_500, 2_000, 20_000, BLOCK, 3 * BLOCK]),
+        skip=st.integers(0, 3),
+        count=st.sampled_from([1, 1, 2, 5, -1]),
+        delay_s=st.sampled_from([0.05, 0.4, 5.0]),
+    )
+    return st.lists(drawn, max_size=2)
+
+
+wires = st.one_of(
+    # A bit that is flipped where nothing guards against it is a lie that nobody can tell.
+    st.tuples(st.just(False), wire_rules("cut", "reset", "stall")),
+    st.tuples(st.just(True), wire_rules("flip", "cut", "reset", "stall")),
+)
+"""Whether TLS is spoken, and what happens to connections."""
 plans = st.lists(st.sampled_from(["read-ahead", "head", "list"]), max_size=3, unique=True)
 
 
@@ -91,7 +116,9 @@ class Score:
     """What came of the cases, to be printed."""
 
     cases: int = 0
+    secure: int = 0
     spoiled: int = 0
+    broken: int = 0
     right: int = 0
     refused: dict[str, int] = field(default_factory=dict)
 
@@ -101,11 +128,22 @@ def score():
     score = Score()
     yield score
     refused = ", ".join(f"{count} {name}" for name, count in sorted(score.refused.items()))
-    print(f"\nfaults: {score.cases} cases, {score.spoiled} answers spoiled, {score.right} reads right, then {refused}")
+    print(
+        f"\nfaults: {score.cases} cases, {score.secure} of them over TLS, {score.spoiled} answers spoiled and "
+        f"{score.broken} connections broken, {score.right} reads right, then {refused}"
+    )
+
+
+class Way(NamedTuple):
+    """How the store is reached."""
+
+    url: str
+    proxy: FaultProxy
+    wire: WireProxy
 
 
 @pytest.fixture(scope="module")
-def world(s3):
+def world(s3, tmp_path_factory):
     client = s3.client()
     client.create_bucket(Bucket="faults")
     ids = {}
@@ -113,18 +151,27 @@ def world(s3):
         etag = client.put_object(Bucket="faults", Key=key, Body=data)["ETag"].strip('"')
         ids[key] = ObjectId("faults", key, etag, len(data))
     client.close()
-    with FaultProxy(s3.endpoint_url) as proxy:
-        yield s3, proxy, ids
+    bundle = tmp_path_factory.mktemp("tls") / "store.pem"
+    with contextlib.ExitStack() as stack:
+        ways = []
+        for tls in (None, make_certificate(bundle)):
+            proxy = stack.enter_context(FaultProxy(s3.endpoint_url, tls=tls))
+            wire = stack.enter_context(WireProxy(proxy.port))
+            ways.append(Way(f"{'http' if tls is None else 'https'}://127.0.0.1:{wire.port}", proxy, wire))
+        yield s3, ways, ids, str(bundle)
 
 
 class Stack:
-    """Client and block store over the proxy, for one case."""
+    """Client and block store over the proxies, for one case."""
 
-    def __init__(self, s3, proxy, ids, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, s3, ways, ids, bundle, *, secure: bool = False, timeout_s: float = TIMEOUT_S) -> None:
+        way = ways[secure]
         key = Credentials(source="the test", access_key_id=s3.access_key, secret_access_key=s3.secret_key)
         config = S3Config(
-            endpoint_url=proxy.url,
+            endpoint_url=way.url,
+            ca_bundle=bundle if secure else None,
             region=s3.region,
+            connect_timeout_s=timeout_s / 2,
             request_timeout_s=timeout_s,
             metadata_timeout_s=timeout_s,
             stall_timeout_s=0.2,
@@ -133,7 +180,7 @@ class Stack:
         self.client = S3Client(config, key)
         limits = BlocksConfig(block_bytes=BLOCK, part_bytes=2 * BLOCK, memory_limit_bytes=16 * BLOCK, concurrency=4)
         self.store = BlockStore(self.client, NoCache(BLOCK), limits)
-        self.proxy = proxy
+        self.proxy, self.wire = way.proxy, way.wire
         self.ids = ids
 
     async def read(self, key: str, start: int, stop: int) -> bytes:
@@ -169,7 +216,7 @@ async def try_it(score: Score, count: bool, action) -> None:
     score.refused[name] = score.refused.get(name, 0) + 1
 
 
-async def one_case(stack: Stack, score: Score, case_rules, case_reads, beside) -> None:
+async def one_case(stack: Stack, score: Score, case_rules, wire_rules, case_reads, beside) -> None:
     async def read(key, start, stop):
         async def action():
             assert await stack.read(key, start, stop) == DATA[key][start:stop]
@@ -197,6 +244,7 @@ async def one_case(stack: Stack, score: Score, case_rules, case_reads, beside) -
         for key in ("a", "b", "c"):
             stack.store.retain(stack.ids[key])
         stack.proxy.inject(*case_rules)
+        stack.wire.inject(*wire_rules)
         async with trio.open_nursery() as nursery:
             if "read-ahead" in beside:
                 stack.store.plan(stack.ids["a"], [Extent(0, SIZES["a"])], Priority.READAHEAD)
@@ -207,7 +255,9 @@ async def one_case(stack: Stack, score: Score, case_rules, case_reads, beside) -
             for wanted in case_reads:
                 nursery.start_soon(read, *wanted)
         score.spoiled += stack.proxy.hits
+        score.broken += stack.wire.hits
         stack.proxy.inject()
+        stack.wire.inject()
         await stack.land()
         for key in ("a", "b", "c"):  # all is well again, with the same store and client
             assert await stack.read(key, 0, SIZES[key]) == DATA[key], key
@@ -224,13 +274,15 @@ async def one_case(stack: Stack, score: Score, case_rules, case_reads, beside) -
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # what fails is small enough to read
 )
-@given(st.lists(rules, min_size=1, max_size=4), st.lists(reads, min_size=1, max_size=4), plans)
-def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, case_reads, beside):
-    stack = Stack(*world)
+@given(st.lists(rules, min_size=1, max_size=4), wires, st.lists(reads, min_size=1, max_size=4), plans)
+def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, wire, case_reads, beside):
+    secure, wire_rules = wire
+    stack = Stack(*world, secure=secure)
+    score.secure += secure
 
     async def run():
         try:
-            await one_case(stack, score, case_rules, case_reads, beside)
+            await one_case(stack, score, case_rules, wire_rules, case_reads, beside)
         finally:
             with trio.CancelScope(shield=True):
                 await stack.client.aclose()
@@ -239,7 +291,7 @@ def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, 
 
 
 @pytest.mark.parametrize("trouble", [trouble for trouble in get_args(Trouble) if trouble not in SILENT])
-def test_each_trouble_alone_once_is_invisible_to_a_reader(world, score, trouble):
+def test_each_trouble_alone_once_is_invisible_to_a_reader(world, trouble):
     """A single bad answer costs time and no more, unless it says that the object is another one now."""
     stack = Stack(*world, timeout_s=PATIENT_S)
     rule = TroubleRule(match="GET .*/a", trouble=trouble, delay_s=0.05, after_bytes=BLOCK // 2)
@@ -270,7 +322,7 @@ def test_refused_connections_for_less_than_the_deadline_are_invisible(world):
         async with trio.open_nursery() as services:
             await services.start(lambda task_status: stack.store.run(task_status=task_status))
             stack.store.retain(stack.ids["a"])
-            await trio.to_thread.run_sync(stack.proxy.refuse)
+            await trio.to_thread.run_sync(stack.wire.refuse)
 
             async def read_it():
                 assert await stack.read("a", 0, SIZES["a"]) == DATA["a"]
@@ -279,7 +331,32 @@ def test_refused_connections_for_less_than_the_deadline_are_invisible(world):
                 nursery.start_soon(read_it)
                 while not stack.client.statistics().retries:  # noqa: ASYNC110 -- counted in threads
                     await trio.sleep(0.01)
-                await trio.to_thread.run_sync(stack.proxy.accept)
+                await trio.to_thread.run_sync(stack.wire.accept)
+            services.cancel_scope.cancel()
+        await stack.client.aclose()
+
+    trio.run(run)
+
+
+def test_answers_that_change_places_reach_nobody(world):
+    """Two reads at once, each answered with what the other asked for: other bytes of the same object."""
+    stack = Stack(*world, timeout_s=PATIENT_S)
+    stack.proxy.inject(TroubleRule(match="GET .*/a", trouble="swap", count=2, delay_s=PATIENT_S / 2))
+    stack.wire.inject()
+
+    async def run():
+        async with trio.open_nursery() as services:
+            await services.start(lambda task_status: stack.store.run(task_status=task_status))
+            stack.store.retain(stack.ids["a"])
+
+            async def read(start):
+                assert await stack.read("a", start, start + BLOCK) == DATA["a"][start : start + BLOCK]
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, 0)
+                nursery.start_soon(read, 3 * BLOCK)
+            assert stack.proxy.hits == 2
+            assert stack.client.statistics().retries >= 2, "both were asked again"
             services.cancel_scope.cancel()
         await stack.client.aclose()
 

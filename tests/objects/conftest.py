@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import enum
 import socket
-import ssl
 import struct
 import threading
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tigrismount.testing.certificates import make_certificate
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
 
@@ -194,18 +190,5 @@ def server():
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory) -> tuple[ssl.SSLContext, str]:
     """A server context for 127.0.0.1 and the file of the authority that signed it (itself)."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(1))
-    builder = builder.add_extension(
-        x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
-    )
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-    chain = tmp_path_factory.mktemp("tls") / "server.pem"
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    chain.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM) + private)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return context, str(chain)
+    bundle = tmp_path_factory.mktemp("tls") / "server.pem"
+    return make_certificate(bundle), str(bundle)
