@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tigrismount.demo.embedded import EmbeddedS3
-from tigrismount.testing.waiting import patient_clock
+from tigrismount.testing.waiting import counted_threads, patient_clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,13 @@ class Bucket:
     def keep_versions(self) -> None:
         """Keep what is overwritten or deleted from now on."""
         self.client.put_bucket_versioning(Bucket=self.name, VersioningConfiguration={"Status": "Enabled"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _counted_threads() -> Iterator[None]:
+    """For ``settled`` and the clock."""
+    with counted_threads():
+        yield
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from tigrismount.core.pushplan import PAGE_BYTES
 from tigrismount.core.types import Extent, ObjectId
 from tigrismount.fuse.options import PushConfig
 from tigrismount.fuse.pusher import LOOK_AGAIN_S, Pusher
+from tigrismount.testing.waiting import settled
 
 BLOCK = 16 * PAGE_BYTES
 BLOCKS = 40
@@ -76,7 +77,7 @@ class FakeKernel:
         self.threads.add(threading.get_ident())
         if self.gate is not None:
             self.waiting.set()
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
         if self.error is not None:
             raise self.error
         for offset in range(0, len(data), PAGE_BYTES):
@@ -108,18 +109,10 @@ class Setup:
     room: FakeRoom
     nodes: dict[ObjectId, int]
 
-    async def settle(self) -> None:
-        """Let it push all it can."""
-        for _ in range(200):
-            await trio.sleep(0.001)
-            if not self.pusher.is_busy and not self.lender.lent:
-                return
-
     async def push(self, *blocks: int) -> None:
         """Plan blocks and wait until they are pushed."""
         self.pusher.planned(OBJ, [Extent(index * BLOCK, (index + 1) * BLOCK) for index in blocks])
-        await self.settle()
-        await self.settle()
+        await settled()
 
 
 @pytest.fixture
@@ -150,7 +143,7 @@ async def test_pushes_run_in_threads_of_their_own_and_only_so_many(make):
     assert threading.get_ident() not in at.kernel.threads
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(20 * BLOCK, 40 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
     assert len(at.lender.lent) == 1, "one thread, one block that cannot leave memory"
     at.kernel.gate.set()
 
@@ -162,7 +155,7 @@ async def test_a_block_that_arrives_later_is_pushed_then(make):
     assert at.lender.delivered == [1]
     at.lender.complete.add(2)
     at.pusher.arrived(OBJ, 2)
-    await at.settle()
+    await settled()
     assert at.lender.delivered == [1, 2]
 
 
@@ -180,7 +173,7 @@ async def test_what_nobody_has_open_is_not_pushed_nor_taken_out_of_the_plan(make
     at.nodes.clear()
     plan = [Extent(0, 4 * BLOCK)]
     assert at.pusher.planned(OBJ, plan) == plan
-    await at.settle()
+    await settled()
     assert at.kernel.pages == {}
 
 
@@ -188,7 +181,7 @@ async def test_a_file_closed_before_its_push_began_is_left_alone(make):
     at = await make()
     at.pusher.planned(OBJ, [Extent(0, 4 * BLOCK)])
     at.nodes.clear()
-    await at.settle()
+    await settled()
     assert at.kernel.pages == {}
     assert at.lender.lent == []
 
@@ -197,7 +190,7 @@ async def test_off_does_nothing(make):
     at = await make("off")
     plan = [Extent(0, 4 * BLOCK)]
     assert at.pusher.planned(OBJ, plan) == plan
-    await at.settle()
+    await settled()
     assert at.kernel.pages == {}
     assert not at.pusher.is_coming(OBJ, 0)
 
@@ -224,7 +217,7 @@ async def test_nothing_is_pushed_while_memory_is_short(make, autojump_clock):
     assert at.pusher.statistics().paused >= 5
     at.room.pressed = False
     await trio.sleep(2 * LOOK_AGAIN_S)
-    await at.settle()
+    await settled()
     assert at.kernel.pages
 
 
@@ -251,10 +244,10 @@ async def test_a_drain_ends_a_push_soon_and_lets_no_other_begin(make):
     at = await make()
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(0, 20 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
     assert not await at.pusher.drain(0.01), "the kernel still waits for a page"
     at.kernel.gate.set()
-    assert await at.pusher.drain(10)
+    assert await at.pusher.drain(30)
     assert len(at.kernel.pages) <= 2 * BLOCK // PAGE_BYTES
     assert at.lender.lent == []
 
@@ -266,7 +259,7 @@ async def test_the_memory_of_a_push_left_behind_is_never_given_back():
     async with trio.open_nursery() as nursery:
         await nursery.start(pusher.run, lender, {OBJ: NODE}.get)
         pusher.planned(OBJ, [Extent(0, BLOCK)])
-        await trio.to_thread.run_sync(kernel.waiting.wait, 10)
+        await trio.to_thread.run_sync(kernel.waiting.wait, 30)
         nursery.cancel_scope.cancel()
     assert len(lender.lent) == 1
     assert pusher.is_busy
@@ -282,7 +275,7 @@ async def test_a_reader_waits_until_what_comes_next_is_pushed(make):
     at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
     assert at.pusher.is_coming(OBJ, 4 * BLOCK)
     at.kernel.gate.set()
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         while at.pusher.is_coming(OBJ, 4 * BLOCK):
             await at.pusher.wait_for(OBJ, 4 * BLOCK)
 
@@ -292,8 +285,8 @@ async def test_a_reader_never_waits_for_long(make):
     at = await make()
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
-    with trio.fail_after(5):
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
+    with trio.fail_after(30):
         await at.pusher.wait_for(OBJ, 4 * BLOCK)
     assert at.pusher.is_coming(OBJ, 4 * BLOCK), "still under way"
     at.kernel.gate.set()

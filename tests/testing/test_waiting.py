@@ -7,7 +7,7 @@ import time
 import pytest
 import trio
 
-from tigrismount.testing.waiting import until, wait_until
+from tigrismount.testing.waiting import settled, until, wait_until
 
 
 async def test_no_time_passes_while_a_thread_works(autojump_clock, nursery):
@@ -25,6 +25,21 @@ async def test_no_time_passes_while_a_thread_works(autojump_clock, nursery):
     await trio.sleep(3.5)
     assert [at_s - start_s for at_s in done] == pytest.approx([1, 2, 3])
     await trio.sleep(3600)
+
+
+async def test_who_waits_for_a_thread_has_not_settled(nursery):
+    """Mutation: ``wait_all_tasks_blocked`` returns at once."""
+    ended = trio.Event()
+
+    async def work() -> None:
+        await trio.to_thread.run_sync(time.sleep, 0.03)
+        ended.set()
+        await trio.sleep_forever()
+
+    nursery.start_soon(work)
+    await settled()
+    assert ended.is_set()
+    nursery.cancel_scope.cancel()
 
 
 async def test_a_condition_is_waited_for_in_real_time(autojump_clock):

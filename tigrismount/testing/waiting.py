@@ -1,23 +1,23 @@
-"""Waiting in tests: for a condition instead of for a time, and a clock that knows of threads.
+"""Waiting in tests: for a condition instead of for a time, and with regard to threads.
 
 A test that sleeps and then asserts holds on a quiet machine only. ``until`` waits in real time for what somebody else
 does (a thread, a process, the kernel), and fails with the condition's own words when it does not come about.
 
-``trio.testing.MockClock`` jumps as soon as every task waits, and a task that waits for a thread waits: hours of its
-time pass while a thread hashes a block. ``patient_clock`` stands still meanwhile, so that work in threads takes no time
-at all, and ``sleep(10)`` ends after all that could be done in those ten seconds. A thread that does not end by itself,
-which is how tests let a disk hang, holds it up for ``_HUNG_S`` only. It knows of no sockets and processes.
+To trio a task that waits for a thread waits, like one that waits for an event. So ``wait_all_tasks_blocked`` returns,
+and ``MockClock`` jumps by hours, while a thread hashes a block. ``settled`` waits for threads too; ``patient_clock``
+stands still meanwhile: work in threads takes no time at all, and ``sleep(10)`` ends after all that could be done in
+those ten seconds. A thread that does not end by itself, which is how tests let a disk hang, holds the clock up for
+``_HUNG_S`` only. Neither knows of sockets and processes.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,32 +46,60 @@ def wait_until(condition: Callable[[], object], within_s: float = _WITHIN_S) -> 
         time.sleep(_LOOK_S)
 
 
+async def settled() -> None:
+    """Wait until every task waits, and none of them for a thread."""
+    await wait_all_tasks_blocked()
+    while _threads.working:
+        await _threads.run_sync(time.sleep, _LOOK_S)
+        await wait_all_tasks_blocked()
+
+
 @contextmanager
 def patient_clock() -> Iterator[MockClock]:
     """Make a clock that jumps when every task waits, and none of them for a thread."""
-    clock = MockClock(autojump_threshold=0)
-    run_sync = trio.to_thread.run_sync
-    working = 0
-
-    async def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal working
-        working += 1
-        clock.autojump_threshold = _HUNG_S
-        try:
-            return await run_sync(*arguments, **options)
-        finally:
-            working -= 1
-            if not working:
-                clock.autojump_threshold = 0
-
-    # Patched, because trio tells instruments nothing of threads. Not at their end but when their task goes on: in
-    # between every task may be waiting.
-    trio.to_thread.run_sync = counted  # type: ignore[assignment]
+    clock = _threads.clock = MockClock(autojump_threshold=0)
     try:
         yield clock
     finally:
-        trio.to_thread.run_sync = run_sync
-        clock.autojump_threshold = math.inf
+        _threads.clock = None
+
+
+class _Threads:
+    """Counts tasks that wait for a thread."""
+
+    def __init__(self) -> None:
+        self.working = 0
+        self.clock: MockClock | None = None
+        self.run_sync = trio.to_thread.run_sync
+
+    async def counted(self, *arguments: Any, **options: Any) -> Any:
+        """Take the place of ``trio.to_thread.run_sync``."""
+        self.working += 1
+        self._set_clock(_HUNG_S)
+        try:
+            return await self.run_sync(*arguments, **options)
+        finally:
+            # Not when the thread ends but when its task goes on: in between every task may be waiting.
+            self.working -= 1
+            if not self.working:
+                self._set_clock(0)
+
+    def _set_clock(self, threshold_s: float) -> None:
+        if self.clock is not None:
+            self.clock.autojump_threshold = threshold_s
+
+
+_threads = _Threads()
+
+
+@contextmanager
+def counted_threads() -> Iterator[None]:
+    """Count threads meanwhile. Patched, because trio tells its instruments nothing of them."""
+    trio.to_thread.run_sync = _threads.counted  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        trio.to_thread.run_sync = _threads.run_sync
 
 
 def _words(condition: Callable[[], object]) -> str:
