@@ -174,6 +174,10 @@ docs: $(DEV) ## build the documentation; a warning is an error
 reference: $(DEV) ## rewrite the reference pages that are made from the code
 	@$(BIN)/python docs/generate_reference.py
 
+.PHONY: proto
+proto: $(DEV) ## rewrite the Python that is made from .proto files
+	@$(BIN)/python -m tigrismount.testing.protobuf
+
 .PHONY: dist
 dist: $(DEV) ## the sdist and the wheel, in dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null

@@ -1,4 +1,4 @@
-"""What a mount says of itself: the layers' statistics gathered into the ``status`` reply, and the shape of log lines.
+"""What a mount says of itself: the layers' statistics gathered into the ``status`` reply, and its log.
 
 No registry of counters: each layer has a ``statistics()`` snapshot, and whoever wants figures asks for them.
 """
@@ -10,14 +10,13 @@ import logging
 import os
 import resource
 import signal
-import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from tigrismount import __version__
-from tigrismount.errors import TigrisMountError
+from tigrismount.loglines import log_to_standard_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -145,52 +144,13 @@ def mount_status(
     }
 
 
-class _JsonFormatter(logging.Formatter):
-    """One JSON object per line; of an error of ours also what it concerns, in fields of their own."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return *record* as JSON."""
-        fields = {
-            "time": _stamp(record),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        for argument in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(argument, TigrisMountError):
-                named = {"bucket": argument.bucket, "key": argument.key, "request_id": argument.request_id}
-                fields |= {"error": type(argument).__name__, **{name: value for name, value in named.items() if value}}
-        if record.exc_info:
-            fields["exception"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
-
-
-class _TextFormatter(logging.Formatter):
-    """``TIME LEVEL LOGGER: MESSAGE``; control characters are escaped, since keys come from the bucket."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return *record* as a line."""
-        message = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in record.getMessage())
-        line = f"{_stamp(record)} {record.levelname} {record.name}: {message}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
-
-
-def _stamp(record: logging.LogRecord) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-
-
 def configure_logging(config: MountConfig) -> None:
     """Send log lines to standard error, from where the supervisor passes them on.
 
     Args:
         config: Level and shape.
     """
-    handler = logging.StreamHandler()
-    handler.setFormatter(_JsonFormatter() if config.log_format == "json" else _TextFormatter())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # libraries speak up when something is wrong; boto3 at debug would print requests
-    logging.getLogger("tigrismount").setLevel(config.log_level.upper())
+    log_to_standard_error(config.log_level, json_lines=config.log_format == "json")
     logging.raiseExceptions = False  # the supervisor may be gone, and its end of the pipe with it
 
 
