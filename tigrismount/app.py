@@ -124,7 +124,8 @@ class Worker:
                         raise
                     # A user's runtime directory goes when they log out; those who read the mount are still there.
                     log.warning("serving without status: %s", exc)
-                await nursery.start(engine.pusher.run, engine.store, engine.filesystem.cached_node)
+                await nursery.start(engine.pusher.run, engine.store, engine.pushed_node)
+                await nursery.start(engine.withdrawal.run)
                 nursery.start_soon(self._leave_on_signal, session)
                 nursery.start_soon(report_on_signal, engine.status)
                 if engine.metrics is not None:
@@ -141,7 +142,8 @@ class Worker:
                     await engine.store.drain()
                 nursery.cancel_scope.cancel()
         finally:
-            if not engine.pusher.is_busy:  # else a thread is still inside the library, and the process ends anyway
+            # Else a thread is still inside the library, and the process ends anyway.
+            if not (engine.pusher.is_busy or engine.withdrawal.is_busy):
                 session.close()
 
     def _leave_soon(self) -> None:

@@ -24,12 +24,14 @@ from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.core.loadlog import LoadLog
 from tigrismount.errors import CacheError, ConfigError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
+from tigrismount.fuse.invalidation import forget_pages
 from tigrismount.fuse.pusher import Pusher
 from tigrismount.fuse.room import MemoryRoom
 from tigrismount.fuse.session import store_pages
 from tigrismount.integrity.readers import CheckedReaders
 from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
+from tigrismount.integrity.withdrawal import Withdrawal
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
@@ -117,11 +119,16 @@ class Engine:
             on_new=self.journal.append,
             on_bookmark=self.journal.append,
         )
+        self.withdrawal = Withdrawal(self.verdicts, self.filesystem.nodes_of, self.pusher.ended, forget_pages)
         self.adapter = Adapter(self.filesystem, config.fuse)
         proved = not takeovers.count and not away
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)
         self.metrics: MetricsServer | None = None
         self._started_s = time.monotonic()
+
+    def pushed_node(self, obj: ObjectId) -> int | None:
+        """Return the node that *obj* may be pushed to; None where it is not open, or refused."""
+        return None if obj in self.verdicts.refused else self.filesystem.cached_node(obj)
 
     def note_handover(self, failure: str) -> None:
         """Keep why an attempt to replace this worker failed, for ``status``."""

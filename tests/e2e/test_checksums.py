@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -19,6 +23,17 @@ _READ = """
 try:
     with open(path, "rb") as file: print(hashlib.file_digest(file, "sha256").hexdigest())
 except OSError as exc: print(errno.errorcode[exc.errno])
+"""
+_HOLD = """
+import hashlib, mmap, os, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+file = open(sys.argv[1], "rb")
+mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+print(hashlib.sha256(mapped).hexdigest(), flush=True)
+for line in sys.stdin:
+    try: print(len(os.pread(file.fileno(), 4096, 8192)), flush=True)
+    except OSError as exc: print(exc.errno, flush=True)
+    if line == "touch\\n": mapped[12345]
 """
 _XATTR = "print(dict((n, os.getxattr(path, n).decode()) for n in os.listxattr(path)).get('user.tigris.sha256'))"
 
@@ -77,6 +92,28 @@ def test_a_checksum_in_the_metadata_is_used_and_wrong_bytes_are_not_warmed_in_si
     assert failure["what"] == f"s3://{bucket.name}/m/bad"
     assert "the store's own record says" in failure["reason"]
     assert os.path.isdir(mount.cache_dir)
+
+
+def test_pages_in_the_kernel_are_no_way_to_read_on_a_file_that_was_refused(mount, bucket, model):
+    """Mutation: without the withdrawal the descriptor and the mapping give wrong bytes for as long as pages stay."""
+    with mount(f"s3://{bucket.name}/m") as mounted:
+        command = [sys.executable, "-c", _HOLD, f"{mounted.path}/model.gguf"]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdin is not None
+            assert reader.stdout is not None
+
+            def read(line: str = "") -> str:
+                print(line, file=reader.stdin, flush=True)
+                return reader.stdout.readline().strip()
+
+            assert reader.stdout.readline().strip() == model
+            assert wait_until(lambda: mounted.status()["checksums"]["unknown"] == 1)
+            assert read() == "4096"
+            bucket.put("m/model.gguf.sha256", hashlib.sha256(b"another").hexdigest().encode())
+            assert mount.run("warm", "--check", f"{mounted.path}/model.gguf").status == 1
+            assert wait_until(lambda: read() == str(errno.EIO))
+            read("touch")
+            assert reader.wait(30) == -signal.SIGBUS
 
 
 def test_the_checksums_that_s3_keeps_are_compared(mount, bucket):

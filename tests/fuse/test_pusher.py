@@ -252,6 +252,25 @@ async def test_a_drain_ends_a_push_soon_and_lets_no_other_begin(make):
     assert at.lender.lent == []
 
 
+async def test_the_end_of_a_push_that_is_under_way_can_be_waited_for(make):
+    """Mutation: an ``ended`` that returns at once leaves pages that are stored after they were taken back."""
+    at = await make()
+    at.kernel.gate = threading.Event()
+    await at.pusher.ended(OBJ)
+    at.pusher.planned(OBJ, [Extent(0, 2 * BLOCK)])
+    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    at.nodes.clear()  # nothing of it may be pushed from now on
+    with trio.move_on_after(0.01) as waiting:
+        await at.pusher.ended(OBJ)
+    assert waiting.cancelled_caught
+    at.kernel.gate.set()
+    with trio.fail_after(10):
+        await at.pusher.ended(OBJ)
+    stored = len(at.kernel.pages)
+    await at.settle()
+    assert len(at.kernel.pages) == stored
+
+
 async def test_the_memory_of_a_push_left_behind_is_never_given_back():
     """The thread goes on reading it after everybody has left."""
     kernel, lender = FakeKernel(gate=threading.Event()), FakeLender()

@@ -191,6 +191,16 @@ def test_statfs_claims_nothing_that_a_bucket_does_not_know(new_world):
     assert (info.blocks, info.files, info.name_max_bytes) == (0, 0, 255)
 
 
+async def test_a_version_is_found_by_what_it_is_open_or_not(new_world):
+    world = new_world("a", "d/b", "d/c")
+    node_ids = {name: await world.walk(name) for name in ("a", "d/b")}
+    await world.fs.open(node_ids["a"])
+    objects = {name: world.fs.version_of(node_id) for name, node_id in node_ids.items()}
+    assert world.fs.nodes_of(set(objects.values())) == {objects[name]: node_ids[name] for name in node_ids}
+    assert world.fs.nodes_of({objects["a"]}) == {objects["a"]: node_ids["a"]}
+    assert world.fs.nodes_of(()) == {}
+
+
 async def test_statistics_count_what_was_asked(new_world):
     world = new_world("a", "d/b", "d//")
     await world.walk("a")

@@ -1,9 +1,10 @@
-"""Makes the kernel forget names before their time is over.
+"""Makes the kernel forget names before their time is over, and pages that must not be served any more.
 
-The kernel locks the directory for that, and a look-up that holds the lock waits for our answer. So it is told from a
-thread of its own, which may block, while the event loop goes on answering. The call is over when the name is gone.
+For a name the kernel locks the directory, and a look-up that holds the lock waits for our answer; for pages it locks
+each, and a READ holds the lock of those it is to fill. So it is told from a thread of its own, which may block, while
+the event loop goes on answering. The call is over when the name or the last page is gone.
 
-Source: libfuse, ``fuse_lowlevel_notify_inval_entry``: never call it in the path that answers requests.
+Source: libfuse, ``fuse_lowlevel_notify_inval_entry`` and ``_inode``: never call them in the path that answers requests.
 """
 
 from __future__ import annotations
@@ -46,3 +47,13 @@ def _forget(entries: Iterable[tuple[int, bytes]]) -> None:
             pass
         except OSError as exc:
             log.warning("the kernel keeps the name %r: %s", name, exc)
+
+
+def forget_pages(node_id: int) -> None:
+    """Make the kernel drop all pages of a file; one that it does not know is no error. Blocks: for threads."""
+    try:
+        pyfuse3.invalidate_inode(node_id)
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        log.warning("the kernel keeps pages of node %d: %s", node_id, exc)

@@ -125,7 +125,7 @@ class Pusher:
         self._threads = trio.CapacityLimiter(config.threads)
         self._wake = trio.Event()
         self._progress = trio.Event()
-        self._busy = 0
+        self._busy: list[ObjectId] = []
         self._is_stopped = config.mode == "off"
         self._counts = dict.fromkeys(PusherStatistics.__dataclass_fields__, 0)
 
@@ -140,7 +140,8 @@ class Pusher:
 
         Args:
             lender: Where blocks are.
-            cached_node: Returns the node of a version that is open and read through the page cache, None for others.
+            cached_node: Returns the node of a version that is open and read through the page cache, None for others
+                and for those that must not be pushed.
             task_status: Told when it runs.
         """
         self._lender, self._cached_node = lender, cached_node
@@ -160,7 +161,12 @@ class Pusher:
     @property
     def is_busy(self) -> bool:
         """Whether a thread is in the kernel with pages."""
-        return self._busy > 0
+        return bool(self._busy)
+
+    async def ended(self, obj: ObjectId) -> None:
+        """Wait until no push of *obj* is under way; that no other begins is for ``cached_node`` to see to."""
+        while obj in self._busy:
+            await self._progress.wait()
 
     def statistics(self) -> PusherStatistics:
         """Return the counters."""
@@ -282,7 +288,7 @@ class Pusher:
             plan.hold(push, bytes(loan.view[push.tripwire.start - loan.start : push.tripwire.stop - loan.start]))
         view = loan.view[push.start - loan.start : push.stop - loan.start]
         since_s = self._log.clock()
-        self._busy += 1
+        self._busy.append(obj)
         try:
             # Whoever cancels does not wait for the thread. The block then stays lent: its memory is still being read.
             pushed_bytes = await trio.to_thread.run_sync(
@@ -291,7 +297,7 @@ class Pusher:
         except OSError as exc:
             pushed_bytes = 0
             self._note(exc)
-        self._busy -= 1
+        self._busy.remove(obj)
         if pushed_bytes:
             self._counts["pushes"] += 1
             self._counts["pushed_bytes"] += pushed_bytes

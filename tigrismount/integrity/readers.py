@@ -71,6 +71,8 @@ class CheckedReader:
         """
         check_not_refused(self._obj, self._verdicts)
         found: Buffer = await self.inner.read(start, stop)
+        if self._verdicts.refused:  # meanwhile, perhaps
+            check_not_refused(self._obj, self._verdicts)
         return found
 
 

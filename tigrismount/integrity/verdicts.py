@@ -12,11 +12,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from tigrismount.cache.records import object_digest
 from tigrismount.core.types import ObjectId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from tigrismount.cache.base import RecordStore
 
@@ -66,6 +68,17 @@ class Verdicts:
         self._unkept: dict[ObjectId, str] = {}
         """Those of them that the cache could not keep: known here alone."""
         self._changes = 0
+        self._fresh: dict[ObjectId, None] = {}
+        """Refused since somebody asked for them last."""
+        self._told = trio.Event()
+
+    async def newly_refused(self) -> list[ObjectId]:
+        """Wait until versions are refused that were not when this was called last; return them. For one caller."""
+        while not self._fresh:
+            self._told = trio.Event()
+            await self._told.wait()
+        fresh, self._fresh = list(self._fresh), {}
+        return fresh
 
     async def load(self) -> None:
         """Learn which versions are refused, from this daemon's past and from others."""
@@ -80,7 +93,8 @@ class Verdicts:
             for store_id, obj, compared in verdicts
             if store_id == self._store_id and not all(one.matches for one in compared)
         }
-        self.refused = refused | self._unkept
+        before, self.refused = self.refused, refused | self._unkept
+        self._tell(obj for obj in self.refused if obj not in before)
 
     async def find(self, obj: ObjectId) -> list[Compared] | None:
         """Return what was compared of *obj*; None where it was never verified."""
@@ -104,6 +118,7 @@ class Verdicts:
         if not good:
             self.refused[obj] = refusal(compared)
             log.error("s3://%s/%s: %s", obj.bucket, obj.key, self.refused[obj])
+            self._tell([obj])
         facts: dict[str, Any] = {
             "store_id": self._store_id,
             "bucket": obj.bucket,
@@ -127,6 +142,11 @@ class Verdicts:
         for prefix in (_GOOD, _BAD):
             await self._records.delete(_TABLE, prefix + digest)
         self._changes += 1
+
+    def _tell(self, refused: Iterable[ObjectId]) -> None:
+        self._fresh.update(dict.fromkeys(refused))
+        if self._fresh:
+            self._told.set()
 
     def _take_back(self, obj: ObjectId) -> None:
         self._changes += 1

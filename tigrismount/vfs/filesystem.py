@@ -39,7 +39,7 @@ from tigrismount.vfs.openfiles import OpenFile, whole
 from tigrismount.vfs.xattrs import CACHED_BYTES, SHA256, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 
     from tigrismount.blocks.base import Buffer
     from tigrismount.cache.base import BlockCache
@@ -355,6 +355,10 @@ class FileSystem:
         """Return the node of a version that is open and read through the kernel's page cache, None for others."""
         node_id = self._open_ids.get(obj)
         return node_id if node_id is not None and not self._open[node_id].is_direct else None
+
+    def nodes_of(self, objects: Collection[ObjectId]) -> dict[ObjectId, int]:
+        """Return the ids under which the kernel may know versions, as far as it may."""
+        return {node.obj: node.id for node in self._inodes.known() if node.obj is not None and node.obj in objects}
 
     def statistics(self) -> VfsStatistics:
         """Return the counters."""
