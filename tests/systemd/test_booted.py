@@ -97,7 +97,7 @@ def test_reloads_under_load_fail_no_read(machine, models, reader):
     busy = reader()
     for number in (1, 2, 3):
         machine.systemctl("reload", unit(models))
-        assert wait_until(lambda expected=number: takeovers(machine, models) == expected)
+        assert wait_until(lambda expected=number: takeovers(machine, models) == expected, timeout_s=60), number
     assert machine.show(unit(models), "MainPID") == main
     assert machine.show(unit(models), "NRestarts") == "0"
     assert_no_read_failed(busy)
@@ -119,7 +119,7 @@ def test_sigkill_of_the_worker_is_the_supervisors_to_mend(machine, models, reade
     machine.systemctl("start", unit(models))
     busy = reader()
     machine.run("kill", "-9", str(status(machine, models)["pid"]))
-    assert wait_until(lambda: takeovers(machine, models) == 1)
+    assert wait_until(lambda: takeovers(machine, models) == 1, timeout_s=60), machine.journal()
     assert machine.show(unit(models), "NRestarts") == "0"
     assert machine.show(unit(models), "StatusText").endswith("takeovers: 1")
     assert_no_read_failed(busy)
