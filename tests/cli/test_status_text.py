@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from tigrismount.cli.rates import with_rates
-from tigrismount.cli.status_text import bar, detail_rows, overview_lines, watch_line
+from tigrismount.cli.status_text import bar, default_options, detail_rows, option_rows, overview_lines, watch_line
 from tigrismount.cli.watching import view
 
 COMMAND = "echo 4096 | sudo tee /sys/class/bdi/0:45/read_ahead_kb"
@@ -73,12 +73,26 @@ def test_details_say_what_to_set_and_what_to_upgrade():
     rows = detail_rows(MOUNT)
     assert ["setting", f"kernel read-ahead (KiB) is 128, 4096 is faster: {COMMAND}"] in rows
     assert any("'tigrismount upgrade /models'" in value for _, value in rows)
-    assert ["from newer", "1 B"] in rows
+    assert ["newer", "1 B"] in rows
+
+
+def test_options_that_somebody_set_have_a_row_and_the_others_a_line():
+    config = {
+        "cache_size": {"value": 1 << 30, "from": "--cache-size"},
+        "memory_limit": {"value": 2 << 30, "from": "default"},
+        "profile": {"value": None, "from": "default"},
+        "of_a_newer_worker": {"value": "x"},
+    }
+    mount = {**MOUNT, "config": config}
+    assert option_rows(mount) == [["cache-size", "1 GiB", "--cache-size"], ["of-a-newer-worker", "x", ""]]
+    assert default_options(mount) == "by default: memory-limit 2 GiB"
+    assert default_options(MOUNT) == ""
 
 
 def test_the_overview_is_followed_by_loads_reasons_and_settings():
-    loading, reason, setting = overview_lines(MOUNT)
-    assert loading.startswith("/models: loading s3://my-bucket/models/[bold]llama: ██████████░░░░░░░░░░  50%, 8 GiB")
+    loading, progress, reason, setting = overview_lines(MOUNT)
+    assert loading == "/models: loading s3://my-bucket/models/[bold]llama"
+    assert progress.startswith("  ██████████░░░░░░░░░░  50%, 8 GiB")
     assert reason == "/models: store: the key has expired"
     assert setting.endswith(COMMAND)
 
@@ -86,7 +100,7 @@ def test_the_overview_is_followed_by_loads_reasons_and_settings():
 def test_a_look_is_one_line_off_a_terminal():
     [mount] = with_rates([MOUNT], [BEFORE], 2.0)
     line = watch_line(mount)
-    assert line.startswith("/models: degraded; the store 1 GiB/s; loading ")
+    assert line.startswith("/models: degraded; from the store 1 GiB/s; loading ")
     assert "2 GiB/s, 4 s left" in line
 
 

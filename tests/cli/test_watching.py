@@ -49,6 +49,6 @@ def test_off_a_terminal_each_look_adds_a_plain_line(watched, capsys):
     assert "\x1b" not in out
     assert [line.split(" ", 1)[1] for line in out.splitlines()] == [
         "/m: ok",
-        "/m: ok; the store 1 MiB/s",
-        "/m: ok; the store 2 MiB/s",
+        "/m: ok; from the store 1 MiB/s",
+        "/m: ok; from the store 2 MiB/s",
     ]

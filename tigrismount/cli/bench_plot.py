@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from tigrismount.cli.failure import FAILED, CommandFailure
+from tigrismount.config.units import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ def draw(path: str, measured: Sequence[Measured]) -> None:
         pieces = sorted(each.pieces)
         times_s = [0.0, *(at_s for at_s, _ in pieces), each.seconds]
         moved = [0, *accumulate(size_bytes for _, size_bytes in pieces), each.size_bytes]
-        label = f"{each.name}: {each.rate / 1e6:.0f} MB/s"
+        label = f"{each.name}: {format_size(int(each.rate))}/s"
         axes.plot(times_s, [count / (1 << 20) for count in moved], color=colour, label=label)
     axes.set(xlabel="seconds", ylabel="MiB", xlim=(0, None), ylim=(0, None))
     axes.legend(frameon=False)

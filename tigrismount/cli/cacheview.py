@@ -40,6 +40,7 @@ def stats(cache_dirs: tuple[str, ...], as_json: bool) -> int:
         click.echo(f"{report['objects']} object versions, {report['blocks']} blocks")
         click.echo(f"{format_size(report['disk_free_bytes'])} free on its filesystem")
     if recent:
+        click.echo()
         print_table(("OBJECT", "CACHED", "LAST USED"), [_row(item)[:3] for item in recent])
     return 0
 

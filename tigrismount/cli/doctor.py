@@ -15,7 +15,7 @@ import click
 from tigrismount.cli.connection import load_without_mount
 from tigrismount.cli.failure import FAILED
 from tigrismount.cli.flags import CONNECTION, flags
-from tigrismount.cli.table import visible
+from tigrismount.cli.table import print_wrapped, visible
 from tigrismount.config.host import read_disk_space, read_host_facts
 from tigrismount.config.source import SOURCE_VARIABLES
 from tigrismount.doctor.findings import Finding, Rates, failed, summary
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _NO_BUCKET = "no-bucket"
 """Stands for the bucket where none is named; never asked for."""
+_VERDICT, _DETAIL = 6, 19
+"""Columns before the name of a check, and before what was found."""
 _COLOURS = {"pass": "green", "warn": "yellow", "fail": "red", "skip": "bright_black"}
 
 
@@ -76,9 +78,10 @@ class _Report:
         if self._as_json:
             return
         verdict = click.style(finding.verdict, fg=_COLOURS[finding.verdict], bold=finding.verdict == "fail")
-        click.echo(f"{verdict}  {finding.check:<12} {visible(finding.detail)}", color=self._color)
+        click.echo(f"{verdict}  ", nl=False, color=self._color)
+        print_wrapped(f"{finding.check:<12} {visible(finding.detail)}", taken=_VERDICT, indent=_DETAIL)
         if finding.remedy:
-            click.echo(f"{'':19}→ {visible(finding.remedy)}", color=self._color)
+            print_wrapped(f"{'':{_DETAIL}}→ {visible(finding.remedy)}", indent=_DETAIL + 2)
 
 
 def _configuration(source: str | None, given: dict[str, object]) -> tuple[MountConfig, bool]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tigrismount.cli.table import print_table, visible
+from tigrismount.cli.table import print_table, print_wrapped, visible
 from tigrismount.config.units import format_size
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _MOST_DTYPES = 6
 
 def print_inspected(inspected: Inspected) -> None:
     """Write a file's tensors, or a model's files, and the plan where there is one."""
-    click.echo(f"{visible(inspected.title)}: {_what(inspected)}")
+    print_wrapped(f"{visible(inspected.title)}: {_what(inspected)}", indent=2)
     if inspected.single:
         (item,) = inspected.files
         _print_tensors(item)
@@ -56,7 +56,8 @@ def _print_tensors(item: InspectedFile) -> None:
     if item.holding is not None:
         headers.append("CACHED")
     if item.tensors:
-        print_table(headers, [_tensor_row(item, tensor) for tensor in item.tensors], framed=False)
+        rows = [_tensor_row(item, tensor) for tensor in item.tensors]
+        print_table(headers, rows, framed=False, spare="START")
 
 
 def _tensor_row(item: InspectedFile, tensor: TensorExtent) -> list[str]:

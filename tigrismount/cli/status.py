@@ -13,8 +13,15 @@ from tigrismount.cli.completing import mountpoints
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.mounted import collect_mounts
 from tigrismount.cli.rates import with_rates
-from tigrismount.cli.status_text import OVERVIEW, detail_rows, option_rows, overview_lines, overview_row
-from tigrismount.cli.table import print_table, visible
+from tigrismount.cli.status_text import (
+    OVERVIEW,
+    default_options,
+    detail_rows,
+    option_rows,
+    overview_lines,
+    overview_row,
+)
+from tigrismount.cli.table import print_table, print_wrapped, visible
 from tigrismount.cli.watching import shown, watch
 from tigrismount.control.paths import runtime_directories
 from tigrismount.holder.mountinfo import canonical_mountpoint, read_mounts
@@ -75,3 +82,6 @@ def _print_details(mount: dict[str, Any]) -> None:
     if options:
         click.echo()
         print_table(("OPTION", "VALUE", "FROM"), options)
+    if defaults := default_options(mount):
+        click.echo()
+        print_wrapped(visible(defaults))

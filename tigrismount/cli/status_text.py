@@ -17,10 +17,18 @@ Mount = Mapping[str, Any]
 
 OVERVIEW = ("MOUNTPOINT", "SOURCE", "STATE", "CACHE", "FROM STORE", "FROM NVME", "PID")
 """Headers of :func:`overview_row`."""
+_DEFAULT = "default"
+"""Where a value is from that nobody has set."""
 _BAR = 20
 """Cells of a bar: one for each 5 %, and a load still fits on a line of 80."""
-_SOURCES = {"remote": "the store", "nvme": "NVMe", "ram": "memory", "flight": "flights", "pushed": "pushed"}
-"""What is called what; in the order in which they tell how fast a load is."""
+SOURCES = {
+    "remote": "from the store",
+    "nvme": "from NVMe",
+    "ram": "read at once",
+    "flight": "read after waiting",
+    "pushed": "pushed to the kernel",
+}
+"""What is called what: what came in, then what went out."""
 
 
 def overview_row(mount: Mount) -> list[str]:
@@ -39,10 +47,12 @@ def overview_row(mount: Mount) -> list[str]:
 
 def overview_lines(mount: Mount) -> list[str]:
     """Return what stands below the table about one mount: loads in progress, and what is wrong or could be better."""
-    lines = [f"loading {load.get('model')}: {load_progress(load)}" for load in mount.get("loads", ())]
-    lines += list(mount.get("degraded", ()))
-    lines += [knob_text(knob) for knob in mount.get("knobs", ())]
-    return [f"{mount['mountpoint']}: {line}" for line in lines]
+    lines = []
+    for load in mount.get("loads", ()):
+        # The bar has a line of its own, so that it is whole on a terminal of 80.
+        lines += [f"{mount['mountpoint']}: loading {load.get('model')}", f"  {load_progress(load)}"]
+    reasons = [*mount.get("degraded", ()), *(knob_text(knob) for knob in mount.get("knobs", ()))]
+    return lines + [f"{mount['mountpoint']}: {line}" for line in reasons]
 
 
 def detail_rows(mount: Mount) -> list[list[str]]:
@@ -74,7 +84,7 @@ def watch_rows(mount: Mount) -> list[list[str]]:
 def watch_line(mount: Mount) -> str:
     """Return the same as one line, for a log."""
     rates = mount.get("bytes_per_second") or {}
-    moved = [f"{_SOURCES.get(name, name)} {size(rate)}/s" for name, rate in rates.items() if rate]
+    moved = [f"{SOURCES.get(name, name)} {size(rate)}/s" for name, rate in rates.items() if rate]
     parts = [
         mount["state"],
         *moved,
@@ -87,10 +97,9 @@ def source_rows(mount: Mount) -> list[list[str]]:
     """Return how much came from where, and how fast where that was measured."""
     moved, rates = mount.get("bytes", {}), mount.get("bytes_per_second") or {}
     rows = []
-    for name in (*(name for name in _SOURCES if name in moved), *(name for name in moved if name not in _SOURCES)):
+    for name in (*(name for name in SOURCES if name in moved), *(name for name in moved if name not in SOURCES)):
         rate = f", {size(rates[name])}/s" if rates.get(name) else ""
-        label = name if name == "pushed" else f"from {_SOURCES.get(name, name)}"
-        rows.append([label, f"{size(moved[name])}{rate}"])
+        rows.append([SOURCES.get(name, name), f"{size(moved[name])}{rate}"])
     return rows
 
 
@@ -120,9 +129,18 @@ def knob_text(knob: Mapping[str, Any]) -> str:
 
 
 def option_rows(mount: Mount) -> list[list[str]]:
-    """Return every option in force: name, value, and where that came from."""
+    """Return every option that somebody has set: name, value, and where that came from."""
     options = mount.get("config", {}).items()
-    return [[key.replace("_", "-"), _value(key, item), str(item.get("from", ""))] for key, item in options]
+    rows = [[key.replace("_", "-"), _value(key, item), str(item.get("from", ""))] for key, item in options]
+    return [row for row in rows if row[2] != _DEFAULT]
+
+
+def default_options(mount: Mount) -> str:
+    """Return the options that nobody has set, with the values they have here; empty where there is none."""
+    options = mount.get("config", {}).items()
+    unset = [(key, _value(key, item)) for key, item in options if item.get("from") == _DEFAULT]
+    shown = [f"{key.replace('_', '-')} {value}" for key, value in unset if value != "-"]
+    return f"by default: {', '.join(shown)}" if shown else ""
 
 
 def cache_fill(cache: Mapping[str, Any], *, barred: bool = False) -> str:

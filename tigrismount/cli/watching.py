@@ -67,11 +67,11 @@ def view(mounts: Sequence[Mount]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    tables = []
+    tables: list[RenderableType] = []
     for mount in mounts:
         heading, *rows = watch_rows(mount)
-        tables.append(rich_table(heading, rows))
-    return Group(*tables) if tables else Text("nothing is mounted")
+        tables += [rich_table(heading, rows), Text()]
+    return Group(*tables[:-1]) if tables else Text("nothing is mounted")
 
 
 def _write_json(mounts: list[Mount]) -> None:

@@ -25,7 +25,13 @@ _RELOAD_S = 5
 _WIDTH, _HEIGHT = 720, 140
 """Of a timeline, in pixels."""
 _COLOURS = {"fetched": "#3b82f6", "pushed": "#f59e0b", "read": "#111827"}
-_SOURCES = {"remote": "the store", "nvme": "NVMe", "ram": "memory", "flight": "flights", "pushed": "pushed"}
+_SOURCES = {
+    "remote": "from the store",
+    "nvme": "from NVMe",
+    "ram": "read at once",
+    "flight": "read after waiting",
+    "pushed": "pushed to the kernel",
+}
 _STYLE = """
 :root{color-scheme:light}
 body{font:14px/1.5 system-ui,sans-serif;max-width:760px;margin:2em auto;padding:0 1em}
@@ -72,7 +78,7 @@ def _rows(status: Facts) -> list[tuple[str, str]]:
     if hits.get("ratio") is not None:
         rows.append(("reads answered from memory", f"{hits['ratio']:.1%}"))
     names = [name for name in _SOURCES if name in moved]
-    return rows + [(f"bytes: {_SOURCES[name]}", format_size(moved[name])) for name in names]
+    return rows + [(_SOURCES[name], format_size(moved[name])) for name in names]
 
 
 def _progress(load: Facts) -> str:
