@@ -44,15 +44,24 @@ def test_the_manual_page_has_every_command_and_option(generator: ModuleType) -> 
     assert "\n.SS tigrismount status\n" in page
 
 
-def test_the_manual_page_can_be_set_without_a_warning(generator: ModuleType) -> None:
+def test_the_manual_page_of_the_helper_has_every_option_and_status(generator: ModuleType) -> None:
+    page = generator.HELPER_PAGE.read_text().replace("\\-", "-")
+
+    assert [option.key for option in generator.OPTIONS if f"\n.B {option.key}" not in page] == []
+    assert "\n.B 32\n" in page
+    assert "_netdev" in page
+
+
+@pytest.mark.parametrize(("page", "said"), [("MAN_PAGE", "tigrismount status"), ("HELPER_PAGE", "mount -t tigris")])
+def test_a_manual_page_can_be_set_without_a_warning(generator: ModuleType, page: str, said: str) -> None:
     groff = shutil.which("groff")
     if groff is None:
         pytest.skip("groff is not installed")
-    arguments = [groff, "-man", "-Kutf8", "-Tutf8", "-ww", "-rLL=80n", str(generator.MAN_PAGE)]
+    arguments = [groff, "-man", "-Kutf8", "-Tutf8", "-ww", "-rLL=80n", str(getattr(generator, page))]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
 
     assert done.stderr == ""
-    assert "tigrismount status" in done.stdout
+    assert said in done.stdout
 
 
 def test_nothing_in_a_text_is_a_request_to_groff(generator: ModuleType) -> None:

@@ -61,9 +61,11 @@ def test_the_wheel_holds_the_package_and_the_units_and_nothing_else(wheel):
     package = {str(path.relative_to(ROOT)) for path in (ROOT / "tigrismount").rglob("*.py")}
     assert package <= names
     assert {"tigrismount/py.typed", "tigrismount/systemd/tigrismount@.service"} <= names
-    # What lies beside the package is data for the prefix: the manual page.
+    # What lies beside the package is data for the prefix: the manual pages.
     assert {name.partition("/")[0] for name in names} == {"tigrismount", f"{NAME}.dist-info", f"{NAME}.data"}
-    assert {name for name in names if ".data/" in name} == {f"{NAME}.data/data/share/man/man1/tigrismount.1"}
+    assert {name for name in names if ".data/" in name} == {
+        f"{NAME}.data/data/share/man/{page}" for page in ("man1/tigrismount.1", "man8/mount.tigris.8")
+    }
     assert f"{NAME}.dist-info/licenses/LICENSE" in names
 
 

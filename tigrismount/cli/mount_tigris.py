@@ -19,9 +19,30 @@ from tigrismount.cli.failure import BAD_USAGE, INTERRUPTED
 from tigrismount.cli.main import main as tigrismount
 from tigrismount.config.merge import is_mount_option
 
-_USAGE = "usage: mount.tigris SPEC DIR [-sfnv] [-o OPTIONS], for example: mount -t tigris s3://my-bucket /models"
 INCORRECT, INTERRUPTED_BY_USER, FAILED = 1, 8, 32
 """Exit statuses of mount(8)."""
+SYNOPSIS = "SPEC DIR [-sfnv] [-o OPTIONS]"
+EXAMPLES = (
+    "mount -t tigris s3://my-bucket/models /models -o profile=store,cache_size=500G",
+    "s3://my-bucket/models  /models  tigris  ro,_netdev,nofail,cache_size=500G  0 0",
+)
+"""On a command line, and as a line of fstab."""
+FLAGS = {
+    "-o OPTIONS": "Options of 'tigrismount mount' as name=value, with _ or -, separated by commas; those of mount(8) "
+    "that mean nothing here (ro, _netdev, nofail, ...) are let through.",
+    "-s": "Let unknown options through as well.",
+    "-f": "Check everything, and mount nothing.",
+    "-n, -v": "Accepted, and change nothing: there is no mtab, and errors are always said.",
+}
+"""What mount(8) passes on; of this and of the tables beside it the manual page is made."""
+EXIT_STATUSES = {
+    0: "it is mounted, and has answered",
+    INCORRECT: "wrong invocation or option",
+    INTERRUPTED_BY_USER: "interrupted",
+    FAILED: "it could not be mounted; nothing is left behind",
+}
+"""Of mount(8), not those of tigrismount(1)."""
+_USAGE = f"usage: mount.tigris {SYNOPSIS}, for example: mount -t tigris s3://my-bucket /models"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         return INCORRECT
     flags = [flag for flag, _ in given]
     if "-h" in flags or "--help" in flags:
-        click.echo(_USAGE)
+        click.echo(_help_text())
         return 0
     if len(places) != 2:
         click.echo(f"mount.tigris: {_USAGE}", err=True)
@@ -49,6 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     if "-f" in flags:  # mount(8)'s "fake": all but the mount
         command.append("--print-request")
     return _as_mount_status(_run(command, quiet="-f" in flags))
+
+
+def _help_text() -> str:
+    lines = [_USAGE, "", "Mounts SPEC (s3://bucket/prefix) on DIR, for mount(8), fstab and .mount units.", ""]
+    lines += [f"  {flag:<12}{text}" for flag, text in FLAGS.items()]
+    lines += ["", *(f"Example: {example}" for example in EXAMPLES), "", "Exit status:"]
+    return "\n".join([*lines, *(f"  {status:<4}{text}" for status, text in EXIT_STATUSES.items())])
 
 
 def _run(command: list[str], *, quiet: bool) -> int:
