@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import click
 import pytest
 from click.shell_completion import ShellComplete
 
@@ -79,24 +78,3 @@ def test_a_shell_that_is_none_of_them_is_bad_usage(fails):
     exit_code, line = fails("completion", "tcsh")
     assert exit_code == 2
     assert "bash" in line
-
-
-def walk(command: click.Command, path: list[str]):
-    if not isinstance(command, click.Group):
-        yield path, command
-        return
-    context = click.Context(command)
-    for name in command.list_commands(context):
-        child = command.get_command(context, name)
-        assert child is not None
-        yield from walk(child, [*path, name])
-
-
-@pytest.mark.parametrize(("path", "command"), [pytest.param(*found, id=" ".join(found[0])) for found in walk(cli, [])])
-def test_every_command_has_an_example_says_what_it_does_and_can_show_a_traceback(path, command):
-    assert (command.help or "").strip().partition("\n")[0].endswith((".", "?"))
-    assert (command.epilog or "").startswith("Example: ")
-    options = {name for parameter in command.params for name in parameter.opts}
-    assert "--debug" in options
-    reports = path[0] not in ("mount", "unmount", "completion", "install-systemd")
-    assert not reports or "--json" in options

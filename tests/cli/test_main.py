@@ -50,6 +50,10 @@ def test_nothing_to_do_shows_help_and_fails(tigrismount):
     ("arguments", "message"),
     [
         (["mont"], "no such command 'mont' (did you mean mount?)"),
+        (["help", "mount"], "no such command 'help' (did you mean --help?)"),
+        (["version"], "did you mean --version?"),
+        (["mount", "/models", "s3://b"], "the SOURCE comes first: s3://b /models"),
+        (["bench", "--demo", "s3://my-bucket"], "leave SOURCE out"),
         (["statsu", "--json"], "no such command 'statsu' (did you mean status?)"),
         (["mount", "--cache-size"], "requires an argument"),
         (["mount", "--no-such-thing", "a", "b"], "--no-such-thing"),

@@ -60,7 +60,10 @@ def test_a_mountpoint_that_is_missing_is_said_before_anything_starts(fuse, fails
 @pytest.mark.parametrize("where", [[], ["-f"]])
 def test_a_log_file_that_cannot_be_opened_fails_the_mount(fuse, fails, tmp_path, where):
     exit_code, line = fails("mount", "s3://models", str(tmp_path), "--log-file", "/nowhere/x", *where)
-    assert (exit_code, line) == (1, "log file /nowhere/x: cannot be opened: No such file or directory")
+    assert (exit_code, line) == (
+        1,
+        "log file /nowhere/x: cannot be opened: No such file or directory; choose another with --log-file",
+    )
 
 
 @pytest.mark.fuse

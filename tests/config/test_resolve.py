@@ -9,7 +9,7 @@ import pytest
 from tigrismount.config import MountConfig, parse_source
 from tigrismount.config.host import DiskSpace
 from tigrismount.config.merge import Setting
-from tigrismount.config.resolve import resolve, validate
+from tigrismount.config.resolve import check_places, resolve, validate
 from tigrismount.errors import ConfigError
 
 MIB = 1 << 20
@@ -331,3 +331,21 @@ def test_malformed_snapshots_are_faults(selector):
     _, faults = validate({"snapshot": Setting(selector, "--snapshot")})
     assert len(faults) == 1
     assert faults[0].startswith("--snapshot")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"cache_dir": "/models"}, "--cache_dir: /models: lies under"),
+        ({"cache_dir": ["/nvme", "/models/cache"]}, "--cache_dir: /models/cache: lies under"),
+        ({"log_file": "/models/../models/x.log"}, "--log_file: /models/x.log: lies under"),
+    ],
+)
+def test_nothing_is_kept_where_the_mount_would_cover_it(resolved, written, said):
+    with pytest.raises(ConfigError, match=said):
+        check_places(resolved(**written))
+
+
+def test_what_lies_beside_the_mountpoint_is_not_covered(resolved):
+    check_places(resolved(cache_dir="/models-cache", log_file="/var/log/models"))
+    check_places(resolved(cache_dir="off"))

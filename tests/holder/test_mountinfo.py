@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tigrismount.errors import ConfigError
 from tigrismount.holder.mountinfo import canonical_mountpoint, mount_at, parse_mounts, read_mounts
 
 LINES = rb"""
@@ -25,6 +26,11 @@ def test_mounts_are_parsed_and_escapes_undone():
     assert (ours.is_ours, ours.owner_uid) == (True, 1000)
     assert "allow_other" in ours.super_options
     assert (below.mount_id, above.mount_id) == (91, 92)
+
+
+def test_an_empty_mountpoint_is_not_the_working_directory():
+    with pytest.raises(ConfigError, match="the mountpoint is empty"):
+        canonical_mountpoint("")
 
 
 def test_the_mount_on_top_is_the_one_that_is_seen():

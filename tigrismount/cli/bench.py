@@ -15,7 +15,7 @@ from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import CommandFailure, print_note
 from tigrismount.cli.flags import CONNECTION, flags
 from tigrismount.cli.running import run_engine
-from tigrismount.cli.table import print_table
+from tigrismount.cli.table import print_table, print_wrapped
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import format_size, parse_size_bytes
 
@@ -34,7 +34,7 @@ _DEMO_SOURCE = "s3://bench/model"
 @click.option("--demo", "is_demo", is_flag=True, help="Measure with an embedded server and a generated model.")
 @click.option("--size", default="2GiB", show_default=True, metavar="SIZE", help="Most bytes to fetch, in all.")
 @click.option("--directory", metavar="DIR", help="Where to work: on the disk that a cache would be on. [/var/tmp]")
-@click.option("--plot", metavar="FILE.png", help="Also draw the rates over time.")
+@click.option("--plot", metavar="FILE.png", help="Also draw what had been read at each moment.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 @flags(CONNECTION)
@@ -59,6 +59,8 @@ def bench(
         from tigrismount.cli.inspect_plot import require_matplotlib
 
         require_matplotlib()
+    if is_demo and source is not None:
+        raise click.UsageError("--demo has a source of its own: leave SOURCE out", click.get_current_context())
     if is_demo:
         return _run_demo(budget_bytes, work_in)
     config = load_without_mount(source, given)
@@ -105,7 +107,8 @@ def _measure(
 
     sample = run_engine(find)
     _check_room(work, sample.size_bytes)
-    print_note(f"reading {format_size(sample.size_bytes)} of {len(sample.extents)} objects, in four ways")
+    objects = "1 object" if len(sample.extents) == 1 else f"{len(sample.extents)} objects"
+    print_note(f"reading {format_size(sample.size_bytes)} of {objects}, in four ways")
     memory_bytes = config.blocks.memory_limit_bytes
     measured = measure_mount(sample, config.source, prefix, work, _as_flags(given), memory_bytes)
     measured.append(run_engine(lambda: download(sample)))
@@ -161,8 +164,8 @@ def _report(sample: Sample, measured: list[Measured], *, as_json: bool) -> None:
     for name, ratio in ratios(measured).items():
         click.echo(f"{names[name]:<32} {ratio:.2f}")
     for note in notes:
-        click.echo(f"note: {note}")
-    click.echo(f"advice: {advice(measured, cores)}")
+        print_wrapped(f"note: {note}", indent=2)
+    print_wrapped(f"advice: {advice(measured, cores)}", indent=2)
 
 
 def _run_demo(budget_bytes: int, work_in: str) -> int:

@@ -7,6 +7,7 @@ read from the cache directory itself.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ class LocalPlace:
         try:
             return os.stat(self._root)
         except OSError as exc:
-            raise CommandFailure(f"{self.title}: {exc.strerror}", NOT_FOUND) from exc
+            hint = "; a source has its scheme: s3://" + self.title if re.fullmatch(r"[a-z0-9][^:]*", self.title) else ""
+            raise CommandFailure(f"{self.title}: {exc.strerror}{hint}", NOT_FOUND) from exc
 
     def _list(self, directory: str) -> dict[str, ModelFile]:
         found: dict[str, ModelFile] = {}

@@ -65,7 +65,9 @@ def _ask(mountpoint: str, *, timelines: bool) -> list[dict[str, Any]]:
     try:
         return _reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S, timelines=timelines))
     except StaleSocketError as exc:
-        raise CommandFailure(f"{mountpoint}: is not mounted; without it, 'tigrismount loads'", NOT_FOUND) from exc
+        raise CommandFailure(
+            f"{mountpoint}: is not mounted; 'tigrismount loads' alone shows what the cache has kept", NOT_FOUND
+        ) from exc
 
 
 def _of_all_mounts(*, timelines: bool) -> list[dict[str, Any]]:
@@ -94,7 +96,7 @@ def _of_cache(flag: str | None) -> list[dict[str, Any]]:
     if directory is None or not os.path.isdir(directory):
         if flag is None:
             return []
-        raise CommandFailure(f"{flag}: there is no cache", NOT_FOUND)
+        raise CommandFailure(f"{flag}: there is no cache; name one with --cache-dir", NOT_FOUND)
     from tigrismount.cache.inspect import read_records  # lmdb, which --help does not need
     from tigrismount.reader.loads import MOST_SHOWN, TABLE, unpack_reports
 

@@ -44,6 +44,8 @@ _COMMANDS = {
 """Names and what ``--help`` says of them; each is the command of that name in the module of that name."""
 
 _ALIASES = {"umount": "unmount"}
+_INSTEAD = {"help": "--help", "version": "--version"}
+"""What other programs have commands for and this one has options for."""
 
 
 class _LazyGroup(click.Group):
@@ -68,7 +70,9 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may have been meant."""
         if not args[0].startswith("-") and args[0] not in (*_COMMANDS, *_ALIASES):
-            raise click.UsageError(f"no such command {args[0]!r}{suggest(args[0], (*_COMMANDS, *_ALIASES))}", ctx)
+            instead = _INSTEAD.get(args[0])
+            meant = f" (did you mean {instead}?)" if instead else suggest(args[0], (*_COMMANDS, *_ALIASES))
+            raise click.UsageError(f"no such command {args[0]!r}{meant}", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -15,6 +15,7 @@ from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
+from tigrismount.config.resolve import check_places
 from tigrismount.control.paths import UNITS_DIRECTORY
 from tigrismount.errors import ConfigError, MountError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
@@ -69,6 +70,7 @@ def mount(
         environment=os.environ,
     )
     config = loaded.config
+    check_places(config)
     _check_files(config)
     request = MountRequest(config=config.to_json(), reload_command=_same_again(obj["arguments"]), directory=os.getcwd())
     if print_request:
@@ -93,6 +95,8 @@ def _same_again(arguments: Sequence[str]) -> tuple[str, ...]:
 def _places(places: tuple[str, ...]) -> tuple[str | None, str]:
     """Return source and mountpoint; with one argument it is the mountpoint."""
     if len(places) == 2:
+        if "://" in places[1] and "://" not in places[0]:
+            raise click.UsageError(f"the SOURCE comes first: {places[1]} {places[0]}", click.get_current_context())
         return places[0], places[1]
     if len(places) > 2:
         raise click.UsageError(f"too many arguments ({' '.join(places)})", click.get_current_context())

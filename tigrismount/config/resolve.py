@@ -16,6 +16,7 @@ from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import MIB, Share
+from tigrismount.errors import ConfigError
 from tigrismount.fuse.options import FuseConfig, PushConfig
 from tigrismount.objects.endpoints import is_amazon, store_id
 from tigrismount.objects.options import DEFAULT_ENDPOINT_URL, S3Config
@@ -105,6 +106,20 @@ def _origins(origins: Mapping[str, str], s3: S3Config) -> dict[str, str]:
     """Return where each value came from; a snapshot decides how long names are trusted."""
     frozen = dict.fromkeys(("metadata_ttl", "negative_ttl"), origins.get("snapshot", "default"))
     return {**origins, **(frozen if s3.snapshot else {})}
+
+
+def check_places(config: MountConfig) -> None:
+    """Refuse what the mount would cover: a worker that takes over opens it by name, and would ask itself.
+
+    Raises:
+        ConfigError: The cache or the log file lies under the mountpoint.
+    """
+    paths = [("cache_dir", "cache-dir", cache.directory) for cache in config.disk_caches]
+    paths += [("log_file", "log-file", config.log_file)] if config.log_file else []
+    for key, name, path in paths:
+        if posixpath.commonpath([path, config.mountpoint]) == config.mountpoint:
+            where = f"{config.origins.get(key, name)}: {path}: lies under the mountpoint, which would cover it"
+            raise ConfigError(f"{where}; choose another with --{name}")
 
 
 def resolve_cache_directories(values: Mapping[str, Any], host: HostFacts) -> tuple[str, ...]:

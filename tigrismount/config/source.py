@@ -59,7 +59,8 @@ def parse_source(text: str) -> Source:
     if "@" in rest.partition("/")[0]:  # not echoed: it may be a secret
         raise ConfigError(f"a source takes no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; {_EXAMPLE}")
     if scheme and scheme not in _SCHEMES:
-        raise ConfigError(f"source {text!r}: the scheme {scheme}:// is neither s3:// nor t3://; {_EXAMPLE}")
+        hint = "; a store's address goes into --endpoint-url" if scheme in ("http", "https") else ""
+        raise ConfigError(f"source {text!r}: the scheme {scheme}:// is neither s3:// nor t3://{hint}; {_EXAMPLE}")
     bucket, prefix = _split(rest, colon_allowed=not scheme)
     reason = _bucket_fault(bucket) or _prefix_fault(prefix)
     if reason:

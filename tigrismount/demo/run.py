@@ -31,7 +31,7 @@ from tigrismount.demo.load import load_model
 from tigrismount.demo.mounting import DemoMount
 from tigrismount.demo.progress import Narrator
 from tigrismount.demo.report import Report, Step, size
-from tigrismount.errors import MountError, TigrisMountError
+from tigrismount.errors import ConfigError, MountError, TigrisMountError
 from tigrismount.holder.mountinfo import read_mounts
 from tigrismount.holder.mounting import MountSpec, check_can_mount
 
@@ -80,12 +80,17 @@ def run_demo(
 
     Returns:
         0 when every claim held, 1 when one did not or a step failed, 130 after Ctrl-C or SIGTERM.
+
+    Raises:
+        ConfigError: The size is too small.
     """
     found = Report()
     # SIGTERM unwinds as Ctrl-C does, or a mount would be left behind.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _run(found, _narrator(as_json=as_json), size_bytes=size_bytes, directory=directory, keep=keep)
+    except ConfigError:
+        raise  # bad usage, which the command line says as it always does
     except TigrisMountError as exc:
         found.problems.append(str(exc))
     except KeyboardInterrupt:
@@ -98,7 +103,7 @@ def run_demo(
     elif found.steps:
         found.print_table(Console())
     if found.problems:
-        _say("; ".join(found.problems))
+        _say(f"error: {'; '.join(found.problems)}")
     return 1 if found.problems else 0
 
 
@@ -245,7 +250,8 @@ def _check_needs(size_bytes: int, directory: str) -> None:
     if missing:
         raise MountError(f"{', '.join(missing)}: not installed; the demo needs: pip install 'tigrismount[demo]'")
     if size_bytes < LEAST_SIZE_BYTES:
-        raise MountError(f"a model of {size(size_bytes)} shows nothing; take {size(LEAST_SIZE_BYTES)} or more")
+        least = size(LEAST_SIZE_BYTES)
+        raise ConfigError(f"--size: a model of {size(size_bytes)} shows nothing; take {least} or more")
     check_can_mount(MountSpec(mountpoint=directory, fsname="demo", allow_other=False))
     try:
         facts = os.statvfs(directory)
@@ -285,4 +291,4 @@ def _narrator(*, as_json: bool) -> Narrator:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"tigrismount demo: {text}\n")
+    sys.stderr.write(f"tigrismount: {text}\n")

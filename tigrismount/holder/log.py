@@ -133,7 +133,7 @@ def _open(path: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
     except OSError as exc:
-        raise MountError(f"log file {path}: cannot be opened: {exc.strerror}") from exc
+        raise MountError(f"log file {path}: cannot be opened: {exc.strerror}; choose another with --log-file") from exc
 
 
 def _connect_syslog() -> socket.socket | None:

@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigrismount.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -99,7 +101,12 @@ def canonical_mountpoint(path: str) -> str:
     """Return *path* absolute and without symbolic links, as the kernel will list it.
 
     The last component is not looked at where something is mounted on it: a hung filesystem would hang us too.
+
+    Raises:
+        ConfigError: It is empty, as an unset variable of a script is; the working directory is not meant by that.
     """
+    if not path:
+        raise ConfigError("the mountpoint is empty: name a directory")
     path = os.path.abspath(path)
     parent, name = os.path.split(path)
     unlinked = os.path.join(os.path.realpath(parent), name)

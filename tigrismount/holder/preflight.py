@@ -83,7 +83,7 @@ def prove(mountpoint: str, talk: Conversation, events: Events, *, listing: bool)
 def _check_directory(path: str, *, nonempty: bool) -> None:
     try:
         if not stat.S_ISDIR(os.stat(path).st_mode):
-            raise MountError(f"{path}: is not a directory")
+            raise MountError(f"{path}: is not a directory; name an empty one")
         with os.scandir(path) as entries:
             first = next(entries, None)
     except FileNotFoundError:

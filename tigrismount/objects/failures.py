@@ -50,6 +50,8 @@ _NETWORK = (
 )
 """Everything a connection can raise, while it is made and while a body is read; ``ssl`` errors are ``OSError``."""
 
+_SET_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile"
+
 
 @contextmanager
 def translated(target: Target) -> Iterator[None]:
@@ -68,7 +70,7 @@ def translated(target: Target) -> Iterator[None]:
     except boto.ClientError as exc:
         raise error_from_answer(_answer(exc), target) from exc
     except _NO_CREDENTIALS as exc:
-        detail = f"no usable credentials from {target.key_source}: {_words(exc)}"
+        detail = f"no usable credentials from {target.key_source}: {_words(exc)}; {_SET_KEYS}"
         raise ObjectAccessError(detail, bucket=target.bucket) from exc
     except (boto.ParamValidationError, UnicodeEncodeError) as exc:
         detail = f"no store can have such a name: {_words(exc)}"

@@ -114,7 +114,9 @@ async def check_snapshots_enabled(store: SnapshotStore, bucket: str) -> Mapping[
     """
     headers = await store.bucket_headers(bucket)
     if headers.get("x-tigris-enable-snapshot", "").strip().lower() != "true":
-        detail = f"this bucket at {store.endpoint_url} keeps no snapshots: enable them, or leave --snapshot out"
+        detail = (
+            f"this bucket at {store.endpoint_url} keeps no snapshots: enable them, or use it as it is now, without one"
+        )
         raise ConfigError(detail, bucket=bucket)
     return headers
 
