@@ -55,3 +55,38 @@ def test_what_may_not_be_written_is_said_in_one_line(tmp_path, capsys):
     (tmp_path / "etc").write_text("a file")
     assert main(["install-systemd", "--root", str(tmp_path)]) == 1
     assert capsys.readouterr().err.count("\n") <= 2
+
+
+def helper_link(tree, target):
+    link = tree / "usr/sbin/mount.tigris"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(target)
+    return link
+
+
+@pytest.mark.parametrize("name", ["geesefs", "mount.tigris"])
+def test_a_link_to_somebody_elses_helper_is_not_touched(tree, capsys, tmp_path, name):
+    (tmp_path / name).write_text("#!/bin/sh\nexec geesefs\n")
+    link = helper_link(tree, tmp_path / name)
+    assert main(["install-systemd", "--root", str(tree)]) == 1
+    assert f"not ours (it leads to {tmp_path / name}); move it away first" in capsys.readouterr().err
+    assert files(tree) == {"usr/sbin/mount.tigris"}, "nothing else is installed then"
+    assert main(["install-systemd", "--root", str(tree), "--remove"]) == 0
+    assert link.readlink() == tmp_path / name
+
+
+@pytest.mark.parametrize("is_gone", [True, False])
+def test_a_link_to_an_older_installation_of_ours_is_replaced_or_removed(tree, tmp_path, monkeypatch, is_gone):
+    script = "#!/opt/venv/bin/python\nfrom tigrismount.cli.mount_tigris import run\n"
+    older, newer = tmp_path / "older" / "mount.tigris", tmp_path / "newer" / "mount.tigris"
+    for helper in (newer,) if is_gone else (older, newer):
+        helper.parent.mkdir()
+        helper.write_text(script)
+        helper.chmod(0o755)
+    # Beside this interpreter there is none where the checkout was not installed.
+    monkeypatch.setattr(sys, "executable", str(newer.parent / "python"))
+    link = helper_link(tree, older)
+    assert main(["install-systemd", "--root", str(tree)]) == 0
+    assert link.readlink() == newer
+    assert main(["install-systemd", "--root", str(tree), "--remove"]) == 0
+    assert files(tree) == set()

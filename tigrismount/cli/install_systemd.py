@@ -20,7 +20,8 @@ from tigrismount.cli.failure import CommandFailure, print_warning
 _PYTHON = "/usr/bin/python3"
 """Interpreter in the files as they are shipped."""
 _MARK = "# Installed by 'tigrismount install-systemd'; '--remove' removes it.\n"
-_HELPER_LINK = "usr/sbin/mount.tigris"
+_HELPER = "mount.tigris"
+_HELPER_LINK = f"usr/sbin/{_HELPER}"
 _FILES = {
     "tigrismount@.service": "etc/systemd/system/tigrismount@.service",
     "user/tigrismount@.service": "etc/systemd/user/tigrismount@.service",
@@ -77,6 +78,8 @@ def _install(places: list[_Place], link: Path) -> list[Path]:
     for place in places:
         if place.target.exists() and not _is_ours(place.target):
             raise CommandFailure(f"{place.target}: is there already and not ours; move it away first")
+    if os.path.lexists(link) and not _leads_to_ours(link):
+        raise CommandFailure(f"{link}: is there already and not ours{_target(link)}; move it away first")
     if sys.prefix.startswith(_HIDDEN) or os.path.realpath(sys.executable).startswith(_HIDDEN):
         print_warning(f"{sys.executable}: units cannot see this directory; install tigrismount under /opt or /usr")
     for place in places:
@@ -88,11 +91,9 @@ def _install(places: list[_Place], link: Path) -> list[Path]:
 
 def _make_link(link: Path) -> list[Path]:
     """Let mount(8) find its helper, which must lie in /sbin."""
-    helper = shutil.which("mount.tigris", path=os.path.dirname(sys.executable)) or shutil.which("mount.tigris")
+    helper = shutil.which(_HELPER, path=os.path.dirname(sys.executable)) or shutil.which(_HELPER)
     if helper is None or link.resolve() == Path(helper).resolve():
         return []
-    if link.exists() and not link.is_symlink():
-        raise CommandFailure(f"{link}: is there already and not ours; move it away first")
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(helper)
@@ -101,11 +102,25 @@ def _make_link(link: Path) -> list[Path]:
 
 def _remove(places: list[_Place], link: Path) -> list[Path]:
     ours = [place.target for place in places if place.target.exists() and _is_ours(place.target)]
-    if link.is_symlink() and os.path.basename(os.readlink(link)) == "mount.tigris":
+    if _leads_to_ours(link):
         ours.append(link)
     for path in ours:
         path.unlink()
     return ours
+
+
+def _leads_to_ours(link: Path) -> bool:
+    """Tell whether *link* leads to the helper of an installation of ours, also of one that has been removed since."""
+    if not link.is_symlink() or os.path.basename(os.readlink(link)) != _HELPER:
+        return False
+    try:
+        return b"tigrismount" in link.read_bytes()  # the script that pip makes names the module
+    except FileNotFoundError:
+        return True
+
+
+def _target(link: Path) -> str:
+    return f" (it leads to {os.readlink(link)})" if link.is_symlink() else ""
 
 
 def _is_ours(path: Path) -> bool:
