@@ -37,7 +37,7 @@ from tigrismount.objects.credentials import find_credentials, read_text_file
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.loads import LoadRecorder
 from tigrismount.reader.readers import Readers
-from tigrismount.telemetry import Takeovers, mount_status
+from tigrismount.telemetry import MountFacts, Takeovers, mount_status
 from tigrismount.vfs.filesystem import FileSystem
 from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
 from tigrismount.vfs.journal import NodeJournal
@@ -137,8 +137,7 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """Return what ``status`` shows of this mount."""
-        return mount_status(
-            self.config,
+        facts = MountFacts(
             takeovers=self.takeovers,
             degraded={
                 "store": self.access.degraded,
@@ -156,8 +155,10 @@ class Engine:
             vfs=self.filesystem.statistics(),
             checksums=self.verifier.statistics(),
             loads=self.loads.in_progress(),
+            finished_loads=self.loads.finished(),
             kernel_reads=(self.adapter.reads, self.adapter.read_bytes),
         )
+        return mount_status(self.config, facts)
 
 
 @contextlib.asynccontextmanager

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tigrismount.fuse.pusher import PusherStatistics
     from tigrismount.integrity.verifier import VerifierStatistics
     from tigrismount.objects.client import ObjectStatistics
+    from tigrismount.reader.loads import FinishedLoads
     from tigrismount.vfs.entries import VfsStatistics
 
 
@@ -47,70 +48,77 @@ class Takeovers:
     """Why the last of them failed; empty where there was none."""
 
 
-def mount_status(
-    config: MountConfig,
-    *,
-    takeovers: Takeovers,
-    degraded: Mapping[str, str],
-    supervisor_pid: int,
-    uptime_s: float,
-    credentials: str,
-    notes: Sequence[str],
-    objects: ObjectStatistics,
-    cache: CacheStatistics,
-    blocks: BlocksStatistics,
-    pusher: PusherStatistics,
-    vfs: VfsStatistics,
-    checksums: VerifierStatistics,
-    loads: Sequence[Mapping[str, Any]],
-    kernel_reads: tuple[int, int],
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountFacts:
+    """What the layers of a mount tell of themselves at one moment."""
+
+    takeovers: Takeovers
+    """What happened to the workers before this one."""
+    degraded: Mapping[str, str]
+    """By what part: why it works less well than it could; empty where it does not."""
+    supervisor_pid: int
+    """Process that holds the mount."""
+    uptime_s: float
+    """Seconds since the worker began to serve."""
+    credentials: str
+    """Which source of credentials won; never a secret."""
+    notes: Sequence[str]
+    """What is worth knowing and no fault, such as a gateway on the way."""
+    objects: ObjectStatistics
+    """The client's counters."""
+    cache: CacheStatistics
+    """The disk cache's counters."""
+    blocks: BlocksStatistics
+    """The block store's counters."""
+    pusher: PusherStatistics
+    """The pusher's counters."""
+    vfs: VfsStatistics
+    """The filesystem's counters."""
+    checksums: VerifierStatistics
+    """What was compared with known checksums."""
+    loads: Sequence[Mapping[str, Any]]
+    """Loads in progress."""
+    finished_loads: FinishedLoads
+    """What the loads that have ended came to."""
+    kernel_reads: tuple[int, int]
+    """READs that the kernel sent, and their bytes."""
+
+
+def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
     """Return one element of ``status --json``'s ``mounts``; keys are added, never renamed (docs/reference/cli.md).
 
     Args:
         config: The mount's configuration in force.
-        takeovers: What happened to the workers before this one.
-        degraded: By what part: why it works less well than it could; empty where it does not.
-        supervisor_pid: Process that holds the mount.
-        uptime_s: Seconds since the worker began to serve.
-        credentials: Which source of credentials won; never a secret.
-        notes: What is worth knowing and no fault, such as a gateway on the way.
-        objects: The client's counters.
-        cache: The disk cache's counters.
-        blocks: The block store's counters.
-        pusher: The pusher's counters.
-        vfs: The filesystem's counters.
-        checksums: What was compared with known checksums.
-        loads: Loads in progress.
-        kernel_reads: READs that the kernel sent, and their bytes.
+        facts: What its layers tell.
     """
     cache_dirs = [cache.directory for cache in config.disk_caches]
+    blocks, objects, cache, takeovers = facts.blocks, facts.objects, facts.cache, facts.takeovers
     reads = blocks.reads_hit + blocks.reads_joined + blocks.reads_missed
     return {
         "mountpoint": config.mountpoint,
         "source": config.source,
         "pid": os.getpid(),
-        "supervisor_pid": supervisor_pid,
+        "supervisor_pid": facts.supervisor_pid,
         "version": __version__,
-        "uptime_s": round(uptime_s, 3),
+        "uptime_s": round(facts.uptime_s, 3),
         "cache_dir": cache_dirs[0] if cache_dirs else None,
         "cache_dirs": cache_dirs,
         "snapshot": config.s3.snapshot_version,
-        "credentials": credentials,
-        "notes": list(notes),
+        "credentials": facts.credentials,
+        "notes": list(facts.notes),
         "takeovers": {
             "count": takeovers.count,
             "last_reason": takeovers.reason or None,
             "attempts": takeovers.attempts,
             "last_failure": takeovers.failure or None,
         },
-        "degraded": [f"{part}: {why}" for part, why in {"cache": cache.degraded, **degraded}.items() if why],
+        "degraded": [f"{part}: {why}" for part, why in {"cache": cache.degraded, **facts.degraded}.items() if why],
         "bytes": {
             "ram": blocks.bytes_hit,
             "flight": blocks.bytes_waited,
             "nvme": cache.bytes_read,
             "remote": objects.bytes_fetched,
-            "pushed": pusher.pushed_bytes,
+            "pushed": facts.pusher.pushed_bytes,
         },
         "hits": {
             "memory": blocks.reads_hit,
@@ -134,12 +142,13 @@ def mount_status(
             "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
         "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
-        "kernel_reads": {"requests": kernel_reads[0], "bytes": kernel_reads[1]},
-        "push": asdict(pusher),
+        "kernel_reads": {"requests": facts.kernel_reads[0], "bytes": facts.kernel_reads[1]},
+        "push": asdict(facts.pusher),
         "cache": asdict(cache),
-        "names": asdict(vfs),
-        "checksums": {**asdict(checksums), "refused": list(checksums.refused)},
-        "loads": list(loads),
+        "names": asdict(facts.vfs),
+        "checksums": {**asdict(facts.checksums), "refused": list(facts.checksums.refused)},
+        "loads": list(facts.loads),
+        "finished_loads": asdict(facts.finished_loads),
         "config": config.report(),
     }
 

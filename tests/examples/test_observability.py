@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,16 @@ def test_panels_do_not_overlap():
         assert not cells & places, panel["title"]
         assert all(x < 24 for x, _ in cells)
         places |= cells
+
+
+def test_promtool_accepts_the_alert_rules():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian has it in prometheus)")
+    done = subprocess.run(
+        [promtool, "check", "rules", "--lint-fatal", str(EXAMPLE / "alerts.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 
@@ -22,7 +24,8 @@ from tigrismount.metrics.exposition import Exposition, Figures
 from tigrismount.metrics.server import MetricsServer
 from tigrismount.metrics.table import ERRNOS, METRICS, PARTS, TIMINGS
 from tigrismount.objects.client import ObjectStatistics
-from tigrismount.telemetry import Takeovers, mount_status
+from tigrismount.reader.loads import FinishedLoads
+from tigrismount.telemetry import MountFacts, Takeovers, mount_status
 from tigrismount.vfs.entries import VfsStatistics
 
 SERIES_MAX = 200
@@ -46,8 +49,7 @@ class Config:
 
 def figures(**changes) -> Figures:
     vfs = dict.fromkeys(VfsStatistics.__dataclass_fields__, 3)
-    status = mount_status(
-        Config,
+    facts = MountFacts(
         takeovers=Takeovers(2, "it crashed"),
         degraded={"store": changes.get("store", "")},
         supervisor_pid=1,
@@ -61,8 +63,10 @@ def figures(**changes) -> Figures:
         vfs=VfsStatistics(**vfs),
         checksums=VerifierStatistics(),
         loads=(),
+        finished_loads=FinishedLoads(2, 30.0, 4.5, 100, 120),
         kernel_reads=(0, 0),
     )
+    status = mount_status(Config, facts)
     timing = Histogram()
     timing.observe(0.02)
     return Figures(status, dict.fromkeys(TIMINGS, timing.snapshot()), {"EIO": 4})
@@ -227,3 +231,12 @@ async def test_reports_that_cannot_be_had_cost_neither_the_page_nor_the_mount(se
     assert b"none yet" in text
     assert "the load reports cannot be had" in caplog.text
     assert (await trio.to_thread.run_sync(get, server.port, "/healthz"))[0] == 200
+
+
+def test_promtool_has_nothing_to_say():
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian has it in prometheus)")
+    text = Exposition(lambda: figures()).text()
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -12,7 +12,7 @@ from tigrismount.core.loadlog import LoadLog
 from tigrismount.core.loadtracker import QUIET_S
 from tigrismount.core.types import ObjectId
 from tigrismount.objects.client import ObjectStatistics
-from tigrismount.reader.loads import TABLE, LoadRecorder, unpack_reports
+from tigrismount.reader.loads import TABLE, FinishedLoads, LoadRecorder, unpack_reports
 
 MIB = 1 << 20
 OBJ = ObjectId("models", "llama/model.safetensors", "etag", 64 * MIB)
@@ -116,6 +116,19 @@ async def test_a_load_is_kept_when_the_mount_ends_before_it(autojump_clock, log,
     await here.finish()
 
     assert [report["state"] for report in unpack_reports(await records.items(TABLE))] == ["done"]
+
+
+async def test_the_loads_that_ended_are_summed_up(log, recorder):
+    here = recorder(MemoryRecords())
+    read(log, 0, MIB)
+    assert here.finished() == FinishedLoads(), "one that goes on is none of them"
+    await here.finish()
+    read(log, 0, 3 * MIB)
+    await here.finish()
+
+    finished = here.finished()
+    assert (finished.count, finished.bytes_needed, finished.bytes_fetched) == (2, 4 * MIB, 0)
+    assert finished.seconds >= finished.waited_seconds == 0.0
 
 
 async def test_retries_are_those_while_it_loaded(autojump_clock, log, recorder, counters):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure, print_warning
+from tigrismount.cli.place import find_mount
 from tigrismount.control.client import StaleSocketError, request
 from tigrismount.control.paths import find_socket
 from tigrismount.core.loadpreview import extents_of
@@ -309,10 +310,8 @@ def _read_orders(directories: Sequence[str]) -> dict[bytes, bytes]:
 
 def _socket_of(path: str) -> str | None:
     """Return the control socket of the mount that *path* lies under, None where it lies under none of ours."""
-    real = os.path.realpath(path)
-    points = [entry.mountpoint for entry in read_mounts() if entry.is_ours]
-    under = [point for point in points if real == point or real.startswith(point.rstrip("/") + "/")]
-    return find_socket(os.environ, uid=os.geteuid(), mountpoint=max(under, key=len)) if under else None
+    found = find_mount(os.path.realpath(path), read_mounts())  # a link that leads into a mount lies under it
+    return find_socket(os.environ, uid=os.geteuid(), mountpoint=found[0]) if found else None
 
 
 def _holding(facts: Any) -> Holding | None:

@@ -23,6 +23,14 @@ def locate(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str]:
     Raises:
         CommandFailure: It lies under none of ours.
     """
+    found = find_mount(path, mounts)
+    if found is None:
+        raise CommandFailure(f"{path}: is not under a mount; 'tigrismount status' lists the mounts", NOT_FOUND)
+    return found
+
+
+def find_mount(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str] | None:
+    """Return the same, None where it lies under none of ours."""
     absolute = os.path.abspath(path)
     ours = [entry.mountpoint for entry in mounts if entry.is_ours]
     for candidate in (absolute, os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))):
@@ -30,4 +38,4 @@ def locate(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str]:
         if under:
             mountpoint = max(under, key=len)
             return mountpoint, candidate[len(mountpoint) :].strip("/")
-    raise CommandFailure(f"{path}: is not under a mount; 'tigrismount status' lists the mounts", NOT_FOUND)
+    return None

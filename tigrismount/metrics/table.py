@@ -149,6 +149,21 @@ METRICS = (
         "Model loads in progress.",
         lambda status: {"": float(len(status["loads"]))},
     ),
+    Metric("loads_finished", "counter", "Model loads that have ended.", _one("finished_loads", "count")),
+    Metric("load_seconds", "counter", "Time that they took, together.", _one("finished_loads", "seconds")),
+    Metric(
+        "load_wait_seconds",
+        "counter",
+        "How much of that time somebody waited for bytes.",
+        _one("finished_loads", "waited_seconds"),
+    ),
+    Metric(
+        "load_bytes",
+        "counter",
+        "What those loads needed, and what was fetched from the store for them.",
+        _several("finished_loads", needed="bytes_needed", fetched="bytes_fetched"),
+        "what",
+    ),
     Metric("degraded", "gauge", "1 where a part works less well than it could.", _degraded, "part"),
     Metric(
         "takeovers", "counter", "Workers of this mount that took over from one that ended.", _one("takeovers", "count")

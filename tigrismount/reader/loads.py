@@ -11,6 +11,7 @@ import os
 import struct
 import zlib
 from collections import deque
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -36,6 +37,22 @@ IDLE_S = 1.0
 
 _KEY = struct.Struct(">QII")
 _NEVER_MS = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedLoads:
+    """What the loads that have ended in this worker came to, together."""
+
+    count: int = 0
+    """How many."""
+    seconds: float = 0.0
+    """What they took."""
+    waited_seconds: float = 0.0
+    """How much of that somebody waited for bytes."""
+    bytes_needed: int = 0
+    """What was read."""
+    bytes_fetched: int = 0
+    """What was fetched from the store for it."""
 
 
 class LoadRecorder:
@@ -67,7 +84,7 @@ class LoadRecorder:
         self._before: dict[Load, ObjectStatistics] = {}
         """The counters as they were when a load was first seen."""
         self._unkept: deque[dict[str, Any]] = deque(maxlen=MOST_SHOWN)
-        self._kept = 0
+        self._finished = FinishedLoads()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Fold events and keep the reports of loads that end, until cancelled."""
@@ -86,6 +103,10 @@ class LoadRecorder:
         """Return what ``status`` shows of each load in progress, oldest first."""
         self._fold()
         return [load.summary(self._epoch_s) for load in self._tracker.active]
+
+    def finished(self) -> FinishedLoads:
+        """Return what the loads that have ended came to."""
+        return self._finished
 
     async def reports(self, limit: int = MOST_SHOWN, *, timelines: bool = True) -> list[dict[str, Any]]:
         """Return the newest reports of all that share the cache, and of loads in progress here; newest last.
@@ -111,8 +132,8 @@ class LoadRecorder:
     async def _keep(self, loads: list[Load]) -> None:
         for load in loads:
             report = {**self._report(load), "state": "done"}
-            self._kept += 1
-            key = _KEY.pack(_NEVER_MS - int(report["started"] * 1000), os.getpid(), self._kept)
+            self._finished = _with(self._finished, report)
+            key = _KEY.pack(_NEVER_MS - int(report["started"] * 1000), os.getpid(), self._finished.count)
             if not await self._records.put(TABLE, key, pack_report(report)):
                 self._unkept.append(report)
         for load in self._before.keys() - set(self._tracker.active):
@@ -125,6 +146,16 @@ class LoadRecorder:
         report["gets"]["retries"] = now.retries - before.retries if before else 0
         report["gets"]["slow_downs"] = now.slow_downs - before.slow_downs if before else 0
         return {**self._identity, **report}
+
+
+def _with(finished: FinishedLoads, report: dict[str, Any]) -> FinishedLoads:
+    return FinishedLoads(
+        finished.count + 1,
+        finished.seconds + report["seconds"],
+        finished.waited_seconds + report["waits"]["seconds"],
+        finished.bytes_needed + report["bytes_needed"],
+        finished.bytes_fetched + report["bytes_fetched"],
+    )
 
 
 def pack_report(report: dict[str, Any]) -> bytes:
