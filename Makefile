@@ -183,6 +183,10 @@ dist: $(DEV) ## the sdist and the wheel, in dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	@ls dist/*
 
+.PHONY: release-check
+release-check: $(DEV) ## does the tag of this commit agree with its version, changelog and dist/?
+	@$(BIN)/python docs/check_release.py && echo "Everything agrees"
+
 .PHONY: clean
 clean: ## remove the virtual environment and everything generated
 	@rm -rf .venv build dist ./*.egg-info docs/_build benchmarks/results \
