@@ -102,7 +102,7 @@ test: $(LOADERS) ## the tests: real S3 server, real mounts, real loaders; those 
 
 .PHONY: test-slow
 test-slow: $(LOADERS) ## the others: the same claims at full size, for a quarter of an hour
-	@$(BIN)/python -m pytest -m 'slow and not booted' $(TEST_ARGS)
+	@$(BIN)/python -m pytest -m 'slow and not booted and not image' $(TEST_ARGS)
 
 .PHONY: test-fast
 test-fast: $(DEV) ## the tests that mount nothing
@@ -131,6 +131,29 @@ $(SYSTEMD_ROOT):
 test-systemd: $(DEV) $(SYSTEMD_ROOT) ## the units in a booted systemd (root, systemd-nspawn, mmdebstrap)
 	@TIGRISMOUNT_TEST_ROOT=$(abspath $(SYSTEMD_ROOT)) $(BIN)/python -m pytest tests/systemd $(TEST_ARGS)
 
+# A plain Debian with Python, for the image to be built on; made once, in about a minute, with packages from the network.
+IMAGE_BASE := build/image/base.tar
+
+$(IMAGE_BASE): | setup-image
+	@mkdir -p $(@D)
+	@mmdebstrap --quiet --variant=minbase --include=python3,python3-venv,ca-certificates bookworm $@
+
+.PHONY: setup-image
+setup-image:
+	@missing=; for need in podman buildah runc mmdebstrap; do \
+	    command -v $$need >/dev/null || missing="$$missing $$need"; done; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null && [ "$$(id -u)" -eq 0 ] || { \
+	    echo "make: please install:$$missing" >&2; exit 1; }; \
+	echo "Installing system packages:$$missing"; \
+	apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+
+.PHONY: test-image
+test-image: $(DEV) $(IMAGE_BASE) | setup-image ## build the image and run it in containers (root, podman, buildah)
+	@TIGRISMOUNT_TEST_BASE=$(abspath $(IMAGE_BASE)) TIGRISMOUNT_TEST_IMAGES=$(abspath $(dir $(IMAGE_BASE))) \
+	    $(BIN)/python -m pytest tests/image $(TEST_ARGS)
+
 .PHONY: check
 check: fmt-check lint imports types licences docs ## all but the tests: format, lint, layers, types, licences, documentation
 
@@ -144,8 +167,9 @@ fmt-check: $(DEV)
 	@$(BIN)/ruff format --check --quiet . || { echo "make: not formatted (see above): run make fmt" >&2; exit 1; }
 
 .PHONY: lint
-lint: $(DEV) ## ruff
+lint: $(DEV) ## ruff, and hadolint for the Dockerfile
 	@$(BIN)/ruff check --quiet .
+	@$(BIN)/hadolint Dockerfile
 
 .PHONY: imports
 imports: $(DEV) ## the layers: calls go down, never up

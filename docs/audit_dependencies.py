@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ALLOWED = re.compile(
-    r"(Apache([- ]Software)?([- ]License)?,?( Version)?[- ]?(2(\.0)?)?|BSD([- ]\d-Clause)?( License)?|MIT(-0| License)?"
+    r"(Apache([- ]Software)?([- ]License)?,?( Version)?[- ]?(2(\.0)?)?"
+    r"|(3-Clause )?BSD([- ]\d-Clause)?( License)?|MIT(-0| License)?"
     r"|OLDAP-2\.8|LGPL-2\.1-or-later|PSF-2\.0|Zlib|Dual License)"
 )
 """Permissive licences, and the LGPL of pyfuse3, which is a library of its own that anybody can exchange."""
@@ -27,9 +28,10 @@ HEADER = "# What the image is built with: pip install -c constraints.txt. Made b
 
 
 def runtime() -> dict[str, metadata.Distribution]:
-    """Return what tigrismount needs to run, directly or not, by normalised name; extras are left out."""
+    """Return what the image runs, directly or not, by normalised name: the package and its extra ``csi``."""
     found: dict[str, metadata.Distribution] = {}
-    todo = _names(tomllib.loads(PROJECT.read_text())["project"]["dependencies"])
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    todo = _names([*project["dependencies"], *project["optional-dependencies"]["csi"]])
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
         if name in found:

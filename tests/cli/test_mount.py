@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from tigrismount.holder.request import MountRequest
+
 
 @pytest.mark.parametrize("arguments", [[], ["s3://models"]])
 def test_a_mountpoint_is_needed(fails, arguments):
@@ -76,3 +78,11 @@ def test_a_store_that_is_away_fails_the_mount_and_leaves_nothing(fuse, fails, tm
     assert "127.0.0.1:1" in line
     assert "tsec_x" not in line
     assert os.stat(tmp_path).st_dev == os.stat(tmp_path.parent).st_dev
+
+
+@pytest.mark.parametrize(("where", "grace_s"), [([], 10.0), (["-f"], 1.0)])
+def test_in_the_foreground_readers_are_given_less_time_than_a_container_has_to_end(
+    tigrismount, tmp_path, where, grace_s
+):
+    printed = tigrismount("mount", "s3://models", str(tmp_path), *where, "--print-request").out
+    assert MountRequest.from_json(printed.encode()).deadlines.unmount_grace_s == grace_s

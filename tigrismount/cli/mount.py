@@ -20,8 +20,11 @@ from tigrismount.control.paths import UNITS_DIRECTORY
 from tigrismount.errors import ConfigError, MountError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
 from tigrismount.holder.mountinfo import canonical_mountpoint
-from tigrismount.holder.request import MountRequest, Outcome
+from tigrismount.holder.request import Deadlines, MountRequest, Outcome
 from tigrismount.holder.unit import read_unit
+
+_FOREGROUND_DEADLINES = Deadlines(unmount_grace_s=1.0)
+"""Who stops a container kills all of it after 10 s (Docker's default): the mount would stay behind, dead."""
 
 
 @click.command(
@@ -72,7 +75,12 @@ def mount(
     config = loaded.config
     check_places(config)
     _check_files(config)
-    request = MountRequest(config=config.to_json(), reload_command=_same_again(obj["arguments"]), directory=os.getcwd())
+    request = MountRequest(
+        config=config.to_json(),
+        deadlines=_FOREGROUND_DEADLINES if foreground else Deadlines(),
+        reload_command=_same_again(obj["arguments"]),
+        directory=os.getcwd(),
+    )
     if print_request:
         click.echo(request.to_json())
         return 0
