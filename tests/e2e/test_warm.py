@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from tigrismount.cache.inspect import read_cache_statistics
 from tigrismount.demo.command import run_child, wait_until
 from tigrismount.demo.faults import FaultRule
 from tigrismount.demo.model import plan_model, upload_model
@@ -187,6 +188,34 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_one_goes_on(warm, mou
     assert report["cached_bytes"] + report["fetched_bytes"] == size
     # What was in flight at the interruption is all that is fetched twice.
     assert fetched(s3) <= size + 4 * BLOCK
+
+
+def test_a_run_that_is_killed_loses_what_was_on_its_way_and_nothing_else(warm, mount, bucket, s3, python, noise):
+    """Mutation: a cache that records blocks at its end alone has nothing, and all of it is fetched again."""
+    data = noise(24 * BLOCK + 17, 1)
+    bucket.put("m/file", data)
+    s3.inject(FaultRule(match="GET /[^/]*/m/file", action="delay", delay_s=0.1, count=-1))
+    command = [sys.executable, "-m", "tigrismount", "warm", f"s3://{bucket.name}/m", "--jobs=2", *mount.flags]
+    for _ in range(2):
+        s3.reset_requests()
+        cached_bytes = read_cache_statistics(str(mount.cache_dir)).bytes_cached if mount.cache_dir.exists() else 0
+        with subprocess.Popen(command, env=mount.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
+            assert wait_until(lambda: len(s3.requests("GetObject")) >= 7)
+            killed.kill()
+        kept_bytes = read_cache_statistics(str(mount.cache_dir)).bytes_cached
+        assert kept_bytes >= cached_bytes + 2 * BLOCK, "seven were asked for, and two at most are on their way"
+    s3.inject()
+    s3.reset_requests()
+
+    report = json.loads(warm(f"s3://{bucket.name}/m", "--json").check().output)
+
+    assert report["cached_bytes"] == kept_bytes
+    assert report["fetched_bytes"] == len(data) - kept_bytes == fetched(s3)
+    warm(f"s3://{bucket.name}/m", "--check").check()
+    s3.reset_requests()
+    with mount(f"s3://{bucket.name}") as mounted:
+        assert python(_READ, mounted.path, "m/file").split() == [hashlib.sha256(data).hexdigest()]
+    assert s3.requests("GetObject") == []
 
 
 def test_check_finds_what_is_missing_and_what_is_damaged_and_fetches_nothing(warm, mount, bucket, s3, noise):

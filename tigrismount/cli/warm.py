@@ -110,15 +110,27 @@ def _names_in(path: str) -> list[str]:
         raise CommandFailure(f"{path}: cannot be read: {exc.strerror}", NOT_FOUND) from exc
 
 
+def delay_s(spread: str, draw: float) -> float:
+    """Return how long one machine waits, so that those that were started together do not ask together.
+
+    Args:
+        spread: The longest wait, as given on the command line.
+        draw: Random number in ``[0, 1)``.
+
+    Raises:
+        ValueError: *spread* is no time.
+    """
+    return draw * parse_seconds(spread)
+
+
 def _wait(spread: str) -> None:
-    """Wait a random time, so that machines that were started together do not ask together."""
     try:
-        delay_s = random.uniform(0, parse_seconds(spread))  # noqa: S311 -- no secret
+        wait_s = delay_s(spread, random.random())  # noqa: S311 -- no secret
     except ValueError as exc:
         raise click.UsageError(f"--spread {spread!r}: {exc}", click.get_current_context()) from exc
-    if delay_s:
-        print_note(f"waiting {delay_s:.1f} s of --spread {spread}")
-        time.sleep(delay_s)
+    if wait_s:
+        print_note(f"waiting {wait_s:.1f} s of --spread {spread}")
+        time.sleep(wait_s)
 
 
 # -- through a mount -------------------------------------------------------------------------------------------------
