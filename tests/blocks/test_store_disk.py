@@ -335,6 +335,37 @@ async def test_a_disk_that_hangs_is_not_waited_for(client, open_store, autojump_
         assert len(client.requests) == 4, "the disk is asked again"
 
 
+async def test_a_drive_that_hangs_keeps_no_reader_of_another_one(client, open_store, autojump_clock) -> None:
+    """Mutations: with one count of what hangs, and with one set of slots, the good drive is not read."""
+    data, disk = pattern(4 * BLOCK), _disk()
+    bad, good, both = (client.put(key, data) for key in ("bad/a", "good/b", "good/c"))
+    disk.drive_of = lambda obj: obj.key.partition("/")[0]
+    for obj in (bad, good, both):
+        for index in range(4):
+            disk.put(obj, index, data[index * BLOCK : (index + 1) * BLOCK])
+    disk.read_gate, disk.hanging_drive = trio.Event(), "bad"
+    async with open_store(cache=disk, disk_concurrency=2) as store:
+        async with trio.open_nursery() as nursery:
+            store.plan(bad, [Extent(0, 2 * BLOCK)], Priority.READAHEAD)
+            nursery.start_soon(store.read, bad, 2 * BLOCK, 3 * BLOCK)
+            nursery.start_soon(store.read, bad, 3 * BLOCK, 4 * BLOCK)
+            await wait_all_tasks_blocked()
+            assert store.statistics().disk_flights == 3, "all that it may have, and that of who waits"
+            assert bytes(await store.read(good, 0, len(data))) == data
+            assert trio.current_time() == 0
+            store.check_invariants()
+        assert trio.current_time() > 0, "who reads from the bad drive waits, and fetches"
+        assert {request[1] for request in client.requests} == {"bad/a"}
+        disk.reads.clear()
+        assert bytes(await store.read(both, 0, len(data))) == data
+        assert bytes(await store.read(bad, 0, len(data))) == data
+        assert {obj for obj, _ in disk.reads} == {both}, "and what hangs is not asked again"
+        store.check_invariants()
+        disk.read_gate.set()
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+
+
 async def test_a_disk_that_hangs_is_waited_for_where_there_is_no_other_memory(
     client, open_store, autojump_clock
 ) -> None:

@@ -375,14 +375,18 @@ async def test_write_that_waits_for_the_disk_can_be_taken_back(place: Any) -> No
 
 
 async def test_hung_disk_is_waited_for_briefly_and_once(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first look hangs, the next ones do not look. Mutation: without the bound each takes 10 s."""
+    """Its first look hangs, the next ones do not look. Mutations: without the bound each takes 10 s; without the
+    silence after it each looks."""
     monkeypatch.setattr(disk, "_PATIENCE_S", 0.1)
     async with place.open() as cache:
         await fill(cache, OBJ)
         hung = threading.Event()
         opened = datafile.DataFile._open_direct
 
+        looks: list[int] = []
+
         def open_hangs(self: datafile.DataFile, flags: int) -> int:
+            looks.append(flags)
             hung.wait(10)
             return opened(self, flags)
 
@@ -394,6 +398,7 @@ async def test_hung_disk_is_waited_for_briefly_and_once(place: Any, monkeypatch:
                 assert not await write(handle, OBJ, 0)
                 handle.close()
         assert cache.statistics().degraded == "the disk has not answered for 0.1 s"
+        assert len(looks) == 1
         hung.set()
         monkeypatch.undo()
         cache._silent_until_s = 0.0

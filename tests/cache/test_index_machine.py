@@ -12,17 +12,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.records import BlockRecord, ObjectRecord, boot_token
 
-DIGESTS = st.sampled_from([b"a" * 32, b"b" * 32, b"c" * 32])
-INDEXES = st.integers(0, 4)
-OBJECT = ObjectRecord("store", "bucket", "key", "etag", 5 * 4096, 4096)
-BOUND_BYTES = 8 * 4096
+# Few places and little room: rules must meet each other.
+DIGESTS = st.sampled_from([b"a" * 32, b"b" * 32])
+INDEXES = st.integers(0, 2)
+CHECKSUMS = st.integers(0, 1)
+OBJECT = ObjectRecord("store", "bucket", "key", "etag", 3 * 4096, 4096)
+BOUND_BYTES = 4 * 4096
 
 
 class IndexMachine(RuleBasedStateMachine):
     """One daemon that is killed, cut off or ended at any time; the model is a dict of blocks and a number.
 
     Mutations that turn it red: ``drop_object`` that leaves the sum, ``put_block`` that counts an existing block again
-    or keeps its reservation, ``reserve`` that forgets what is set aside, ``replace_blocks`` that does not compare.
+    or keeps its reservation, ``reserve`` that forgets what is set aside, ``replace_blocks`` that does not compare. Each
+    does so under six seeds of six.
     """
 
     def __init__(self) -> None:
@@ -59,8 +62,15 @@ class IndexMachine(RuleBasedStateMachine):
         self.index.release(4096)
         self.reserved_bytes -= 4096
 
+    @rule(digest=DIGESTS, index=INDEXES, checksum=CHECKSUMS)
+    def write(self, digest: bytes, index: int, checksum: int) -> None:
+        """As a daemon does it: set aside, then record. Without it few runs get as far as to have anything to drop."""
+        self.reserve()
+        if self.reserved_bytes:
+            self.put(digest, index, checksum)
+
     @precondition(lambda self: self.reserved_bytes)
-    @rule(digest=DIGESTS, index=INDEXES, checksum=st.integers(0, 3))
+    @rule(digest=DIGESTS, index=INDEXES, checksum=CHECKSUMS)
     def put(self, digest: bytes, index: int, checksum: int) -> None:
         """Only what was set aside is written; who comes second gets the first one's record."""
         recorded = self.index.put_block(digest, OBJECT, index, self.record(checksum), reserved_bytes=4096)
@@ -69,20 +79,20 @@ class IndexMachine(RuleBasedStateMachine):
         self.reserved_bytes -= 4096
 
     @precondition(lambda self: self.reserved_bytes and self.blocks)
-    @rule(data=st.data(), checksum=st.integers(0, 3))
+    @rule(data=st.data(), checksum=CHECKSUMS)
     def put_again(self, data: st.DataObject, checksum: int) -> None:
         digest, index = data.draw(st.sampled_from(sorted(self.blocks)))
         recorded = self.index.put_block(digest, OBJECT, index, self.record(checksum), reserved_bytes=4096)
         assert recorded == self.blocks[digest, index]
         self.reserved_bytes -= 4096
 
-    @rule(digest=DIGESTS, index=INDEXES, checksum=st.integers(0, 3))
+    @rule(digest=DIGESTS, index=INDEXES, checksum=CHECKSUMS)
     def other_block_size(self, digest: bytes, index: int, checksum: int) -> None:
         if digest in self.known:
             assert self.index.put_block(digest, replace(OBJECT, block_bytes=8192), index, self.record(checksum)) is None
             self.wrote = True
 
-    @rule(digest=DIGESTS, index=INDEXES, checksum=st.integers(0, 3))
+    @rule(digest=DIGESTS, index=INDEXES, checksum=CHECKSUMS)
     def drop_block(self, digest: bytes, index: int, checksum: int) -> None:
         """Only a record with the checksum that was found wrong goes."""
         expected = self.blocks.get((digest, index))
@@ -111,7 +121,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.reserved_bytes += 4096 * len(gone) * hold
         self.wrote = True
 
-    @rule(digest=DIGESTS, index=INDEXES, checksum=st.integers(0, 3))
+    @rule(digest=DIGESTS, index=INDEXES, checksum=CHECKSUMS)
     def publish(self, digest: bytes, index: int, checksum: int) -> None:
         """A record that is no longer what it was is left alone."""
         old = self.record(checksum)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tigrismount.cache import datafile
 from tigrismount.cache.base import BlockCache
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
@@ -149,3 +151,34 @@ async def test_small_records_are_in_the_first_drive(drives: Drives) -> None:
     drives.configs = drives.configs[:1]
     async with drives.open() as cache:
         assert await cache.records.get("orders", b"a") == b"1"
+
+
+async def test_a_read_that_hangs_on_one_drive_keeps_none_on_another(
+    drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has threads of its own, and a handle names its drive, by which the block store keeps them apart."""
+    async with drives.open() as cache:
+        handles = {}
+        for obj in OBJECTS:
+            await fill(cache, obj)
+            handle = await cache.open_object(obj)
+            if handles.setdefault(handle.drive, (obj, handle))[0] is not obj:
+                handle.close()
+        assert sorted(handles) == sorted(map(str, drives.paths))
+        hung, read = threading.Event(), datafile.DataFile.read
+
+        def read_hangs(file: datafile.DataFile, offset: int, buffer: memoryview, length_bytes: int) -> None:
+            if file._path.startswith(f"{drives.paths[0]}/"):
+                hung.wait(30)
+            read(file, offset, buffer, length_bytes)
+
+        monkeypatch.setattr(datafile.DataFile, "read", read_hangs)
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):  # more than there are threads for one
+                nursery.start_soon(check_all, cache, handles[str(drives.paths[0])][0])
+            with trio.fail_after(20):
+                for path in drives.paths[1:]:
+                    await check_all(cache, handles[str(path)][0])
+            hung.set()
+        for _, handle in handles.values():
+            handle.close()

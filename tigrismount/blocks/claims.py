@@ -50,13 +50,13 @@ class Claims:
         """Wait for another process's flight, out of the way of our own."""
         assert part.state.cached is not None
         part.waits_elsewhere = True
-        self._queue.in_flight[False] -= 1
+        self._queue.in_flight[None] -= 1
         self._pump()
         try:
             return await part.state.cached.wait_claim(part.blocks[0].index)
         finally:
             part.waits_elsewhere = False
-            self._queue.in_flight[False] += 1
+            self._queue.in_flight[None] += 1
 
     def _cut(self, part: Part, count: int) -> None:
         """Leave *part* its first blocks; the others go back to the plan, and those who wait for them ask anew."""

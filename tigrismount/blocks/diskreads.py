@@ -1,8 +1,9 @@
 """Reads of blocks from the disk cache, none of which keeps a reader waiting for a disk that hangs.
 
 A read runs in a thread that cannot be stopped, into the block's buffer. One that takes too long is left to itself, with
-that buffer: the block gets another one and is fetched from the store. Until the read has come back the disk is not
+that buffer: the block gets another one and is fetched from the store. Until the read has come back its drive is not
 asked for anything, so no more reads and buffers hang than were begun at once; what comes back late is thrown away.
+Other drives go on.
 
 The buffer can be exchanged because nobody looks into it: bytes of a block are there for others when a read or fetch
 says so. Where a fetch has brought some of the block already, or there is no memory, the disk is waited for after all.
@@ -11,6 +12,7 @@ says so. Where a fetch has brought some of the block already, or there is no mem
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -40,8 +42,8 @@ class DiskReads:
     def __init__(self, memory: BlockMemory, nursery: Callable[[], trio.Nursery]) -> None:
         self._memory = memory
         self._nursery = nursery
-        self.hanging = 0
-        """Reads left to themselves that have not come back."""
+        self._hanging: Counter[str] = Counter()
+        """Reads left to themselves that have not come back, by drive."""
 
     async def read(self, block: Block) -> None:
         """Read all of *block* into its buffer.
@@ -49,10 +51,10 @@ class DiskReads:
         Raises:
             CacheError: It cannot be read, or not in time.
         """
-        if self.hanging:
+        one = _Read(block)
+        if self._hanging[one.drive]:
             await trio.lowlevel.checkpoint()
             raise CacheError("an earlier read hangs")
-        one = _Read(block)
         self._nursery().start_soon(self._run, one)
         try:
             with trio.move_on_after(PATIENCE_S):
@@ -73,9 +75,9 @@ class DiskReads:
         if block.have.total or len(block.parts) > 1 or not self._memory.exchange(block):
             return False
         one.left = True
-        self.hanging += 1
-        if self.hanging == 1:
-            log.warning("the cache's disk has not answered for %g s; fetching what it has", PATIENCE_S)
+        self._hanging[one.drive] += 1
+        if self._hanging[one.drive] == 1:
+            log.warning("the cache's disk has not answered for %g s; fetching what %s has", PATIENCE_S, one.drive)
         return True
 
     async def _run(self, one: _Read) -> None:
@@ -84,7 +86,7 @@ class DiskReads:
         finally:
             one.done.set()
             if one.left:
-                self.hanging -= 1
+                self._hanging[one.drive] -= 1
                 self._memory.give_back(one.buffer)
 
 
@@ -95,6 +97,7 @@ class _Read:
         assert block.state.cached is not None
         assert block.buffer is not None
         self._cached, self._index = block.state.cached, block.index
+        self.drive = self._cached.drive
         self.buffer = block.buffer
         self.done = trio.Event()
         self.error: CacheError | None = None

@@ -112,7 +112,7 @@ class Flights:
             return True
         cached = block.state.cached
         if cached is not None and not block.have.total and not block.parts and cached.has(block.index):
-            self._enqueue(block, block.start, block.stop, priority, from_disk=True)
+            self._enqueue(block, block.start, block.stop, priority, drive=cached.drive)
             return False
         first = max(block.start, missing[0][0] // PAGE_BYTES * PAGE_BYTES)
         later = max(priority, Priority.READAHEAD)
@@ -128,13 +128,20 @@ class Flights:
         size = self._config.part_bytes
         return [(a, min(a + size, stop)) for start, stop in gaps for a in range(start, stop, size)]
 
-    def _enqueue(self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False) -> None:
-        self.queue.push(self._part(block, start, stop, priority, from_disk=from_disk))
+    def _enqueue(self, block: Block, start: int, stop: int, priority: Priority, *, drive: str | None = None) -> None:
+        self.queue.push(self._part(block, start, stop, priority, drive=drive))
 
     def _part(
-        self, block: Block, start: int, stop: int, priority: Priority, *, from_disk: bool = False, planned: bool = False
+        self,
+        block: Block,
+        start: int,
+        stop: int,
+        priority: Priority,
+        *,
+        drive: str | None = None,
+        planned: bool = False,
     ) -> Part:
-        return Part(block, start, stop, priority=priority, from_disk=from_disk, notify=self._notify, planned=planned)
+        return Part(block, start, stop, priority=priority, drive=drive, notify=self._notify, planned=planned)
 
     # ------------------------------------------------------------------ watermarks
 
@@ -164,23 +171,23 @@ class Flights:
 
     def pump(self) -> None:
         """Start every part that has a slot and memory."""
-        self.queue.limits[False] = min(self._config.concurrency, self._client.get_limit)
+        self.queue.network_limit = min(self._config.concurrency, self._client.get_limit)
         while not self._closing and (
-            self._start_queued(from_disk=True) or self._start_queued(from_disk=False) or self._start_planned()
+            any(self._start_queued(source) for source in self.queue.sources) or self._start_planned()
         ):
             pass
 
-    def _start_queued(self, *, from_disk: bool) -> bool:
-        part = self.queue.peek(from_disk=from_disk)
-        if part is None or not self.queue.slot(part.priority, from_disk=from_disk):
+    def _start_queued(self, source: str | None) -> bool:
+        part = self.queue.peek(source)
+        if part is None or not self.queue.slot(part.priority, source):
             return False
         # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
         # have a buffer. So nothing that is queued has to wait for what a plan holds.
         if not self._memory.allocate(part.blocks[0], demand=True):
             self.starved += 1
             self.writes.give_way()
-            part = self.queue.peek_ready(from_disk=from_disk)
-            if part is None or not self.queue.slot(part.priority, from_disk=from_disk):
+            part = self.queue.peek_ready(source)
+            if part is None or not self.queue.slot(part.priority, source):
                 return False
         self._launch(part)
         return True
@@ -211,11 +218,12 @@ class Flights:
             pending, spare = (state.pending, False) if state.pending else (state.later, True)
             block = state.block(pending[-1])
             on_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
+            drive = state.cached.drive if state.cached is not None and on_disk else None
             if block.complete or block.parts or (spare and on_disk):
                 self._memory.forget_if_empty(block)
                 pending.pop()
                 continue
-            if not self.queue.slot(lane, from_disk=on_disk):
+            if not self.queue.slot(lane, drive):
                 self._memory.forget_if_empty(block)
                 return False
             if not self._allocate_planned(block, spare=spare):
@@ -225,7 +233,7 @@ class Flights:
                 return None
             pending.pop()
             if on_disk:
-                self._launch(self._part(block, block.start, block.stop, lane, from_disk=True, planned=True))
+                self._launch(self._part(block, block.start, block.stop, lane, drive=drive, planned=True))
             else:
                 self._launch_gaps(block, lane, pending)
             return True
@@ -326,9 +334,7 @@ class Flights:
         except CacheError as exc:
             if isinstance(exc, CacheCorruptError):
                 log.warning("%s; fetching it again", exc)
-            part.from_disk = False  # the same buffer and the same waiters, filled from the store
-            self.queue.in_flight[True] -= 1
-            self.queue.in_flight[False] += 1
+            self.queue.move(part, None)  # the same buffer and the same waiters, filled from the store
             await self._fetch(part)
             return
         self._log.note((loadlog.DISK, block.state.obj, block.start, block.stop, since_s, self._log.clock(), "", ""))
@@ -338,9 +344,8 @@ class Flights:
     async def _read_cached_elsewhere(self, part: Part) -> None:
         """Read a block that another process has cached, in place of fetching some of it."""
         block = part.blocks[0]
-        part.from_disk = True
-        self.queue.in_flight[False] -= 1
-        self.queue.in_flight[True] += 1
+        assert part.state.cached is not None
+        self.queue.move(part, part.state.cached.drive)
         block.drop_queued()
         await self._read_from_disk(part)
         if part.from_disk:

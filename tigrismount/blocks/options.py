@@ -19,7 +19,7 @@ class BlocksConfig:
     concurrency: int = 32
     """Most GETs in flight; reads that somebody waits for may add an eighth (:func:`with_demand`)."""
     disk_concurrency: int = 4
-    """Most blocks read from the disk cache at once; demand may add one."""
+    """Most blocks read from one drive of the disk cache at once; demand may add one."""
     spent_bytes: int = 128 << 20
     """Blocks read whole that stay in memory although the disk cache has them: readers of one file follow each other
     within the kernel's reordering (64 MiB). Above it their buffers are reused, because touching fresh memory costs

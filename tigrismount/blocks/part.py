@@ -248,7 +248,7 @@ class Part:
         start: First byte in the object, inside the block.
         stop: One past the last byte, inside the block or at its end.
         priority: Place in the queue.
-        from_disk: Whether the disk cache has it; then it is exactly one whole block.
+        drive: Where the disk cache has it; then it is exactly one whole block. None where it comes from the store.
         notify: Called from the fetching thread when the watermark reaches ``wake_at``.
         planned: Whether a plan alone asked for it.
     """
@@ -256,8 +256,8 @@ class Part:
     __slots__ = (
         "blocks",
         "done",
+        "drive",
         "dropped",
-        "from_disk",
         "notify",
         "planned",
         "priority",
@@ -276,7 +276,7 @@ class Part:
         stop: int,
         *,
         priority: Priority,
-        from_disk: bool,
+        drive: str | None,
         notify: Callable[[Part], None],
         planned: bool = False,
     ) -> None:
@@ -285,7 +285,7 @@ class Part:
         self.start = start
         self.stop = stop
         self.priority = priority
-        self.from_disk = from_disk
+        self.drive = drive
         self.notify = notify
         self.planned = planned
         self.scope = trio.CancelScope()
@@ -308,6 +308,11 @@ class Part:
     def state(self) -> ObjectState:
         """The version it belongs to."""
         return self.blocks[0].state
+
+    @property
+    def from_disk(self) -> bool:
+        """Whether it comes from the disk cache."""
+        return self.drive is not None
 
     @property
     def has_memory(self) -> bool:

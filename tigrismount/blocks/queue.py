@@ -1,15 +1,15 @@
 """Which part starts next: demand before read-ahead before prefetch, within the flights allowed. Pure; no waiting.
 
-Parts that somebody asked for sit in two heaps, one for the network and one for the disk: a slow store must not hold
-up blocks that are on the NVMe drive. Plans sit with their object versions; those of one priority are served in turn,
-so that two models loading at once share the flights. Demand may exceed the limit by an eighth, so that it never waits
-for a slot behind prefetch.
+Parts that somebody asked for sit in heaps, one for the network and one for each drive: a slow store must not hold up
+blocks that are on an NVMe drive, nor a drive that hangs those of another. Plans sit with their object versions; those
+of one priority are served in turn, so that two models loading at once share the flights. Demand may exceed the limit
+by an eighth, so that it never waits for a slot behind prefetch.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -25,50 +25,69 @@ class FlightQueue:
 
     Args:
         concurrency: Most GETs in flight; demand may add :func:`~tigrismount.blocks.options.with_demand`.
-        disk_concurrency: Most disk reads in flight, likewise.
+        disk_concurrency: Most reads in flight from each drive, likewise.
     """
 
     def __init__(self, concurrency: int, disk_concurrency: int) -> None:
-        self.limits = {False: concurrency, True: disk_concurrency}
-        self.in_flight = {False: 0, True: 0}
+        self.network_limit = concurrency
+        """Most GETs in flight now."""
+        self.in_flight: Counter[str | None] = Counter()
+        """Flights that are out, by drive; those over the network under None."""
+        self._disk_limit = disk_concurrency
+        self._drives: dict[str, None] = {}
         self.lanes: dict[Priority, OrderedDict[int, ObjectState]] = {lane: OrderedDict() for lane in Priority}
         """Versions with a pending plan, by the priority of what they want next, in the order of their turns."""
-        self._heaps: dict[bool, list[tuple[int, int, Part]]] = {False: [], True: []}
+        self._heaps: defaultdict[str | None, list[tuple[int, int, Part]]] = defaultdict(list)
         self._order = count()
+
+    @property
+    def sources(self) -> list[str | None]:
+        """Where parts can come from, in the order in which they are looked at: drives are nearer than the network."""
+        return [*self._drives, None]
+
+    def know(self, drive: str) -> None:
+        """Learn of a drive that versions are on."""
+        self._drives[drive] = None
 
     def push(self, part: Part) -> None:
         """Queue *part* behind those of its priority; pushing it again with a better priority moves it up."""
-        heapq.heappush(self._heaps[part.from_disk], (int(part.priority), next(self._order), part))
+        heapq.heappush(self._heaps[part.drive], (int(part.priority), next(self._order), part))
 
-    def peek(self, *, from_disk: bool) -> Part | None:
-        """Return the part that is next for the network or the disk, None when nothing is queued."""
-        heap = self._heaps[from_disk]
+    def peek(self, source: str | None) -> Part | None:
+        """Return the part that is next for a drive or the network, None when nothing is queued."""
+        heap = self._heaps[source]
         while heap and not _waits(heap[0]):
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
-    def peek_ready(self, *, from_disk: bool) -> Part | None:
+    def peek_ready(self, source: str | None) -> Part | None:
         """Return the first part whose memory is there, None when there is none.
 
         Looks at all that is queued: for when memory is short and the first part must wait for it. What has its memory
         must not stand behind that, since it may be what holds the memory.
         """
-        ready = (entry for entry in self._heaps[from_disk] if _waits(entry) and entry[2].has_memory)
+        ready = (entry for entry in self._heaps[source] if _waits(entry) and entry[2].has_memory)
         return min(ready, default=(0, 0, None))[2]
 
-    def slot(self, priority: Priority, *, from_disk: bool) -> bool:
+    def slot(self, priority: Priority, source: str | None) -> bool:
         """Tell whether one more flight of this priority may start."""
-        limit = self.limits[from_disk]
-        return self.in_flight[from_disk] < (with_demand(limit) if priority is Priority.DEMAND else limit)
+        limit = self._limit(source)
+        return self.in_flight[source] < (with_demand(limit) if priority is Priority.DEMAND else limit)
 
     def start(self, part: Part) -> None:
         """Count *part* as in flight."""
         part.started = True
-        self.in_flight[part.from_disk] += 1
+        self.in_flight[part.drive] += 1
+
+    def move(self, part: Part, drive: str | None) -> None:
+        """Let *part*, which is in flight, go on from elsewhere."""
+        self.in_flight[part.drive] -= 1
+        part.drive = drive
+        self.in_flight[drive] += 1
 
     def land(self, part: Part) -> None:
         """Count *part* as landed."""
-        self.in_flight[part.from_disk] -= 1
+        self.in_flight[part.drive] -= 1
 
     def plan(self, state: ObjectState) -> None:
         """Give *state* a turn, in the lane of what it wants next, as long as it wants something."""
@@ -91,7 +110,10 @@ class FlightQueue:
 
     def full(self) -> bool:
         """Tell whether no plan could start a flight, wherever its bytes are."""
-        return all(self.in_flight[from_disk] >= limit for from_disk, limit in self.limits.items())
+        return all(self.in_flight[source] >= self._limit(source) for source in self.sources)
+
+    def _limit(self, source: str | None) -> int:
+        return self.network_limit if source is None else self._disk_limit
 
     def queued(self) -> int:
         """Return how many parts wait for a flight."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import trio
@@ -327,13 +328,14 @@ class BlockStore:
 
     def statistics(self) -> BlocksStatistics:
         """Return counters and gauges."""
+        in_flight = self._flights.queue.in_flight
         return self._counters.snapshot(
             evicted_blocks=self._memory.evicted_blocks,
             memory_limit_bytes=self._memory.pool.limit_bytes,
             memory_used_bytes=self._memory.pool.used_bytes,
             memory_held_bytes=self._memory.pool.held_bytes,
-            flights=self._flights.queue.in_flight[False],
-            disk_flights=self._flights.queue.in_flight[True],
+            flights=in_flight[None],
+            disk_flights=in_flight.total() - in_flight[None],
             queued=self._flights.queue.queued(),
             objects=len(self._states),
         )
@@ -345,8 +347,9 @@ class BlockStore:
         for block in blocks:
             block.check_invariants()
         flying = {part for block in blocks for part in block.parts if part.started and not part.waits_elsewhere}
-        for from_disk, in_flight in self._flights.queue.in_flight.items():
-            assert in_flight == sum(1 for part in flying if part.from_disk is from_disk)
+        assert {source: count for source, count in self._flights.queue.in_flight.items() if count} == Counter(
+            part.drive for part in flying
+        )
         for state in self._states.values():
             state.check_invariants()
 
@@ -404,6 +407,8 @@ class BlockStore:
             self._set_plan(state, planned)
         if state.cached is None:
             state.later = []  # there is no disk to fill
+        else:
+            self._flights.queue.know(state.cached.drive)
         self._flights.queue.plan(state)
         self._flights.pump()
         self._retire(state)

@@ -83,6 +83,10 @@ class CachedObject(Protocol):
     def block_bytes(self) -> int:
         """Block size recorded for this version, a power of two; every index below counts in it."""
 
+    @property
+    def drive(self) -> str:
+        """Names the drive that its blocks are on: what is read from one must not wait for another that hangs."""
+
     def has(self, index: int) -> bool:
         """Tell from memory whether block *index* is on disk. Never blocks."""
 

@@ -367,6 +367,11 @@ class DiskBlockCache:
         return "the cache's disk is slower than the network; not everything is cached" if recent else ""
 
     @property
+    def directory_path(self) -> str:
+        """Where it is."""
+        return self._directory.path
+
+    @property
     def failing(self) -> bool:
         """Whether the disk takes nothing at the moment."""
         return bool(self._health.reason)
@@ -411,6 +416,10 @@ class _DiskObject:
     @property
     def block_bytes(self) -> int:
         return self._version.storage.record.block_bytes
+
+    @property
+    def drive(self) -> str:
+        return self._cache.directory_path
 
     def has(self, index: int) -> bool:
         return index in self._version.storage.blocks

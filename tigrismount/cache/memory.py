@@ -113,6 +113,10 @@ class MemoryBlockCache:
         """When set, reads wait for it after they were recorded."""
         self.write_gate: trio.Event | None = None
         """When set, writes wait for it after they were recorded."""
+        self.drive_of: Callable[[ObjectId], str] = lambda _: "memory"
+        """Which drive a version is on, where a test wants several."""
+        self.hanging_drive = ""
+        """When set, reads from that drive alone wait for ``read_gate``."""
         self.reads: list[tuple[ObjectId, int]] = []
         """Every ``read_block``, in order of arrival."""
         self.writes: list[tuple[ObjectId, int]] = []
@@ -222,7 +226,8 @@ class MemoryBlockCache:
 
     async def _read(self, obj: ObjectId, version: _Version, index: int, buffer: memoryview) -> None:
         self.reads.append((obj, index))
-        await _pass(self.read_gate)
+        hangs = self.hanging_drive in ("", self.drive_of(obj))
+        await _pass(self.read_gate if hangs else None)
         data = version.blocks.get(index)
         if data is None:
             raise CacheError(f"block {index} is not cached", bucket=obj.bucket, key=obj.key)
@@ -267,6 +272,10 @@ class _MemoryObject:
     @property
     def block_bytes(self) -> int:
         return self._version.block_bytes
+
+    @property
+    def drive(self) -> str:
+        return self._cache.drive_of(self._obj)
 
     def has(self, index: int) -> bool:
         return index in self._version.blocks

@@ -34,6 +34,11 @@ class UncachedObject:
         """As in the protocol."""
         return self._block_bytes
 
+    @property
+    def drive(self) -> str:
+        """No drive's name."""
+        return ""
+
     def has(self, index: int) -> bool:
         """Return False."""
         return False
