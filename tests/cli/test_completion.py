@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -56,22 +57,51 @@ def test_each_shell_is_told_whom_to_ask(tigrismount, shell):
     assert f"_TIGRISMOUNT_COMPLETE={shell}_complete" in ended.out
 
 
-def test_bash_completes_a_command(tmp_path):
-    """The whole way: what is printed is sourced, and the function that it defines is asked."""
+@pytest.fixture
+def shell_env(tmp_path):
+    """An environment in which a shell finds this checkout's program, and no settings of its user."""
     executable = tmp_path / "tigrismount"
     executable.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tigrismount "$@"\n')
     executable.chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), "TERM": "dumb"}
+
+
+def test_bash_completes_a_command(shell_env):
+    """The whole way: what is printed is sourced, and the function that it defines is asked."""
     script = """
         eval "$(tigrismount completion bash)"
         COMP_WORDS=(tigrismount heal) COMP_CWORD=1
         _tigrismount_completion tigrismount
         echo "${COMPREPLY[@]}"
     """
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", script], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
-    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=shell_env)
     assert done.stdout.strip() == "health"
+
+
+def test_fish_completes_a_command_and_says_what_it_is_for(shell_env):
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    script = 'tigrismount completion fish | source; complete -C "tigrismount heal"'
+    done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, check=True, env=shell_env)
+    assert done.stdout.split(maxsplit=1) == ["health", "Tell whether a mount answers, as an exit status.\n"]
+
+
+def test_zsh_completes_a_command_at_the_prompt(shell_env):
+    """Its completion works at a prompt alone: TAB is pressed on a terminal."""
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    script = r"""
+        zmodload zsh/zpty && zpty z zsh -f -i
+        zpty -w z 'autoload -Uz compinit && compinit -D -u && eval "$(tigrismount completion zsh)"; echo set" up"'
+        zpty -r -m z seen '*set up*'
+        zpty -w -n z $'tigrismount heal\t'
+        zpty -r -m z seen '*tigrismount health*'
+        print -r -- $seen
+    """
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script], capture_output=True, text=True, check=True, env=shell_env, timeout=60
+    )
+    assert "tigrismount health" in done.stdout
 
 
 def test_a_shell_that_is_none_of_them_is_bad_usage(fails):

@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *ROOT.glob("docs/**/*.md")]
+    for page in (*ROOT.glob("*.md"), *(p for d in (".github", "docs", "examples") for p in ROOT.glob(f"{d}/**/*.md")))
     if "_build" not in page.parts
 )
 

@@ -24,5 +24,7 @@ def completion(ctx: click.Context, shell: str) -> int:
     of_shell = get_completion_class(shell)
     if of_shell is None:
         raise CommandFailure(f"{shell}: this version of click knows no completion for it")
-    click.echo(of_shell(ctx.find_root().command, {}, "tigrismount", VARIABLE).source())
+    script = of_shell(ctx.find_root().command, {}, "tigrismount", VARIABLE).source()
+    # click's words for fish split at every comma, and would lose the rest of a mountpoint or of a help text with one.
+    click.echo(script.replace('string split ","', 'string split -m 1 ","'))
     return 0
