@@ -68,3 +68,13 @@ def test_promtool_accepts_the_alert_rules():
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_collector_asks_as_prometheus_does_and_its_pipeline_is_whole():
+    collector = yaml.safe_load((EXAMPLE / "otel-collector.yml").read_text())
+    [asked] = collector["receivers"]["prometheus"]["config"]["scrape_configs"]
+    [scraped] = yaml.safe_load((EXAMPLE / "prometheus.yml").read_text())["scrape_configs"]
+    assert {name: asked[name] for name in scraped} == scraped
+    [pipeline] = collector["service"]["pipelines"].values()
+    assert set(pipeline["receivers"]) == set(collector["receivers"])
+    assert set(pipeline["exporters"]) == set(collector["exporters"])
