@@ -272,6 +272,8 @@ async def test_an_answer_that_will_not_change_is_asked_for_once(server, say, cli
     with pytest.raises(expected):
         await fetch(client)
     assert len(server.requests) == 1
+    # That there is no such thing is an answer and no failure: names that may not be there are looked for all the time.
+    assert client.statistics().errors == (0 if expected is ObjectNotFoundError else 1)
 
 
 async def test_a_moved_bucket_names_its_region(server, say, client):

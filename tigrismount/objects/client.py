@@ -78,7 +78,7 @@ class ObjectStatistics:
     slow_downs: int = 0
     """Answers that asked for fewer requests."""
     errors: int = 0
-    """Requests that failed for good."""
+    """Requests that failed for good; that something is not there is an answer."""
     refusals: int = 0
     """Requests among them that the key was not allowed."""
 

@@ -372,6 +372,8 @@ class S3Client:
                 progress=progress,
                 on_retry=lambda: self._counters.add("retries"),
             )
+        except ObjectNotFoundError:
+            raise  # an answer, and often the one that was hoped for: checksums beside a file are looked for by name
         except ObjectError as exc:
             self._counters.add("errors")
             if isinstance(exc, ObjectAccessError):
