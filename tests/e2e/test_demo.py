@@ -75,7 +75,7 @@ def test_a_signal_in_the_middle_leaves_nothing(env, tmp_path, number):
 @pytest.mark.parametrize(
     ("flags", "status", "said"),
     [
-        (["--size=1MiB"], 1, "16 MiB"),
+        (["--size=1MiB"], 2, "16 MiB"),
         (["--size=some"], 2, "--size"),
         (["--size=900TiB"], 1, "--directory"),
         (["--directory=/nowhere/at/all"], 1, "/nowhere/at/all"),
