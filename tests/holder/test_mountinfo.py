@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -7,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tigrismount.errors import ConfigError
+from tigrismount.holder.connection import Connection
 from tigrismount.holder.mountinfo import canonical_mountpoint, mount_at, parse_mounts, read_mounts
+from tigrismount.holder.mounting import MountSpec
 
 LINES = rb"""
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -37,6 +40,25 @@ def test_the_mount_on_top_is_the_one_that_is_seen():
     mounts = parse_mounts(LINES)
     assert mount_at("/mnt/x", mounts).mount_id == 92
     assert mount_at("/mnt", mounts) is None
+
+
+def test_a_mount_that_was_given_the_numbers_of_another_one_is_not_the_same():
+    _, ours, below, above = parse_mounts(LINES)
+    moved = dataclasses.replace(ours, mountpoint="/elsewhere")
+    assert ours.is_same_as(ours, may_have_moved=False)
+    assert moved.is_same_as(ours, may_have_moved=True)
+    assert not moved.is_same_as(ours, may_have_moved=False), "the next mount of the host"
+    assert not above.is_same_as(below, may_have_moved=True)
+
+
+def test_an_unmounted_filesystem_is_not_taken_for_the_next_mount_of_the_host():
+    """Mutation: by its number alone the supervisor says that reads fail, and exits with 1."""
+    connection = Connection(MountSpec(mountpoint="/gone", fsname="s3://m", allow_other=False), complain=print)
+    root = mount_at("/")
+    connection.entry = root
+    assert connection.is_mounted()
+    connection.entry = dataclasses.replace(root, mountpoint="/gone")
+    assert not connection.is_mounted()
 
 
 @given(st.binary())

@@ -142,7 +142,11 @@ class Connection:
     def is_mounted(self) -> bool:
         """Whether it can still be seen."""
         entry = self.entry
-        return entry is not None and any(other.mount_id == entry.mount_id for other in read_mounts())
+        if entry is None:
+            return False
+        # Numbers of a mount that is gone are given to the next one, which may be anybody's.
+        lasts = self.is_connected()
+        return any(other.is_same_as(entry, may_have_moved=lasts) for other in read_mounts())
 
     def try_unmount(self, *, lazy: bool) -> None:
         """Unmount; what goes wrong is complained about."""

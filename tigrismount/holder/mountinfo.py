@@ -29,7 +29,7 @@ class MountEntry:
     """One mounted filesystem."""
 
     mount_id: int
-    """The kernel's number of this mount; not used again while it lasts."""
+    """The kernel's number of this mount; given to another one as soon as it is gone."""
     device: str
     """``major:minor``, which also names its entry in ``/sys/class/bdi``."""
     mountpoint: str
@@ -54,6 +54,16 @@ class MountEntry:
             if name == "user_id" and value.isdecimal():
                 return int(value)
         return None
+
+    def is_same_as(self, other: MountEntry, *, may_have_moved: bool) -> bool:
+        """Whether this is the mount that *other* was read of earlier.
+
+        Args:
+            other: What was read.
+            may_have_moved: Whether its place says nothing. Numbers alone tell only while that mount lasts for certain.
+        """
+        numbers_agree = (self.mount_id, self.device) == (other.mount_id, other.device)
+        return numbers_agree and (may_have_moved or self.mountpoint == other.mountpoint)
 
 
 def read_mounts() -> list[MountEntry]:
