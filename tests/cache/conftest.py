@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tigrismount.cache import claims, disk, kept
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.testing.cache_contract import BLOCK_BYTES
@@ -65,6 +66,14 @@ class Place:
         data = bytearray(path.read_bytes())
         data[offset] ^= 1
         path.write_bytes(data)
+
+
+@pytest.fixture(autouse=True)
+def _patient_with_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything is busy, two seconds without an answer are no disk that hangs."""
+    monkeypatch.setattr(disk, "_PATIENCE_S", 120.0)
+    monkeypatch.setattr(claims, "_ANSWER_S", 120.0)
+    monkeypatch.setattr(kept, "_PATIENCE_S", 120.0)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -20,7 +21,16 @@ SHORT = Deadlines(start_s=1.5, unmount_grace_s=0, stop_s=1, takeover_s=1.5)
 
 
 def health(mountpoint) -> Health:
-    return probe(str(mountpoint), timeout_s=10, listing=True).health
+    return probe(str(mountpoint), timeout_s=60, listing=True).health
+
+
+def patiently(supervise, arrived, **fake):
+    """Start with ever longer deadlines, until the worker gets where it is to hang: a busy machine takes its time."""
+    for start_s in (1.5, 6, 24):
+        supervised = supervise(deadlines=dataclasses.replace(SHORT, start_s=start_s), **fake)
+        if arrived(supervised):
+            break
+    return supervised
 
 
 def is_alive(pid: int) -> bool:
@@ -108,7 +118,7 @@ def test_a_worker_that_outlives_its_mount_is_killed(supervise, mountpoint):
 
 
 def test_a_dead_mount_is_replaced(supervise, mountpoint):
-    first = supervise(successor={"dies": "ready"}, deadlines=SHORT)
+    first = supervise(successor={"dies": "ready"}, deadlines=dataclasses.replace(SHORT, start_s=20))
     os.kill(first.outcome.worker_pid, signal.SIGKILL)
     assert first.wait() == 1
     second = supervise()
@@ -151,21 +161,23 @@ def test_a_worker_that_is_killed_on_the_way_is_named(supervise, mountpoint, stag
 @pytest.mark.parametrize(
     ("stage", "complaint"),
     [
-        ("ready", "did not become ready within 1.5 s"),
-        ("attached", "did not take the connection within 1.5 s"),
-        ("serve", "did not answer within 1.5 s"),
-        ("serving", "did not answer within 1.5 s"),
+        ("ready", "did not become ready within"),
+        ("attached", "did not take the connection within"),
+        ("serve", "did not answer within"),
+        ("serving", "did not answer within"),
     ],
 )
 def test_a_worker_that_hangs_meets_the_deadline(supervise, mountpoint, stage, complaint):
-    outcome = supervise(hangs=stage, deadlines=SHORT).outcome
-    assert not outcome.ok
-    assert complaint in outcome.message
+    supervised = patiently(supervise, lambda it: complaint in it.outcome.message, hangs=stage)
+    assert not supervised.outcome.ok
+    assert f"{complaint} {supervised.request.deadlines.start_s:g} s" in supervised.outcome.message
     assert mount_at(str(mountpoint)) is None
 
 
 def test_a_worker_that_will_not_stop_is_killed(supervise, mountpoint):
-    supervised = supervise(hangs="ready", ignores_sigterm=True, deadlines=SHORT)
+    supervised = patiently(
+        supervise, lambda it: "fake worker started" in it.log.read_text(), hangs="ready", ignores_sigterm=True
+    )
     assert not supervised.outcome.ok
     assert "is killed" in supervised.log.read_text()
 

@@ -21,7 +21,7 @@ SHORT = Deadlines(start_s=20, unmount_grace_s=0, stop_s=2, takeover_s=1.5)
 
 
 def health(mountpoint) -> Health:
-    return probe(str(mountpoint), timeout_s=20, listing=True).health
+    return probe(str(mountpoint), timeout_s=120, listing=True).health
 
 
 def worker_of(supervised) -> int:
