@@ -207,6 +207,18 @@ dist: $(DEV) ## the sdist and the wheel, in dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist . >/dev/null
 	@ls dist/*
 
+# Where the sources are gone, what the wheel lacks is missed. Packaging and the documentation are about the sources.
+WHEEL_TREE := build/wheel
+
+.PHONY: test-wheel
+test-wheel: dist ## the tests on the installed wheel, in a tree without the sources
+	@rm -rf $(WHEEL_TREE) && mkdir -p $(WHEEL_TREE)
+	@cp -r $$(git ls-files | cut -d/ -f1 | sort -u | grep -vx tigrismount) $(WHEEL_TREE)
+	@$(PYTHON) -m venv $(WHEEL_TREE)/.venv
+	@cd $(WHEEL_TREE) && .venv/bin/python -m pip install --quiet --upgrade 'pip>=25.1' && \
+	    .venv/bin/python -m pip install --quiet "$$(echo $(CURDIR)/dist/*.whl)[csi,demo,plot]" --group test && \
+	    .venv/bin/python -m pytest -m 'not slow' --ignore tests/packaging --ignore tests/docs $(TEST_ARGS)
+
 .PHONY: release-check
 release-check: $(DEV) ## does the tag of this commit agree with its version, changelog and dist/?
 	@$(BIN)/python docs/check_release.py && echo "Everything agrees"

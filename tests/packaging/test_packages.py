@@ -81,7 +81,7 @@ def test_the_metadata_is_what_an_index_shows(metadata):
     assert metadata["Version"] == tigrismount.__version__
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert {"demo", "plot"} <= set(metadata.get_all("Provides-Extra"))
+    assert {"csi", "demo", "plot"} <= set(metadata.get_all("Provides-Extra"))
     assert "# tigrismount" in metadata.get_payload()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import tigrismount
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = REPOSITORY / "systemd"
 
@@ -59,17 +61,18 @@ def test_all_privilege_is_in_the_helpers_lines():
 
 
 def test_the_helper_is_small_and_needs_the_standard_library_only():
+    package = Path(tigrismount.__file__).parent
     code = (
         "import sys, tigrismount.holder.helper;"
         "print(sorted({name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = [{str(REPOSITORY)!r}]; {code}"],
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = [{str(package.parent)!r}]; {code}"],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
     assert done.stdout == "['__main__', 'tigrismount']\n"
-    lines = (REPOSITORY / "tigrismount/holder/helper.py").read_text().splitlines()
+    lines = (package / "holder" / "helper.py").read_text().splitlines()
     assert len(lines) <= 150
