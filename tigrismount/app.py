@@ -36,12 +36,13 @@ from tigrismount.warm.engine import WarmEngine
 from tigrismount.warm.serving import warm_in_mount
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tigrismount.control.server import Send
     from tigrismount.engine import Engine
     from tigrismount.fuse.adapter import Adapter
     from tigrismount.holder.protocol import Message
+    from tigrismount.metrics.exposition import Figures
     from tigrismount.metrics.server import MetricsServer
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,12 @@ class Worker:
                 return {"files": files, "cache_dirs": [cache.directory for cache in engine.config.disk_caches]}
 
             short = operations(status=engine.status, filesystem=engine.filesystem, client=client, loads=engine.loads)
-            handlers = {**short, "inspect": inspect}
+
+            async def say_metrics(_: Mapping[str, Any]) -> Mapping[str, Any]:
+                text = await trio.to_thread.run_sync(_metrics_text(engine, engine.adapter))
+                return {"mountpoint": engine.config.mountpoint, "text": text}
+
+            handlers = {**short, "inspect": inspect, "metrics": say_metrics}
             async with trio.open_nursery() as nursery:
                 try:
                     await nursery.start(ControlServer(path, handlers, {"warm": warm}).run)
@@ -236,17 +242,32 @@ def _ours(error: BaseException) -> TigrisMountError | None:
     return None if None in found else found[0]
 
 
-def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsServer:
+def _figures(engine: Engine, adapter: Adapter) -> Figures:
     from tigrismount.metrics.exposition import Figures  # prometheus_client takes a while, and few mounts want it
+
+    timings = {**engine.client.timings(), "read": adapter.read_times.snapshot()}
+    return Figures(engine.status(), timings, dict(adapter.errors))
+
+
+def _metrics_text(engine: Engine, adapter: Adapter) -> Callable[[], str]:
+    """Return what makes the text of today's figures, in any thread."""
+    figures = _figures(engine, adapter)
+
+    def text() -> str:
+        from tigrismount.metrics.exposition import Exposition
+
+        return Exposition(lambda: figures).text().decode()
+
+    return text
+
+
+def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsServer:
     from tigrismount.metrics.page import MOST_LOADS
     from tigrismount.metrics.server import MetricsServer
 
-    def figures() -> Figures:
-        timings = {**engine.client.timings(), "read": adapter.read_times.snapshot()}
-        return Figures(engine.status(), timings, dict(adapter.errors))
-
     host, _, port = address.rpartition(":")
-    return MetricsServer(host.strip("[]"), int(port), figures, partial(engine.loads.reports, MOST_LOADS))
+    reports = partial(engine.loads.reports, MOST_LOADS)
+    return MetricsServer(host.strip("[]"), int(port), partial(_figures, engine, adapter), reports)
 
 
 def _warnings(engine: Engine) -> list[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import urllib.request
+from collections.abc import Iterator
 
 from tigrismount.demo.command import run_child, wait_until
 
@@ -22,6 +26,21 @@ def fetch(port: int, path: str) -> str:
         return reply.read().decode()
 
 
+@contextlib.contextmanager
+def listening(env) -> Iterator[int]:
+    """``tigrismount metrics`` at a port; it ends well when it is told to."""
+    port = free_port()
+    command = [sys.executable, "-m", "tigrismount", "metrics", f"--listen={port}"]
+    with subprocess.Popen(command, env={**os.environ, **env}, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == f"metrics of all mounts: http://127.0.0.1:{port}/metrics\n"
+            yield port
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
 def test_a_mount_serves_its_figures_and_logs_its_state_when_told_to(bucket, mount, mountpoint, tmp_path):
     bucket.put("file", b"x" * 100_000)
     port, log = free_port(), tmp_path / "log"
@@ -31,10 +50,15 @@ def test_a_mount_serves_its_figures_and_logs_its_state_when_told_to(bucket, moun
         text = fetch(port, "/metrics")
         status = mounted.status()
         assert fetch(port, "/healthz") == fetch(port, "/readyz") == "ok\n"
+        together = mount.run("metrics").check().output
+        with listening(mount.env) as of_all:
+            assert f'tigrismount_fuse_read_seconds_count{{mountpoint="{mounted.path}"}}' in fetch(of_all, "/metrics")
         for number in (signal.SIGUSR2, signal.SIGUSR1):
             os.kill(status["supervisor_pid"], number)
         assert wait_until(lambda: '"state: ' in log.read_text())
         assert mounted.status()["pid"] == status["pid"], "nobody was killed by that"
+    ours = [line for line in together.splitlines() if f'mountpoint="{mounted.path}"' in line]
+    assert len(ours) == sum(not line.startswith("#") for line in text.splitlines()), "each sample, and whose it is"
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(figures['tigrismount_store_requests_total{operation="get"}']) == status["requests"]["get"] > 0
     assert float(figures["tigrismount_store_get_seconds_count"]) > 0

@@ -26,6 +26,7 @@ _COMMANDS = {
     "mount": "Mount a bucket and return once it serves.",
     "unmount": "Unmount a mountpoint.",
     "status": "Show what is mounted, and how it does.",
+    "metrics": "Show or serve the Prometheus metrics of all mounts together.",
     "loads": "Show what model loads cost, and why.",
     "ls": "List a bucket as a mount would show it, or what it cannot show.",
     "inspect": "Show the tensors of a file or a model, what is cached, and what a load would fetch.",

@@ -1,0 +1,95 @@
+"""``tigrismount metrics``: the figures of all mounts of this user at one address, for whoever scrapes a node.
+
+Each mount is asked over its control socket when somebody asks for the figures; nothing is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import click
+
+from tigrismount.cli.failure import CommandFailure
+from tigrismount.config.kinds import parse_listen_address
+from tigrismount.control.client import request, sockets
+from tigrismount.control.paths import runtime_directories
+from tigrismount.errors import MountError
+
+_ANSWER_TIMEOUT_S = 3.0
+"""A worker that is replaced answers later, and its figures are those of its successor then."""
+_CLIENT_TIMEOUT_S = 10.0
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@click.command(epilog="Example: tigrismount metrics --listen 0.0.0.0:9102")
+@click.option("--listen", metavar="[HOST:]PORT", help="Serve them at /metrics, until told to end.")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
+def metrics(listen: str | None) -> int:
+    """Print the Prometheus metrics of all mounts of this user, or serve them at one address.
+
+    Each sample has its mountpoint as a label. With --metrics-addr a mount serves its own; this is for several on one
+    host, such as the volumes of a Kubernetes node.
+    """
+    if listen is None:
+        click.echo(_collect(), nl=False)
+        return 0
+    try:
+        host, _, port = parse_listen_address(listen).rpartition(":")
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), param_hint="--listen") from exc
+    try:
+        server = ThreadingHTTPServer((host.strip("[]"), int(port)), _Handler)
+    except OSError as exc:
+        raise CommandFailure(f"--listen: cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
+    _serve(server)
+    return 0
+
+
+def _serve(server: ThreadingHTTPServer) -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    with server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        click.echo(f"metrics of all mounts: http://{server.server_address[0]!s}:{server.server_address[1]}/metrics")
+        stopped.wait()
+        server.shutdown()
+
+
+def _collect() -> bytes:
+    """Ask every mount of this user; one that does not answer in time is left out."""
+    from tigrismount.metrics.together import merge  # prometheus_client takes a while
+
+    texts = {}
+    for directory in runtime_directories(os.environ, uid=os.geteuid()):
+        for path in sockets(directory):
+            try:
+                answer = request(path, "metrics", timeout_s=_ANSWER_TIMEOUT_S)
+                texts[str(answer["mountpoint"])] = str(answer["text"])
+            except (MountError, KeyError):
+                continue
+    return merge(texts)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _CLIENT_TIMEOUT_S
+
+    def do_GET(self) -> None:
+        """Answer a scrape."""
+        if self.path.partition("?")[0] != "/metrics":
+            self.send_error(404, "there is /metrics")
+            return
+        body = _collect()
+        self.send_response(200)
+        self.send_header("Content-Type", _CONTENT_TYPE)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing of each scrape."""
