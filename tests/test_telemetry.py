@@ -72,7 +72,7 @@ async def test_signals_dump_the_state_and_switch_the_level(written, capsys):
         said = []
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2):
             os.kill(os.getpid(), number)
-            with trio.fail_after(5):
+            with trio.fail_after(30):
                 while not (text := capsys.readouterr().err):
                     await trio.lowlevel.checkpoint()
             said.append((text, logger.level))

@@ -74,7 +74,7 @@ async def test_reads_do_not_wait_for_the_disk_to_take_a_block(client, open_store
     disk.write_gate = trio.Event()
     obj = client.put("a", data)
     async with open_store(cache=disk) as store:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             assert bytes(await store.read(obj, 0, len(data))) == data
 
 
@@ -84,7 +84,7 @@ async def test_a_disk_that_takes_nothing_gives_its_memory_to_reads(client, open_
     disk.write_gate = trio.Event()
     obj = client.put("a", data)
     async with open_store(cache=disk, memory_limit_bytes=4 * BLOCK) as store:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             for start in range(0, len(data), BLOCK):
                 assert bytes(await store.read(obj, start, start + BLOCK)) == data[start : start + BLOCK]
         disk.write_gate.set()
@@ -217,7 +217,7 @@ async def test_draining_waits_for_the_disk(client, open_store) -> None:
             await store.drain()
         assert scope.cancelled_caught
         disk.write_gate.set()
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await store.drain()
         assert [disk.block(obj, i) is not None for i in range(4)] == [True] * 4
 

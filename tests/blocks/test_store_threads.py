@@ -88,14 +88,14 @@ async def test_small_concurrent_reads_are_right_and_none_is_forgotten(failing: i
     async with running(BlockStore(client, NoCache(BLOCK), config)) as store:
         for i in range(200):
             obj = ObjectId("bucket", "a", f"etag{i}", SIZE)
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 async with trio.open_nursery() as nursery:
                     for _ in range(10):
                         nursery.start_soon(reader, obj)
                     store.plan(obj, [Extent(draw.randrange(SIZE), SIZE)] if i % 2 else (), Priority.READAHEAD)
             store.check_invariants()
             store.plan(obj, (), Priority.READAHEAD)
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while store.statistics().flights:  # noqa: ASYNC110 - threads are out: there is no event to wait for
                 await trio.sleep(0.01)
             await store.drain()

@@ -33,7 +33,7 @@ def hold(tmp_path):
 
     yield start
     for child in started:
-        child.communicate(timeout=30)
+        child.communicate(timeout=90)
 
 
 @pytest.mark.parametrize("way", HOLD)

@@ -98,6 +98,6 @@ def test_a_bind_mount_keeps_a_lazily_unmounted_mount_alive(source, env, shared, 
         subprocess.run(["mount", "--bind", mount.path, target], check=True)
         try:
             unmount(mount.path, lazy=True)
-            assert run_child("cat", f"{target}/file", timeout_s=30).output == "hello"
+            assert run_child("cat", f"{target}/file", timeout_s=90).output == "hello"
         finally:
             subprocess.run(["umount", target], check=True)

@@ -252,7 +252,7 @@ except OSError as exc:
             assert python(fresh, mounted.path) == "EACCES\n"
         finally:
             s3.inject()
-        assert wait_until(lambda: mounted.status()["degraded"] == [], timeout_s=30)
+        assert wait_until(lambda: mounted.status()["degraded"] == [], timeout_s=90)
 
 
 def test_unmounting_after_takeovers_leaves_nothing(mount, source):
@@ -350,7 +350,7 @@ def test_a_read_that_waits_for_the_store_is_answered_by_the_successor(mount, sou
         assert wait_until(lambda: mounted.status()["flights"]["remote"] > 0)
         s3.inject()
         mount.run("upgrade", mounted.path).check()
-        assert int(reader.communicate(timeout=30)[0]) == zlib.crc32(body)
+        assert int(reader.communicate(timeout=90)[0]) == zlib.crc32(body)
 
 
 def test_an_upgrade_that_cannot_start_leaves_the_worker_serving(mount, source, python, tmp_path):

@@ -176,7 +176,7 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_one_goes_on(warm, mou
     with subprocess.Popen(command, env=mount.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
         assert wait_until(lambda: len(s3.requests("GetObject")) >= 8)
         first.send_signal(signal.SIGINT)
-        _, errors = first.communicate(timeout=30)
+        _, errors = first.communicate(timeout=90)
     assert first.returncode == 130
     assert "goes on from here" in errors
     s3.inject()
@@ -286,7 +286,7 @@ def test_the_daemon_stops_warming_when_nobody_waits_for_it_any_more(mount, bucke
         with subprocess.Popen(command, env=mount.env, stderr=subprocess.PIPE) as warming:
             assert wait_until(lambda: len(s3.requests("GetObject")) >= 2)
             warming.send_signal(signal.SIGINT)
-            warming.communicate(timeout=30)
+            warming.communicate(timeout=90)
         assert wait_until(lambda: mounted.status()["flights"]["remote"] == 0)
         seen = len(s3.requests("GetObject"))
         assert seen < 32

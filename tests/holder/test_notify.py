@@ -13,7 +13,7 @@ def manager(tmp_path):
     """A socket where systemd would listen, and the environment that names it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(5)
+        listener.settimeout(30)
         yield listener, {"NOTIFY_SOCKET": str(tmp_path / "notify")}
 
 

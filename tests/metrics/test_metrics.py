@@ -192,7 +192,7 @@ async def test_a_taken_address_is_no_end_of_the_mount(serve):
         server = await serve(port=port)
         assert server.port == 0
         assert f"cannot listen on 127.0.0.1 port {port}" in server.degraded
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not server.port:
             await trio.lowlevel.checkpoint()
     assert server.degraded == ""

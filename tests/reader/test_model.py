@@ -182,7 +182,7 @@ async def test_a_long_index_is_parsed_in_a_thread_and_too_long_a_one_not_at_all(
     directory.files[1] = store.put("m/model.safetensors.index.json", len(index), index)
     directory.files.append(store.put("m/pytorch_model.bin.index.json", 17 * MIB))
     readers.open(directory.files[0], "m/config.json")
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while not planned(store, model[3]):  # noqa: ASYNC110 - the end of a thread that nobody tells of
             await trio.sleep(0.01)
     assert not [read for read in store.reads if read[0] is directory.files[-1]]

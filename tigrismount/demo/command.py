@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 COMMAND_S = 90.0
 """Deadline of one command: a mount takes a second, and gives up by itself after a minute."""
-END_S = 20.0
-"""Deadline for processes to end and mounts to go."""
+END_S = 60.0
+"""Deadline for processes to end and mounts to go: seconds, but for a machine with many times more to do than it can."""
 _POLL_S = 0.02
 
 
