@@ -25,7 +25,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     Mutations that turn it red: ``drop_object`` that leaves the sum, ``put_block`` that counts an existing block again
     or keeps its reservation, ``reserve`` that forgets what is set aside, ``replace_blocks`` that does not compare. Each
-    does so under six seeds of six.
+    does so under five seeds of six, or all.
     """
 
     def __init__(self) -> None:

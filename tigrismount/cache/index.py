@@ -98,6 +98,8 @@ class CacheIndex:
         self._noting = threading.Lock()
         self._counting = threading.Lock()
         self._counted = 0
+        self._owed_bytes = 0
+        """Set aside and not wanted any more, where the index did not take it back when it was told."""
         self._env = Environment(
             path, (b"objects", b"blocks", b"meta"), (b"records", b"record_order"), readonly=readonly
         )
@@ -177,7 +179,8 @@ class CacheIndex:
         txn.put(_BYTES_KEY, _U64.pack(max(0, self._number(txn, _BYTES_KEY) + by)), db=self._meta)
 
     def rewrite_totals(self) -> None:
-        """Write something that changes nothing, to see whether the index can be written and synced."""
+        """Write something that changes nothing, or what is owed, to see whether the index can be written and synced."""
+        self.release(0)
         self.write(lambda txn: self._add_bytes(txn, 0))
         self.sync()
 
@@ -232,12 +235,24 @@ class CacheIndex:
             self._add_reserved(txn, length_bytes)
             return True
 
+        self.release(0)
         return self.write(work)
 
     def release(self, length_bytes: int) -> None:
-        """Take back what was set aside."""
-        if length_bytes:
+        """Take back what was set aside, and what could not be taken back before.
+
+        A disk that is full takes no change, and the room must not stay set aside for as long as this process lives.
+        """
+        with self._counting:
+            length_bytes, self._owed_bytes = length_bytes + self._owed_bytes, 0
+        if not length_bytes:
+            return
+        try:
             self.write(lambda txn: self._add_reserved(txn, -length_bytes))
+        except CacheError:
+            with self._counting:
+                self._owed_bytes += length_bytes
+            raise
 
     def reserved_bytes(self) -> int:
         """Return what all processes together have set aside."""
