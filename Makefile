@@ -96,6 +96,9 @@ bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 
 ## Tests and checks
 
+# Where a test rightly takes minutes: the dump of a busy interpreter's stacks can bring it down.
+LONG := -o faulthandler_timeout=0 --timeout
+
 .PHONY: test
 test: $(LOADERS) ## the tests: real S3 server, real mounts, real loaders; those that take minutes apart
 	@$(BIN)/python -m pytest -m 'not slow' $(TEST_ARGS)
@@ -111,11 +114,11 @@ test-fast: $(DEV) ## the tests that mount nothing
 .PHONY: stress
 stress: $(DEV) ## ten minutes of 200 readers, then an hour of thousands of cases of misbehaving stores (FAULT_CASES=)
 	@TIGRISMOUNT_STRESS_S=600 TIGRISMOUNT_STRESS_PROCESSES=200 TIGRISMOUNT_FAULT_CASES=$(FAULT_CASES) \
-	    $(BIN)/python -m pytest -s --timeout=7200 tests/stress tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
+	    $(BIN)/python -m pytest -s $(LONG)=7200 tests/stress tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
 
 .PHONY: fuzz
 fuzz: $(LOADERS) ## damaged and made-up files, answers, flags and records for the parsers, for minutes (FUZZ_EXAMPLES=20000)
-	@$(BIN)/python -m pytest tests/formats tests/fuzz -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(TEST_ARGS)
+	@$(BIN)/python -m pytest tests/formats tests/fuzz -m hypothesis --hypothesis-profile=fuzz $(LONG)=0 $(TEST_ARGS)
 
 # A Debian with systemd in a container; made once, in about a minute, with packages from the network.
 SYSTEMD_ROOT := build/systemd-root.tar

@@ -90,13 +90,22 @@ class Engine:
             identity={"source": config.source, "mountpoint": config.mountpoint},
             epoch_s=time.time() - time.monotonic(),
         )
-        self.pusher = Pusher(_push_config(config), store_pages, MemoryRoom(time.monotonic), log)
+        room = MemoryRoom(time.monotonic)
+        self.pusher = Pusher(_push_config(config), store_pages, room, log)
         self.verdicts = Verdicts(cache.records, config.vfs.store_id)
         self.verifier = Verifier(client, cache, self.verdicts, quiet=lambda: self.store.quiet)
         verifies = bool(config.disk_caches) and config.disk_caches[0].verify != "off"
         self.verifying = self.verifier if verifies else None
         on_whole = self.verifier.note_whole if verifies else _ignore
-        self.store = BlockStore(client, cache, config.blocks, log, on_complete=self.pusher.arrived, on_whole=on_whole)
+        self.store = BlockStore(
+            client,
+            cache,
+            config.blocks,
+            log,
+            on_complete=self.pusher.arrived,
+            on_whole=on_whole,
+            is_pressed=room.is_pressed,
+        )
         self.readers = Readers(
             self.store,
             config.reader,

@@ -9,10 +9,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.blocks.buffers import BufferPool
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.cache.none import NoCache
 from tigrismount.core.types import Extent, Priority
 
-from .conftest import KIB, pattern
+from .conftest import KIB, pattern, running
 
 BLOCK = 64 * KIB
 
@@ -161,3 +164,59 @@ async def test_a_block_that_was_read_of_is_fetched_to_its_end(client, open_store
         gate.set()
         await wait_all_tasks_blocked()
         assert (disk.block(obj, 0) is not None, disk.block(obj, 1) is not None) == (True, False)
+
+
+async def test_a_reader_does_not_stand_behind_what_the_store_takes_no_more(client, open_store) -> None:
+    """Eight GETs are out for nobody when the store asks for two: those that must wait for that make way."""
+    data = pattern(16 * BLOCK)
+    obj, other = client.put("a", data), client.put("b", data)
+    begun = client.hold("GET", "a", after_bytes=1)
+    async with open_store(part_bytes=BLOCK, concurrency=8) as store, trio.open_nursery() as nursery:
+        store.plan(obj, [Extent(0, 2 * BLOCK)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        silent = client.hold("GET", "a")
+        store.plan(obj, [Extent(0, 16 * BLOCK)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 8
+        client.get_limit = 2
+        assert await store.read(other, 0, 10) == data[:10]
+        assert store.statistics().cut_parts == 6, "all that had brought nothing yet; two had"
+        assert client.requests[-1][:2] == ("GET", "b"), "and they do not come back at once"
+        client.get_limit = 8
+        begun.set()
+        silent.set()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    fetched = {(start, stop) for _, key, start, stop in client.requests if key == "a"}
+    assert fetched == {(n * BLOCK, (n + 1) * BLOCK) for n in range(16)}, "their plan asks for them again"
+
+
+async def test_a_reader_makes_nobody_give_way_while_the_store_takes_what_is_out(client, open_store) -> None:
+    data = pattern(16 * BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold("GET", "a")
+    async with open_store(part_bytes=BLOCK, concurrency=4) as store, trio.open_nursery() as nursery:
+        store.plan(obj, [Extent(0, 4 * BLOCK)], Priority.READAHEAD)
+        for index in range(8, 10):
+            nursery.start_soon(store.read, obj, index * BLOCK, index * BLOCK + 10)
+        await wait_all_tasks_blocked()
+        assert (client.in_flight, store.statistics().queued, store.statistics().cut_parts) == (5, 1, 0)
+        gate.set()
+
+
+async def test_what_no_reader_is_near_gives_way_while_memory_is_short(client) -> None:
+    data = pattern(4 * BLOCK)
+    near, far = client.put("near", data), client.put("far", data)
+    is_short = True
+    config = BlocksConfig(block_bytes=BLOCK, part_bytes=BLOCK, memory_limit_bytes=64 * BLOCK, concurrency=8)
+    async with running(BlockStore(client, NoCache(BLOCK), config, is_pressed=lambda: is_short)) as store:
+        store.plan(far, [Extent(0, 4 * BLOCK)], Priority.PREFETCH)
+        store.plan(near, [Extent(0, 2 * BLOCK)], Priority.READAHEAD)
+        assert await store.read(near, 3 * BLOCK, 3 * BLOCK + 10) == data[3 * BLOCK : 3 * BLOCK + 10]
+        await wait_all_tasks_blocked()
+        assert {key for _, key, _, _ in client.requests} == {"near"}
+        assert len(client.requests) == 3
+        is_short = False
+        await store.read(near, 2 * BLOCK, 2 * BLOCK + 10)
+        await wait_all_tasks_blocked()
+        assert sum(key == "far" for _, key, _, _ in client.requests) == 4, "the next read looks again"

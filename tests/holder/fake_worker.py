@@ -7,6 +7,7 @@ it starts in milliseconds and needs no library.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import select
@@ -14,6 +15,7 @@ import signal
 import stat
 import struct
 import sys
+import threading
 import time
 
 from tigrismount.holder.init import describe_init
@@ -66,6 +68,9 @@ def serve(fuse_fd: int, channel: Channel, fake: dict) -> None:
             continue
         if os.path.exists(fake.get("dies_of_requests_while", "")):
             os.kill(os.getpid(), signal.SIGKILL)
+        if os.path.exists(fake.get("hollow_while", "")):
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            ctypes.CDLL(None).pthread_exit(None)  # as if the thread could not be killed
         reply = answer(opcode, fake)
         body, error = (b"", reply) if isinstance(reply, int) else (reply, 0)
         os.write(fuse_fd, struct.pack("=IiQ", 16 + len(body), -error, unique) + body)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -243,6 +244,23 @@ def test_a_worker_that_answers_only_its_supervisor_is_killed_and_replaced(superv
     assert health(mountpoint) is Health.OK
     assert "takeover 1: did not answer the kernel for 2 s and was killed" in supervised.log.read_text()
     end(supervised, mountpoint)
+
+
+def test_a_worker_of_which_the_kernel_keeps_a_thread_is_replaced_at_once(supervise, mountpoint, tmp_path):
+    """Its end is no news that reaches anybody; what its thread waits for, its successor may have to answer."""
+    flag = tmp_path / "hollow"
+    supervised = supervise(hollow_while=str(flag), successor={"hollow_while": ""})
+    flag.touch()
+    assert health(mountpoint) is Health.OK
+    assert "takeover 1: was killed by SIGKILL" in supervised.log.read_text()
+    assert wait_until(lambda: not has_zombie(supervised.pid))
+    end(supervised, mountpoint)
+
+
+def has_zombie(pid: int) -> bool:
+    """Tell whether a child of *pid* has ended without being waited for."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return any(b") Z " in Path(f"/proc/{child}/stat").read_bytes() for child in children)
 
 
 def test_a_worker_that_answers_late_is_left_alone(supervise, mountpoint):

@@ -51,6 +51,7 @@ class Flights:
         retire: Told a version for which something has ended.
         on_complete: Told the version and the index of each block that becomes complete.
         on_whole: Told a version when its last block has come into the disk cache.
+        is_pressed: Tells whether this machine is short of memory now.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Flights:
         retire: Callable[[ObjectState], None],
         on_complete: Callable[[ObjectId, int], None] | None = None,
         on_whole: Callable[[ObjectId], None],
+        is_pressed: Callable[[], bool],
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
         self.writes = DiskWrites(nursery, on_done=self._written, on_behind=self.pump)
@@ -81,6 +83,7 @@ class Flights:
         self._retire = retire
         self._on_complete = on_complete
         self._on_whole = on_whole
+        self._is_pressed = is_pressed
         self._closing = False
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -179,7 +182,12 @@ class Flights:
 
     def _start_queued(self, source: str | None) -> bool:
         part = self.queue.peek(source)
-        if part is None or not self.queue.slot(part.priority, source):
+        if part is None:
+            return False
+        if not self.queue.slot(part.priority, source):
+            if part.priority is Priority.DEMAND and source is None:
+                for useless in self.queue.beyond():
+                    self._give_up(useless)
             return False
         # What is queued without memory was queued by a read, whatever its priority: plans queue nothing before they
         # have a buffer. So nothing that is queued has to wait for what a plan holds.
@@ -197,6 +205,8 @@ class Flights:
         if self.queue.full():
             return False
         for state in self.queue.planners():
+            if state.lane is not Priority.READAHEAD and self._is_pressed():
+                return False  # what no reader is near gives way first; the next read or landing looks again
             launched = self._launch_planned(state)
             if launched is None:
                 return False
@@ -286,11 +296,14 @@ class Flights:
                 if part.from_disk or not part.idle or any(b.index in state.planned for b in part.blocks):
                     continue
                 if part.started:
-                    self._counters.cut_parts += not part.scope.cancel_called
-                    part.scope.cancel()
+                    self._give_up(part)
                 else:
                     part.drop()
             self._memory.forget_if_empty(block)
+
+    def _give_up(self, part: Part) -> None:
+        self._counters.cut_parts += not part.scope.cancel_called
+        part.scope.cancel()
 
     async def _fly(self, part: Part) -> None:
         error: ObjectError | None = None
@@ -370,11 +383,21 @@ class Flights:
                     waiter.error = error
                     waiter.event.set()
             self._memory.forget_if_empty(block)
+        if part.scope.cancelled_caught:
+            self._plan_again(part)
         if error is not None:
             self._counters.failed_parts += 1
             self.stop_speculation(part.state)
         self.pump()
         self._retire(part.state)
+
+    def _plan_again(self, part: Part) -> None:
+        """Let blocks come next in their plan that it still wants, after their GET was given up."""
+        state = part.state
+        for block in reversed(part.blocks):
+            if block.index in state.planned and not (block.complete or block.parts or block.index in state.pending):
+                state.pending.append(block.index)
+        self.queue.plan(state)
 
     def stop_speculation(self, state: ObjectState) -> None:
         """Drop what is planned or queued without a reader: what failed once would only fail for long again."""

@@ -39,6 +39,8 @@ class FlightQueue:
         """Versions with a pending plan, by the priority of what they want next, in the order of their turns."""
         self._heaps: defaultdict[str | None, list[tuple[int, int, Part]]] = defaultdict(list)
         self._order = count()
+        self._flying: dict[Part, None] = {}
+        """Parts in flight, in the order of their starts."""
 
     @property
     def sources(self) -> list[str | None]:
@@ -77,6 +79,7 @@ class FlightQueue:
     def start(self, part: Part) -> None:
         """Count *part* as in flight."""
         part.started = True
+        self._flying[part] = None
         self.in_flight[part.drive] += 1
 
     def move(self, part: Part, drive: str | None) -> None:
@@ -87,7 +90,22 @@ class FlightQueue:
 
     def land(self, part: Part) -> None:
         """Count *part* as landed."""
+        del self._flying[part]
         self.in_flight[part.drive] -= 1
+
+    def beyond(self) -> list[Part]:
+        """Return GETs to give up for a reader's: nobody waits for them, and the store takes fewer now than are out.
+
+        It has asked for fewer since they started. So they queue for their turn in the client, and a reader's GET would
+        stand behind them. Those that have brought nothing yet lose nothing; the last to start are the last in line.
+        """
+        flying = [part for part in self._flying if not (part.from_disk or part.waits_elsewhere)]
+        given_up = sum(part.scope.cancel_called for part in flying)
+        out = self.in_flight[None] - given_up
+        if out <= with_demand(self.network_limit):
+            return []
+        useless = [part for part in flying if part.idle and not (part.done or part.scope.cancel_called)]
+        return useless[self.network_limit - out :]
 
     def plan(self, state: ObjectState) -> None:
         """Give *state* a turn, in the lane of what it wants next, as long as it wants something."""

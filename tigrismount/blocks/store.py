@@ -54,6 +54,7 @@ class BlockStore:
         log: Told what load reports are made of; None where nobody wants them.
         on_complete: Told the version and the index of each block that becomes complete in memory.
         on_whole: Told a version when its last block has come into the disk cache.
+        is_pressed: Tells whether this machine is short of memory now.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class BlockStore:
         *,
         on_complete: Callable[[ObjectId, int], None] | None = None,
         on_whole: Callable[[ObjectId], None] = lambda _: None,
+        is_pressed: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cache = cache
         self._config = config
@@ -86,6 +88,7 @@ class BlockStore:
             retire=self._retire,
             on_complete=on_complete,
             on_whole=on_whole,
+            is_pressed=is_pressed,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

@@ -248,8 +248,9 @@ class Supervisor:
         self._workers.reap()
         # The worker sees an unmount by itself; but what it has in service then may keep it, and can reach nobody.
         if self._worker_is_over(worker) or not self._connection.is_connected():
+            how = worker.describe_end()
             self._workers.end(worker, ask_first=False)
-            return self._worker_ended(worker.describe_end())
+            return self._worker_ended(worker.describe_end() if worker.has_ended() else how)
         hang = self._watchdog.turn(worker)
         if hang:
             self._log.warning(f"the worker {hang} and is killed")
@@ -263,7 +264,7 @@ class Supervisor:
         return None
 
     def _worker_is_over(self, worker: Worker) -> bool:
-        over = worker.has_ended() or not worker.is_connected
+        over = worker.has_ended() or worker.is_hollow() or not worker.is_connected
         if over:
             worker.drain()
         while worker.messages:

@@ -125,11 +125,26 @@ class Worker:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status is not None
 
+    def is_hollow(self) -> bool:
+        """Whether it was killed and is not over: the kernel keeps one of its threads until somebody answers that.
+
+        A page that is pushed waits for a READ of the same page, which the worker itself was to answer. Its descriptors
+        stay open meanwhile, so nothing but the state of its first thread tells.
+        """
+        if self.has_ended():
+            return False
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                state = file.read().rpartition(b")")[2].split()[0]
+        except OSError:
+            return False
+        return state == b"Z" and not self.has_ended()  # it may have ended just now
+
     def describe_end(self) -> str:
         """Return how it ended and, where there are any, its last words."""
         status = self._status
         if status is None:
-            how = "closed its connection"
+            how = "was killed in the middle of a system call" if self.is_hollow() else "closed its connection"
         elif status < 0:
             how = f"was killed by {signal.Signals(-status).name}"
         else:

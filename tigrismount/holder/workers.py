@@ -21,6 +21,11 @@ _STUCK_S = 5.0
 does not answer) ends later; its successor need not wait, as it will never answer a request again."""
 
 
+_SOON_S = 0.5
+"""How long the threads of a killed worker may take to end one after the other; what a thread waits for in the kernel
+then, only a successor may be able to answer."""
+
+
 class Workers:
     """Starts, replaces and ends workers.
 
@@ -50,6 +55,7 @@ class Workers:
         self._keep_journal = keep_journal
         self._check = check
         self._retired: list[tuple[Worker, float]] = []
+        self._stuck: list[Worker] = []
         self.current: Worker | None = None
         """The one that serves, or is to."""
 
@@ -77,6 +83,7 @@ class Workers:
 
     def reap(self) -> None:
         """Let go of retired workers that have ended, and kill those that take too long."""
+        self._stuck = [worker for worker in self._stuck if not worker.has_ended()]
         for worker, deadline_s in list(self._retired):
             if not worker.has_ended() and time.monotonic() >= deadline_s:
                 self._log.warning(f"worker {worker.pid} did not end within {self._stop_s:g} s and is killed")
@@ -92,8 +99,11 @@ class Workers:
     def kill(self, worker: Worker) -> None:
         """End a worker that has nothing to finish, or cannot."""
         worker.send_signal(signal.SIGKILL)
-        self._wait_for(worker, _STUCK_S)
+        if not self._wait_for(worker, _SOON_S) and not worker.is_hollow():
+            self._wait_for(worker, _STUCK_S)
         worker.close()
+        if not worker.has_ended():
+            self._stuck.append(worker)
 
     @contextlib.contextmanager
     def killed_on_failure(self, worker: Worker) -> Iterator[None]:
@@ -118,6 +128,9 @@ class Workers:
             worker: Which.
             ask_first: Whether it has no reason to end by itself.
         """
+        if worker.is_hollow():
+            self.kill(worker)
+            return
         worker.tell("stop")
         if ask_first:
             worker.send_signal(signal.SIGTERM)
