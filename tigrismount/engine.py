@@ -128,7 +128,9 @@ class Engine:
             on_new=self.journal.append,
             on_bookmark=self.journal.append,
         )
-        self.withdrawal = Withdrawal(self.verdicts, self.filesystem.nodes_of, self.pusher.ended, forget_pages)
+        self.withdrawal = Withdrawal(
+            self.verdicts, self.filesystem.nodes_of, self.pusher.ended, forget_pages, self.store.forget
+        )
         self.adapter = Adapter(self.filesystem, config.fuse)
         proved = not takeovers.count and not away
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)

@@ -335,3 +335,21 @@ async def test_a_read_over_two_parts_is_spared_the_failure_of_bytes_it_does_not_
         assert store.statistics().failed_parts == 1
         client.head.set()
     assert got == [data[20_000:20_100], data[8192:24_576]]
+
+
+async def test_what_is_forgotten_is_fetched_again_once_nobody_holds_it(client, open_store) -> None:
+    data = pattern(4 * BLOCK)
+    obj = client.put("a", data)
+    async with open_store() as store:
+        assert await store.read(obj, 0, 4 * BLOCK) == data
+        await wait_all_tasks_blocked()  # nobody writes them any more
+        loan = store.lend(obj, 1)
+        assert loan is not None
+        assert not store.forget(obj), "one is held"
+        assert store.try_read(obj, 0, 10) is None
+        store.take_back(loan, delivered=False)
+        assert store.forget(obj)
+        assert store.forget(obj)
+        sent = len(client.requests)
+        assert await store.read(obj, 0, 4 * BLOCK) == data
+        assert len(client.requests) > sent

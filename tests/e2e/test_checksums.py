@@ -10,10 +10,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from tigrismount.demo.command import wait_until
+from tigrismount.testing.fault_proxy import FaultProxy
+from tigrismount.testing.spoiling import TroubleRule
 
 MIB = 1 << 20
 SIZE = 33 * MIB
@@ -92,6 +95,24 @@ def test_a_checksum_in_the_metadata_is_used_and_wrong_bytes_are_not_warmed_in_si
     assert failure["what"] == f"s3://{bucket.name}/m/bad"
     assert "the store's own record says" in failure["reason"]
     assert os.path.isdir(mount.cache_dir)
+
+
+@pytest.mark.parametrize("trouble", ["flip", pytest.param("twice", marks=pytest.mark.slow)])
+def test_what_nobody_on_the_way_could_tell_is_found_and_can_be_fetched_again(mount, bucket, s3, python, model, trouble):
+    """Over plain HTTP a bit can flip, or a body begin again: only the whole object's checksum tells. No remount."""
+    bucket.put("m/model.gguf.sha256", model.encode())
+    with FaultProxy(s3.endpoint_url) as proxy:
+        flawed = replace(mount, env={**mount.env, "AWS_ENDPOINT_URL_S3": proxy.url})
+        with flawed(f"s3://{bucket.name}/m") as mounted:
+            path = f"{mounted.path}/model.gguf"
+            proxy.inject(TroubleRule(match="GET .*/model.gguf$", trouble=trouble, skip=3))
+            assert python(_READ, path).strip() not in ("EIO", model), "nobody can know yet"
+            assert proxy.hits == 1
+            assert wait_until(lambda: mounted.status()["checksums"]["mismatched"] == 1)
+            assert python(_READ, path).strip() == "EIO"
+            flawed.run("cache", "evict", f"s3://{bucket.name}/m/model.gguf", f"--cache-dir={mount.cache_dir}").check()
+            assert wait_until(lambda: flawed.run("warm", path).status == 0)
+            assert python(_READ, path).strip() == model
 
 
 def test_pages_in_the_kernel_are_no_way_to_read_on_a_file_that_was_refused(mount, bucket, model):

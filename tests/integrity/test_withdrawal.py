@@ -73,7 +73,7 @@ def withdrawal(verdicts: Verdicts, kernel: Kernel, pushes: Pushes) -> Withdrawal
     def nodes_of(objects) -> dict[ObjectId, int]:
         return {obj: NODES[obj] for obj in objects if obj in NODES}
 
-    return Withdrawal(verdicts, nodes_of, pushes.ended, kernel.forget_pages)
+    return Withdrawal(verdicts, nodes_of, pushes.ended, kernel.forget_pages, lambda _: True)
 
 
 async def test_pages_go_when_a_version_is_refused_and_only_then(nursery, withdrawal, verdicts, kernel) -> None:
@@ -190,3 +190,17 @@ async def test_a_read_that_was_under_way_when_its_version_was_refused_is_an_erro
     slow.go_on.set()
     await wait_all_tasks_blocked()
     assert len(refused) == 1
+
+
+async def test_blocks_leave_memory_once_nobody_holds_them(nursery, verdicts, kernel, pushes, autojump_clock) -> None:
+    """Also those of a version that the kernel was never told of."""
+    asked: list[ObjectId] = []
+
+    def forget(obj: ObjectId) -> bool:
+        asked.append(obj)
+        return len(asked) == 3
+
+    await nursery.start(Withdrawal(verdicts, lambda _: {}, pushes.ended, kernel.forget_pages, forget).run)
+    await verdicts.keep(UNKNOWN, BAD)
+    await trio.sleep(60)
+    assert asked == [UNKNOWN] * 3

@@ -277,6 +277,20 @@ class BlockStore:
                 self._memory.forget(block)  # nobody but us wanted it in memory
             self._flights.pump()
 
+    def forget(self, obj: ObjectId) -> bool:
+        """Drop what is in memory of *obj*, whose bytes are known to be wrong; return whether nothing of it is left.
+
+        Blocks that somebody holds or fetches stay: ask again.
+        """
+        state = self._states.get(obj)
+        for block in list(state.blocks.values()) if state is not None else ():
+            if block.evictable:
+                block.drop_queued()
+                self._memory.forget(block)
+        if state is not None:
+            self._retire(state)
+        return state is None or not state.blocks
+
     # ------------------------------------------------------------------ lending
 
     def block_bytes(self, obj: ObjectId) -> int | None:

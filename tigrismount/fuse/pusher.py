@@ -164,9 +164,13 @@ class Pusher:
         return bool(self._busy)
 
     async def ended(self, obj: ObjectId) -> None:
-        """Wait until no push of *obj* is under way; that no other begins is for ``cached_node`` to see to."""
+        """Wait until no push of *obj* is under way; that no other begins is for ``cached_node`` to see to.
+
+        What was kept of it for tripwires is forgotten.
+        """
         while obj in self._busy:
             await self._progress.wait()
+        self._plans.pop(obj, None)
 
     def statistics(self) -> PusherStatistics:
         """Return the counters."""

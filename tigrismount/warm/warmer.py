@@ -155,14 +155,16 @@ class Warmer:
     async def _verify(self, works: Sequence[_Work]) -> None:
         """Compare what came with the checksums that are known of it, and look up what was found of the rest."""
         fetched = [work for work in works if work.missing and not (work.failed or work.left)]
-        fetched = [work for work in fetched if work.obj.size_bytes >= self._verifier.least_bytes]
+        verdicts, least_bytes = self._verifier.verdicts, self._verifier.least_bytes
+        fetched = [work for work in fetched if work.obj.size_bytes >= least_bytes or work.obj in verdicts.refused]
         if fetched:
             self.progress.phase, self.progress.done_bytes = "verifying", 0
             self.progress.wanted_bytes = sum(work.obj.size_bytes for work in fetched)
         for work in fetched:
-            await self._compare(work, anew=False)
+            # What was refused and had to be fetched again is judged again.
+            await self._compare(work, anew=work.obj in verdicts.refused)
         for work in works:
-            if work not in fetched and (reason := self._verifier.verdicts.refused.get(work.obj)):
+            if work not in fetched and (reason := verdicts.refused.get(work.obj)):
                 self._fail(work.obj, reason)
 
     async def _compare(self, work: _Work, *, anew: bool) -> bool:
