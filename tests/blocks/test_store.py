@@ -341,6 +341,7 @@ async def test_what_is_forgotten_is_fetched_again_once_nobody_holds_it(client, o
     data = pattern(4 * BLOCK)
     obj = client.put("a", data)
     async with open_store() as store:
+        store.retain(obj)
         assert await store.read(obj, 0, 4 * BLOCK) == data
         await wait_all_tasks_blocked()  # nobody writes them any more
         loan = store.lend(obj, 1)
@@ -353,3 +354,4 @@ async def test_what_is_forgotten_is_fetched_again_once_nobody_holds_it(client, o
         sent = len(client.requests)
         assert await store.read(obj, 0, 4 * BLOCK) == data
         assert len(client.requests) > sent
+        store.release(obj)

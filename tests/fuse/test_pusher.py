@@ -267,7 +267,7 @@ async def test_the_end_of_a_push_that_is_under_way_can_be_waited_for(make):
     with trio.fail_after(10):
         await at.pusher.ended(OBJ)
     stored = len(at.kernel.pages)
-    await at.settle()
+    await settled()
     assert len(at.kernel.pages) == stored
 
 
