@@ -50,6 +50,12 @@ def test_every_way_is_measured_within_the_bytes_granted(bench, s3, s3_client, no
     assert os.listdir(tmp_path) == ["plot.png"]
 
 
+def test_a_picture_that_cannot_be_written_is_refused_before_anything_is_read(bench):
+    finished = bench("s3://bench-nowhere/m", "--plot=/nowhere/plot.png")
+    assert finished.status == 1
+    assert finished.errors.startswith("tigrismount: error: /nowhere/plot.png: cannot be written")
+
+
 def test_a_bucket_of_nothing_to_measure_is_said_in_one_line(bench, s3_client):
     s3_client.create_bucket(Bucket="bench-none")
     s3_client.put_object(Bucket="bench-none", Key="m/a", Body=b"x")

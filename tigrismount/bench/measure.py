@@ -19,9 +19,10 @@ from tigrismount.demo.mounting import DemoMount
 from tigrismount.doctor.disk import measure_disk
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tigrismount.bench.sample import Extent, Sample
+    from tigrismount.demo.progress import Narrator
     from tigrismount.objects.client import ObjectClient
 
 CONNECTIONS = 16
@@ -34,7 +35,7 @@ _DISK_BYTES = 256 << 20
 
 
 def measure_mount(
-    sample: Sample, source: str, prefix: str, work: str, options: Sequence[str], memory_bytes: int
+    sample: Sample, source: str, prefix: str, work: str, options: Sequence[str], memory_bytes: int, narrator: Narrator
 ) -> list[Measured]:
     """Return a cold reading and one from the disk cache.
 
@@ -45,6 +46,7 @@ def measure_mount(
         work: An empty directory.
         options: Flags of the mount.
         memory_bytes: Its memory limit.
+        narrator: Is told what is being measured.
 
     Raises:
         MountError: It could not be mounted or read.
@@ -60,20 +62,24 @@ def measure_mount(
         for name in (COLD, WARM):
             mount.mount()
             extents = [(f"{mount.path}/{extent.obj.key[len(prefix) :]}", extent.start) for extent in sample.extents]
-            pieces = read_files(extents, _TIMEOUT_S)
+            with narrator.step(name):  # the reader is a process of its own, and busy
+                pieces = read_files(extents, _TIMEOUT_S)
             fetched = mount.status()["bytes"]["remote"]
             found.append(Measured(name, pieces[-1][0], sum(size for _, size in pieces), tuple(pieces), fetched))
             mount.unmount()
     return found
 
 
-async def measure_download(client: ObjectClient, sample: Sample, path: str) -> Measured:
+async def measure_download(
+    client: ObjectClient, sample: Sample, path: str, advance: Callable[[int], object]
+) -> Measured:
     """Return a download of the sample to a file, with as many GETs at once as help.
 
     Args:
         client: Asks the store.
         sample: What to fetch.
         path: A file that is made.
+        advance: Is told how many bytes have come.
 
     Raises:
         ObjectError: The store refused.
@@ -90,6 +96,7 @@ async def measure_download(client: ObjectClient, sample: Sample, path: str) -> M
             await client.fetch(extent.obj, start, stop, part)
             await trio.to_thread.run_sync(partial(os.pwrite, fd, part.memory, place + start - extent.start))
         pieces.append((time.perf_counter() - began_s, stop - start))
+        advance(stop - start)
 
     try:
         async with trio.open_nursery() as nursery:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -59,6 +60,8 @@ def bench(
         from tigrismount.cli.inspect_plot import require_matplotlib
 
         require_matplotlib()
+        if not os.access(os.path.dirname(plot) or ".", os.W_OK):  # said before minutes of measuring
+            raise CommandFailure(f"{plot}: cannot be written; name a file in a directory of yours with --plot")
     if is_demo and source is not None:
         raise click.UsageError("--demo has a source of its own: leave SOURCE out", click.get_current_context())
     if is_demo:
@@ -91,8 +94,12 @@ def _measure(
     config: MountConfig, given: dict[str, object], budget_bytes: int, work: str
 ) -> tuple[Sample, list[Measured]]:
     """Measure all of it, the mount first."""
+    from rich.console import Console
+
     from tigrismount.bench.measure import measure_download, measure_mount, measure_raw_disk
     from tigrismount.bench.sample import choose
+    from tigrismount.bench.verdict import DISK, DOWNLOAD
+    from tigrismount.demo.progress import Narrator
 
     prefix = config.vfs.prefix
 
@@ -101,18 +108,20 @@ def _measure(
             page = await client.list_page(config.vfs.bucket, prefix, delimiter="")
             return choose([info.id for info in page.objects if not _is_archived(info.storage_class)], budget_bytes)
 
-    async def download(sample: Sample) -> Measured:
+    async def download(sample: Sample, advance: Callable[[int], object]) -> Measured:
         async with connected(config) as client:
-            return await measure_download(client, sample, f"{work}/download")
+            return await measure_download(client, sample, f"{work}/download", advance)
 
     sample = run_engine(find)
     _check_room(work, sample.size_bytes)
     objects = "1 object" if len(sample.extents) == 1 else f"{len(sample.extents)} objects"
     print_note(f"reading {format_size(sample.size_bytes)} of {objects}, in four ways")
-    memory_bytes = config.blocks.memory_limit_bytes
-    measured = measure_mount(sample, config.source, prefix, work, _as_flags(given), memory_bytes)
-    measured.append(run_engine(lambda: download(sample)))
-    measured.append(measure_raw_disk(work))
+    narrator, memory_bytes = Narrator(Console(stderr=True)), config.blocks.memory_limit_bytes
+    measured = measure_mount(sample, config.source, prefix, work, _as_flags(given), memory_bytes, narrator)
+    with narrator.step(DOWNLOAD, sample.size_bytes) as advance:
+        measured.append(run_engine(lambda: download(sample, advance)))
+    with narrator.step(DISK):
+        measured.append(measure_raw_disk(work))
     return sample, measured
 
 
