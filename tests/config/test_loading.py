@@ -91,3 +91,9 @@ def test_importing_the_configuration_loads_no_engine():
     code = "import sys, tigrismount.config; print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"trio", "pyfuse3", "boto3", "botocore", "lmdb", "click", "tomllib"} & set(modules)
+
+
+def test_one_word_is_the_mountpoint_and_the_message_says_so():
+    with pytest.raises(ConfigError, match="no source to mount on /m: name a bucket before it, or set BUCKET_NAME"):
+        loaded(source=None)
+    assert loaded(source=None, flags={"all_buckets": True}).config.source == "s3://"

@@ -228,7 +228,7 @@ def test_check_finds_what_is_missing_and_what_is_damaged_and_fetches_nothing(war
     assert missing.status == 1
     assert "m/absent: 1 of 1 blocks are not cached" in missing.errors
     assert (
-        warm(f"s3://{bucket.name}/m/file", "--check").check().output.startswith("1 files, 3 MiB: all cached and right")
+        warm(f"s3://{bucket.name}/m/file", "--check").check().output.startswith("1 file, 3 MiB: all cached and right")
     )
 
     (file,) = [path for path in (mount.cache_dir / "objects").rglob("*") if path.is_file() and path.stat().st_blocks]

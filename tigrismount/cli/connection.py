@@ -8,13 +8,11 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tigrismount.config.loading import load
+from tigrismount.config.loading import NO_MOUNTPOINT, load
 
 if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
     from tigrismount.objects.s3 import S3Client
-
-_NO_MOUNTPOINT = "/"
 
 
 def load_without_mount(source: str | None, flags: Mapping[str, object]) -> MountConfig:
@@ -29,7 +27,7 @@ def load_without_mount(source: str | None, flags: Mapping[str, object]) -> Mount
     """
     return load(
         source=source,
-        mountpoint=_NO_MOUNTPOINT,
+        mountpoint=NO_MOUNTPOINT,
         flags=flags,
         mount_options=(),
         config_file=None,

@@ -277,7 +277,7 @@ def _tell(reports: Sequence[tuple[str, WarmReport]], seconds: float, *, check: b
 
 
 def _summary(totals: dict[str, int], failures: int, seconds: float, *, check: bool) -> str:
-    amount = f"{totals['objects']} files, {format_size(totals['bytes'])}"
+    amount = f"{totals['objects']} {'file' if totals['objects'] == 1 else 'files'}, {format_size(totals['bytes'])}"
     verdict = f"{failures} failed" if failures else "all cached and right" if check else "all cached"
     if check:
         return f"{amount}: {verdict}; {format_size(totals['checked_bytes'])} read back in {seconds:.1f} s"

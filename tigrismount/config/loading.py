@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tigrismount.config.host import read_disk_space, read_host_facts
 from tigrismount.config.merge import merge
 from tigrismount.config.resolve import resolve, resolve_cache_directories, validate
-from tigrismount.config.source import ALL_BUCKETS, Source, parse_source, source_from_environment
+from tigrismount.config.source import ALL_BUCKETS, SOURCE_VARIABLES, Source, parse_source, source_from_environment
 from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ CONFIG_VARIABLE = "TIGRISMOUNT_CONFIG"
 """Environment variable that names the TOML file where ``--config`` does not."""
 
 
+NO_MOUNTPOINT = "/"
+"""Stands for the mountpoint where nothing is to be mounted."""
 _PLACES = ("source", "mountpoint")
 """Keys of the TOML file of a systemd unit, whose command line has no arguments."""
 
@@ -73,6 +75,8 @@ def load(
     values, faults = validate(merged.settings)
     origins = {key: setting.origin for key, setting in merged.settings.items()}
     try:
+        if source is None and mountpoint != NO_MOUNTPOINT:
+            _check_named(mountpoint, environment, values)
         parsed, origins["source"] = _source(source, environment, origins.get("all_buckets", ""), values)
     except ConfigError as exc:
         faults.insert(0, exc.detail)
@@ -127,6 +131,13 @@ def cache_directories(flags: Sequence[str], environment: Mapping[str, str]) -> t
     if faults:
         raise ConfigError("; ".join(faults))
     return resolve_cache_directories(values, read_host_facts(environment))
+
+
+def _check_named(mountpoint: str, environment: Mapping[str, str], values: Mapping[str, Any]) -> None:
+    """Refuse a mountpoint without a source: who writes one word means it as the bucket."""
+    if not values.get("all_buckets") and not any(environment.get(variable) for variable in SOURCE_VARIABLES):
+        what = f"no source to mount on {mountpoint}: name a bucket before it, or set {' or '.join(SOURCE_VARIABLES)}"
+        raise ConfigError(f"{what}; example: tigrismount mount s3://my-bucket/models {mountpoint}")
 
 
 def _source(

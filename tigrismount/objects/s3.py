@@ -156,10 +156,21 @@ class S3Client:
             self._unlistable = True
             return
         if not page.objects and page.next_token is None:
-            where = f"nothing lies under the prefix {prefix!r}" if prefix else "the bucket is empty"
+            where = await self._why_empty(bucket, prefix)
             if self._config.snapshot_version:
                 where += f" in snapshot {self._config.snapshot_version}"
             raise ObjectNotFoundError(f"{where}: check the name, or upload something first", bucket=bucket)
+
+    async def _why_empty(self, bucket: str, prefix: str) -> str:
+        """Return what is wrong with a place that holds nothing; people name a file where a directory is wanted."""
+        if not prefix:
+            return "the bucket is empty"
+        nothing = f"nothing lies under the prefix {prefix!r}"
+        try:
+            await self.head(bucket, prefix.removesuffix("/"))
+        except ObjectError:
+            return nothing
+        return f"{nothing}, and {prefix.removesuffix('/')!r} is a file: name the directory that it lies in"
 
     async def list_buckets(self) -> tuple[str, ...]:
         """Return the names of the buckets that the credentials can list."""
