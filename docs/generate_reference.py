@@ -53,9 +53,14 @@ def commands(command: click.Command, context: click.Context) -> Iterator[tuple[c
         yield from commands(child, click.Context(child, info_name=name, parent=context))
 
 
+def root_context() -> click.Context:
+    """Return the context of the program itself."""
+    return click.Context(cli, info_name="tigrismount", **cli.context_settings)
+
+
 def commands_text() -> str:
     """Return a section per command."""
-    return "\n\n".join(section(*found) for found in commands(cli, click.Context(cli, info_name="tigrismount")))
+    return "\n\n".join(section(*found) for found in commands(cli, root_context()))
 
 
 def section(command: click.Command, context: click.Context) -> str:
@@ -110,7 +115,7 @@ def metrics_table() -> str:
 
 def man_page() -> str:
     """Return all commands and options as a manual page, groff with the man macros (man(7))."""
-    found = list(commands(cli, click.Context(cli, info_name="tigrismount")))
+    found = list(commands(cli, root_context()))
     # The first line tells preconv how to read the others.
     lines = ['.\\" -*- coding: UTF-8 -*-', '.TH TIGRISMOUNT 1 "" tigrismount "User Commands"', ".SH NAME"]
     lines += [f"tigrismount \\- {roff(first_line(cli))}", ".SH SYNOPSIS"]

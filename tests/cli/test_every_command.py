@@ -45,8 +45,8 @@ CASES = {
     "demo": (2, "demo", "--size", "1KiB"),
 }
 """By command: an exit status and how to get it; 1 failed, 2 bad usage, 3 not found, and ``health`` has its own."""
-REPORTS_NOTHING = ("mount", "unmount", "completion", "install-systemd", "csi", "mounter")
-"""Those that do something and say so in a line, and those that serve."""
+REPORTS_NOTHING = ("mount", "unmount", "completion", "install-systemd", "csi", "mounter", "metrics")
+"""Those that do something and say so in a line, those that serve, and one whose text is for programs already."""
 COLOUR = re.compile(r"\x1b\[[\d;]*\b(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])\b[\d;]*m")
 
 

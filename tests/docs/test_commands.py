@@ -23,7 +23,7 @@ def parse(line: str) -> None:
     """Parse a command line as the program would, without running it."""
     arguments = shlex.split(line, comments=True)
     command: click.Command | None = cli
-    context = click.Context(cli, info_name="tigrismount")
+    context = click.Context(cli, info_name="tigrismount", **cli.context_settings)
     while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
         name, command, arguments = command.resolve_command(context, arguments)
         assert command is not None
