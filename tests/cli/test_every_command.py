@@ -47,7 +47,7 @@ CASES = {
 """By command: an exit status and how to get it; 1 failed, 2 bad usage, 3 not found, and ``health`` has its own."""
 REPORTS_NOTHING = ("mount", "unmount", "completion", "install-systemd", "csi", "mounter", "metrics")
 """Those that do something and say so in a line, those that serve, and one whose text is for programs already."""
-COLOUR = re.compile(r"\x1b\[[\d;]*\b(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])\b[\d;]*m")
+COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
 
 
 def walk(command: click.Command, path: tuple[str, ...] = ()):

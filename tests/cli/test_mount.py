@@ -86,3 +86,11 @@ def test_in_the_foreground_readers_are_given_less_time_than_a_container_has_to_e
 ):
     printed = tigrismount("mount", "s3://models", str(tmp_path), *where, "--print-request").out
     assert MountRequest.from_json(printed.encode()).deadlines.unmount_grace_s == grace_s
+
+
+@pytest.mark.parametrize("flag", ["--cache-dir", "--log-file"])
+def test_what_the_mount_would_cover_is_refused(fails, tmp_path, flag):
+    exit_code, line = fails("mount", "s3://my-bucket", str(tmp_path), flag, str(tmp_path / "below"))
+    assert exit_code == 2
+    assert line.startswith(f"{flag}: {tmp_path}/below: lies under the mountpoint")
+    assert list(tmp_path.iterdir()) == []
