@@ -50,6 +50,12 @@ def test_where_something_is_to_be_mounted_directories_are_offered(mounted):
     assert offered(["mount", "s3://my-bucket"], "/m") == [("dir", "/m")]
 
 
+def test_a_word_that_begins_as_typed_wins_over_directories():
+    assert offered(["mount", "--cache-dir"], "o") == [("plain", "off")]
+    assert offered(["mount", "--cache-dir"], "/nv") == [("dir", "/nv")]
+    assert offered(["mount", "--verify"], "o") == [("plain", "once"), ("plain", "off")]
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_each_shell_is_told_whom_to_ask(tigrismount, shell):
     ended = tigrismount("completion", shell)

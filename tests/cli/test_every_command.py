@@ -47,6 +47,8 @@ CASES = {
 """By command: an exit status and how to get it; 1 failed, 2 bad usage, 3 not found, and ``health`` has its own."""
 REPORTS_NOTHING = ("mount", "unmount", "completion", "install-systemd", "csi", "mounter", "metrics")
 """Those that do something and say so in a line, those that serve, and one whose text is for programs already."""
+AT_NO_PROMPT = ("csi", "mounter")
+"""Nobody types them: a container's specification has them."""
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[\d;]*)?m")
 
 
@@ -169,3 +171,15 @@ def test_no_color_is_heeded_by_all_of_them_and_a_terminal_has_colours_otherwise(
     plain = run_all_on_a_terminal(env | {"NO_COLOR": "1"})
     assert "pass" in plain
     assert not COLOUR.search(plain)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in AT_NO_PROMPT])
+def test_values_are_completed_where_the_help_names_their_kind(name):
+    context = click.Context(COMMANDS[name])
+    for option in COMMANDS[name].params:
+        kinds = (option.metavar or "").split("|") if isinstance(option, click.Option) else []
+        offered = [(item.type, item.value) for item in option.shell_complete(context, "")]
+        if any(kind.startswith(("DIR", "FILE")) for kind in kinds):
+            assert [kind for kind, _ in offered] == ["dir" if "DIR" in kinds else "file"], option.name
+        elif any(kind.islower() for kind in kinds):
+            assert offered == [("plain", kind) for kind in kinds if kind.islower()], option.name

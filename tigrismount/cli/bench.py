@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tigrismount.cli.completing import values
 from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import CommandFailure, print_note
 from tigrismount.cli.flags import CONNECTION, flags
@@ -34,8 +35,13 @@ _DEMO_SOURCE = "s3://bench/model"
 @click.argument("source", required=False)
 @click.option("--demo", "is_demo", is_flag=True, help="Measure with an embedded server and a generated model.")
 @click.option("--size", default="2GiB", show_default=True, metavar="SIZE", help="Most bytes to fetch, in all.")
-@click.option("--directory", metavar="DIR", help="Where to work: on the disk that a cache would be on. [/var/tmp]")
-@click.option("--plot", metavar="FILE.png", help="Also draw what had been read at each moment.")
+@click.option(
+    "--directory",
+    metavar="DIR",
+    shell_complete=values,
+    help="Where to work: on the disk that a cache would be on. [/var/tmp]",
+)
+@click.option("--plot", metavar="FILE.png", shell_complete=values, help="Also draw what had been read at each moment.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 @flags(CONNECTION)

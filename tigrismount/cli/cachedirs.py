@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tigrismount.cli.completing import values
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.mounted import collect_mounts
 from tigrismount.cli.place import is_source, locate
@@ -33,6 +34,7 @@ def cache_command(epilog: str, *, name: str | None = None) -> Callable[[Callable
                 "--cache-dir",
                 "cache_dirs",
                 metavar="DIR",
+                shell_complete=values,
                 multiple=True,
                 help="The cache's directory, once for each. [as 'mount' would choose]",
             ),

@@ -24,6 +24,16 @@ def places(context: click.Context, parameter: click.Parameter, incomplete: str) 
     return found or [CompletionItem(incomplete, type="file")]
 
 
+def values(_context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return what the parameter's own metavar tells: its words, or files or directories that the shell finds."""
+    kinds = (parameter.metavar or "").split("|")
+    words = [CompletionItem(word) for word in kinds if word.islower() and word.startswith(incomplete)]
+    if any(kind.startswith("FILE") for kind in kinds):
+        return [CompletionItem(incomplete, type="file")]
+    # One kind of answer at a time: a shell that is told of directories forgets the words.
+    return [CompletionItem(incomplete, type="dir")] if "DIR" in kinds and not (incomplete and words) else words
+
+
 def directories(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return what the shell finds, directories alone."""
     return [CompletionItem(incomplete, type="dir")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from tigrismount.cli.completing import values
 from tigrismount.cli.failure import CommandFailure
 from tigrismount.config.units import parse_size_bytes
 
@@ -15,7 +16,7 @@ _EXTRA = ("flask", "flask_cors", "moto", "numpy", "werkzeug")
 @click.option("--keep", is_flag=True, help="Leave the model, the cache and the logs for a look.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.option("--size", default="1GiB", show_default=True, metavar="SIZE", help="Size of the generated model.")
-@click.option("--directory", metavar="DIR", help="Where to work. [/var/tmp]")
+@click.option("--directory", metavar="DIR", shell_complete=values, help="Where to work. [/var/tmp]")
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 def demo(keep: bool, as_json: bool, size: str, directory: str | None) -> int:
     """Mount an embedded S3 server and load a generated model through it.

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from tigrismount.cli.completing import values
 from tigrismount.config.options import BY_KEY, Option
 
 CONNECTION = (
@@ -20,7 +21,13 @@ def flag(option: Option) -> Callable[[Any], Any]:
     """Return the click option for a row of the table; values are checked later, all at once."""
     text = f"{option.help.rstrip('.')}. [{option.default}]"
     if not option.is_switch:
-        return click.option(f"--{option.name}", metavar=option.metavar, multiple=option.is_repeatable, help=text)
+        return click.option(
+            f"--{option.name}",
+            metavar=option.metavar,
+            multiple=option.is_repeatable,
+            help=text,
+            shell_complete=values,
+        )
     names = f"--{option.name}" if option.name.startswith("no-") else f"--{option.name}/--no-{option.name}"
     return click.option(names, is_flag=True, default=None, help=text)
 

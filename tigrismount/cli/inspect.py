@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tigrismount.cli.completing import places
+from tigrismount.cli.completing import places, values
 from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import FAILED, NOT_FOUND, CommandFailure, print_warning
 from tigrismount.cli.flags import CONNECTION, flags
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plan", is_flag=True, help="Show what a load would fetch, and in which order.")
 @click.option(
-    "--plot", metavar="FILE.png", help="Draw a map of the files, and the last load of them where one is known."
+    "--plot",
+    metavar="FILE.png",
+    shell_complete=values,
+    help="Draw a map of the files, and the last load of them where one is known.",
 )
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 @flags(("snapshot", "store_id", "cache_dir", *CONNECTION))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from tigrismount.cli.completing import values
 from tigrismount.cli.failure import CommandFailure, print_warning
 
 _PYTHON = "/usr/bin/python3"
@@ -42,7 +43,13 @@ class _Place:
 
 @click.command(name="install-systemd", epilog="Example: sudo tigrismount install-systemd")
 @click.option("--remove", is_flag=True, help="Remove what was installed; mounts and configuration stay.")
-@click.option("--root", default="/", metavar="DIR", help="Install into this tree and start nothing, as for an image.")
+@click.option(
+    "--root",
+    default="/",
+    metavar="DIR",
+    shell_complete=values,
+    help="Install into this tree and start nothing, as for an image.",
+)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 def install_systemd(remove: bool, root: str) -> int:
     """Install the units tigrismount@NAME for the system and for users, their user, and mount.tigris for fstab.

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tigrismount.cli.completing import mountpoints
+from tigrismount.cli.completing import mountpoints, values
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.table import print_table
 from tigrismount.config.loading import cache_directory
@@ -34,7 +34,12 @@ _CAUSES = {
 @click.argument("mountpoint", required=False, shell_complete=mountpoints)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list, newest last.")
 @click.option("--last", is_flag=True, help="Show the newest load only, in detail.")
-@click.option("--cache-dir", metavar="DIR", help="Read the reports kept in this cache, whatever is mounted.")
+@click.option(
+    "--cache-dir",
+    metavar="DIR",
+    shell_complete=values,
+    help="Read the reports kept in this cache, whatever is mounted.",
+)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 def loads(mountpoint: str | None, as_json: bool, last: bool, cache_dir: str | None) -> int:
     """Show what model loads cost: bytes needed and fetched, time to the first tensor, GETs, and what was waited for.

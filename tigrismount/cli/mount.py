@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from tigrismount.cli.completing import directories
+from tigrismount.cli.completing import directories, values
 from tigrismount.cli.failure import print_error, print_warning
 from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
@@ -32,7 +32,9 @@ _FOREGROUND_DEADLINES = Deadlines(unmount_grace_s=1.0)
 )
 @click.argument("places", nargs=-1, metavar="[SOURCE] MOUNTPOINT", shell_complete=directories)
 @click.option("-o", "mount_options", multiple=True, metavar="OPT[,OPT...]", help="Options as in fstab, name=value.")
-@click.option("--config", "config_file", metavar="FILE", help="TOML file with the options below as keys.")
+@click.option(
+    "--config", "config_file", metavar="FILE", shell_complete=values, help="TOML file with the options below as keys."
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground until it is unmounted.")
 @click.option("--debug", is_flag=True, help="Log everything, and show a traceback when something fails.")
 @click.option("--unit", metavar="NAME", help="Mount what the systemd unit tigrismount@NAME mounts.")

@@ -67,7 +67,8 @@ def detail_rows(mount: Mount) -> list[list[str]]:
     if mount.get("cache_dir"):
         rows += [["cache", f"{cache_fill(mount.get('cache', {}))} in {mount['cache_dir']}"]]
     rows += load_rows(mount) + source_rows(mount)
-    rows += [[f"requests: {name}", str(count)] for name, count in mount.get("requests", {}).items() if count]
+    counts = mount.get("requests", {}).items()
+    rows += [[f"requests: {name.replace('_', ' ')}", str(count)] for name, count in counts if count]
     return rows + _hidden_rows(mount.get("names", {})) + _checksum_rows(mount.get("checksums", {}))
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from tigrismount.cli.completing import places
+from tigrismount.cli.completing import places, values
 from tigrismount.cli.connection import load_without_mount
 from tigrismount.cli.failure import FAILED, NOT_FOUND, CommandFailure, print_error, print_note
 from tigrismount.cli.flags import CONNECTION, flags
@@ -62,7 +62,12 @@ class _Run(NamedTuple):
 
 @click.command(epilog="Example: tigrismount warm s3://my-bucket/models/llama --cache-dir /nvme/tigrismount")
 @click.argument("names", nargs=-1, metavar="[PATH|SOURCE]...", shell_complete=places)
-@click.option("--from-file", metavar="FILE", help="Also take names from FILE, one a line; - is standard input.")
+@click.option(
+    "--from-file",
+    metavar="FILE",
+    shell_complete=values,
+    help="Also take names from FILE, one a line; - is standard input.",
+)
 @click.option("--jobs", type=click.IntRange(1, 512), metavar="N", help="Most requests at once. [as 'mount' would]")
 @click.option(
     "--check", is_flag=True, help="Fetch nothing: read back what is cached and compare it with its checksums."
