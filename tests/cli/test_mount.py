@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -94,3 +95,10 @@ def test_what_the_mount_would_cover_is_refused(fails, tmp_path, flag):
     assert exit_code == 2
     assert line.startswith(f"{flag}: {tmp_path}/below: lies under the mountpoint")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interpreter_that_this_user_may_not_run_is_said_in_one_line(fails, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python3")
+    exit_code, line = fails("mount", "s3://my-bucket", str(tmp_path), "--cache-dir", "off")
+    assert exit_code == 1
+    assert line.startswith("/nowhere/python3: cannot be started: No such file or directory; install")

@@ -28,13 +28,17 @@ def start_in_background(request: MountRequest) -> Outcome:
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tigrismount.holder", "--status-fd", str(theirs.fileno())],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tigrismount.holder", "--status-fd", str(theirs.fileno())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as exc:  # such as an interpreter in the home directory of somebody else
+            what = f"{sys.executable}: cannot be started: {exc.strerror}"
+            return Outcome(ok=False, exit_code=1, message=f"{what}; install tigrismount where this user may run it")
         theirs.close()
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin:  # it may have ended already; it says why below
