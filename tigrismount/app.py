@@ -25,11 +25,22 @@ from tigrismount.control.operations import operations
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
 from tigrismount.engine import running_engine
-from tigrismount.errors import ConfigError, MountError, TigrisMountError
+from tigrismount.errors import (
+    ConfigError,
+    CredentialsError,
+    MountError,
+    ObjectAccessError,
+    ObjectKeyError,
+    ObjectNotFoundError,
+    ObjectProtocolError,
+    ObjectUnavailableError,
+    TigrisMountError,
+)
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
-from tigrismount.privacy import keep_out_of_core_dumps
+from tigrismount.objects.credentials import credentials_in
+from tigrismount.privacy import end_with_parent, keep_out_of_core_dumps
 from tigrismount.telemetry import Takeovers, configure_logging, report_on_signal
 from tigrismount.vfs.holdings import describe_nodes
 from tigrismount.warm.engine import WarmEngine
@@ -44,6 +55,8 @@ if TYPE_CHECKING:
     from tigrismount.holder.protocol import Message
     from tigrismount.metrics.exposition import Figures
     from tigrismount.metrics.server import MetricsServer
+    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.s3 import S3Client
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +70,20 @@ _SETTLE_S = 3.0
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
 
+OF_THE_VOLUME = "the volume's secret"
+"""Source of a key that came with the mount itself."""
+
+_KINDS: dict[type, str] = {
+    ConfigError: "bad_option",
+    CredentialsError: "bad_credentials",
+    ObjectKeyError: "bad_credentials",
+    ObjectAccessError: "denied",
+    ObjectNotFoundError: "no_bucket",
+    ObjectUnavailableError: "unreachable",
+    ObjectProtocolError: "unreachable",
+}
+"""What each error means to a program that asked for the mount (docs/adr/0020)."""
+
 
 class Worker:
     """One worker's conversation with its supervisor.
@@ -67,6 +94,7 @@ class Worker:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
+        self._secret: Credentials | None = None
         self._releasing = False
         self._released = trio.Event()
 
@@ -77,17 +105,31 @@ class Worker:
             config = MountConfig.from_json(start.body["config"])
             configure_logging(config)
             takeovers = Takeovers(start.body.get("takeovers", 0), start.body.get("takeover_reason", ""))
-            async with running_engine(config, takeovers) as engine:
+            self._take_secret(start.body)
+            async with running_engine(config, takeovers, self._find if self._secret is not None else None) as engine:
                 await self._serve(engine)
         except (TigrisMountError, BaseExceptionGroup) as exc:
             error = _ours(exc)
             if error is None:
                 raise
             exit_code = _EXIT_CONFIG if isinstance(error, ConfigError) else _EXIT_FAILED
-            self._say("failed", exit_code=exit_code, message=str(error))
+            self._say("failed", exit_code=exit_code, kind=_kind(error), message=str(error))
             return exit_code
         self._say("stopped", reason="unmounted")
         return 0
+
+    def _take_secret(self, body: Mapping[str, Any]) -> None:
+        """Keep the key that came with a message, if one did: this mount signs with it, and with none from elsewhere.
+
+        Raises:
+            CredentialsError: It is half a key.
+        """
+        secret = body.get("secret")
+        if isinstance(secret, dict) and secret:
+            self._secret = credentials_in({name: str(value) for name, value in secret.items()}, OF_THE_VOLUME)
+
+    def _find(self) -> Credentials | None:
+        return self._secret
 
     async def _serve(self, engine: Engine) -> None:
         session = Session(engine.adapter)
@@ -193,9 +235,11 @@ class Worker:
                 log.warning("the supervisor is gone: nobody looks after this mount any more")
                 return
             if message.type == "ping":
-                self._say("pong")
+                self._say("pong", degraded=[f"{part}: {why}" for part, why in engine.degraded().items() if why])
             elif message.type == "note":
                 engine.note_handover(str(message.body.get("handover", "")))
+            elif message.type == "credentials":
+                self._say("rotated", error=await self._rotate(message.body, engine.client))
             elif message.type == "release":
                 self._releasing = True
                 await engine.pusher.drain(_PUSH_S)  # while the reads that a push may wait for are still answered
@@ -206,6 +250,16 @@ class Worker:
             elif message.type == "stop":
                 await engine.pusher.drain(_PUSH_S)
                 session.stop()
+
+    async def _rotate(self, body: Mapping[str, Any], client: S3Client) -> str:
+        """Sign with another key from now on; return why not, empty where all is well."""
+        try:
+            self._take_secret(body)
+        except ConfigError as exc:
+            return str(exc)
+        if self._secret is not None and await client.replace_key(self._secret):
+            log.info("going on with the new key of the volume")
+        return ""
 
     async def _leave_on_signal(self, session: Session) -> None:
         """Ask for a successor where somebody wants this process to end; until one serves, this one does."""
@@ -240,6 +294,11 @@ def _ours(error: BaseException) -> TigrisMountError | None:
         return error if isinstance(error, TigrisMountError) else None
     found = [_ours(inner) for inner in error.exceptions]
     return None if None in found else found[0]
+
+
+def _kind(error: TigrisMountError) -> str:
+    """Return why a mount could not be made, as a word for programs: the most specific class wins."""
+    return next((_KINDS[kind] for kind in type(error).__mro__ if kind in _KINDS), "internal")
 
 
 def _figures(engine: Engine, adapter: Adapter) -> Figures:
@@ -283,7 +342,10 @@ def main() -> int:
         prog="tigrismount.app", description="Worker of one mount; started by the supervisor."
     )
     parser.add_argument("--holder-fd", type=int, required=True, help="our end of the conversation")
+    parser.add_argument("--end-with-parent", action="store_true", help="do not outlive the supervisor")
     arguments = parser.parse_args()
+    if arguments.end_with_parent:
+        end_with_parent()
     keep_out_of_core_dumps()
     # Each cached version that is open holds a descriptor, and so does each connection to the store.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

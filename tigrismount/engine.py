@@ -146,15 +146,20 @@ class Engine:
         if failure:
             self.takeovers = replace(self.takeovers, attempts=self.takeovers.attempts + 1, failure=failure)
 
+    def degraded(self) -> dict[str, str]:
+        """Return, by what part, why it works less well than it could; empty where it does not."""
+        return {
+            "cache": self.cache.statistics().degraded,
+            "store": self.access.degraded,
+            "journal": self.journal.degraded,
+            "metrics": self.metrics.degraded if self.metrics else "",
+        }
+
     def status(self) -> dict[str, Any]:
         """Return what ``status`` shows of this mount."""
         facts = MountFacts(
             takeovers=self.takeovers,
-            degraded={
-                "store": self.access.degraded,
-                "journal": self.journal.degraded,
-                "metrics": self.metrics.degraded if self.metrics else "",
-            },
+            degraded=self.degraded(),
             supervisor_pid=os.getppid(),
             uptime_s=time.monotonic() - self._started_s,
             credentials=self.client.key_source,
@@ -173,15 +178,22 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def running_engine(config: MountConfig, takeovers: Takeovers) -> AsyncIterator[Engine]:
+async def running_engine(
+    config: MountConfig, takeovers: Takeovers, find: FindCredentials | None = None
+) -> AsyncIterator[Engine]:
     """Open the store and the cache, prove access, and run the layers while the context lasts.
 
     Where this worker takes over, access was proved long ago: the store is looked at while it serves.
 
+    Args:
+        config: The mount.
+        takeovers: What happened to the workers before this one.
+        find: Gives the key, again whenever the store has refused one; None looks in the usual places.
+
     Raises:
         TigrisMountError: Something is wrong that a person can mend; one line says what.
     """
-    find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
+    find = find or partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
     credentials = find()
     async with contextlib.AsyncExitStack() as stack:
         away = ""

@@ -44,6 +44,10 @@ class ConfigError(TigrisMountError):
     """The command line, the environment or a configuration file is wrong; found before mounting (exit 2)."""
 
 
+class CredentialsError(ConfigError):
+    """There is no access key, or half of one, or the file that should hold it is damaged."""
+
+
 class MountError(TigrisMountError):
     """The mount could not be made, reached or removed (exit 1)."""
 
@@ -62,6 +66,10 @@ class StaleObjectError(ObjectError):
 
 class ObjectAccessError(ObjectError):
     """The store refuses these credentials (401, 403, expired or unknown key)."""
+
+
+class ObjectKeyError(ObjectAccessError):
+    """The store does not take this key at all: it is unknown, expired, or its secret half is another key's."""
 
 
 class ObjectArchivedError(ObjectError):

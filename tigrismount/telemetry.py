@@ -112,7 +112,7 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
             "attempts": takeovers.attempts,
             "last_failure": takeovers.failure or None,
         },
-        "degraded": [f"{part}: {why}" for part, why in {"cache": cache.degraded, **facts.degraded}.items() if why],
+        "degraded": [f"{part}: {why}" for part, why in facts.degraded.items() if why],
         "bytes": {
             "ram": blocks.bytes_hit,
             "flight": blocks.bytes_waited,

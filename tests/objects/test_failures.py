@@ -10,7 +10,7 @@ import pytest
 import urllib3.exceptions
 
 from tigrismount.errors import (
-    ObjectAccessError,
+    ObjectKeyError,
     ObjectNotFoundError,
     ObjectProtocolError,
     ObjectUnavailableError,
@@ -73,7 +73,7 @@ def client_error(status: int, code: str) -> boto.ClientError:
         (http.client.IncompleteRead(b"abc", 7), UNAVAILABLE, "broke: IncompleteRead"),
         (urllib3.exceptions.ProtocolError("Connection broken"), UNAVAILABLE, "broke: Connection broken"),
         (boto.ResponseStreamingError(error=OSError("gone")), UNAVAILABLE, "broke: gone"),
-        (boto.NoCredentialsError(), ObjectAccessError, "no usable credentials from the test"),
+        (boto.NoCredentialsError(), ObjectKeyError, "no usable credentials from the test"),
         (boto.ParamValidationError(report="Invalid bucket name"), ObjectNotFoundError, "no store can have such a name"),
         (botocore.parsers.ResponseParserError("bad\nXML"), ObjectProtocolError, "is it an S3 endpoint"),
         (client_error(412, "PreconditionFailed"), StaleObjectError, "overwritten"),

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from tigrismount.mounter.wire import FailureKind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FailureKind = Literal["bad_option", "no_bucket", "denied", "bad_credentials", "unreachable", "internal", "timeout"]
-"""Why a mount could not be made: ``bad_option`` the source or an option means nothing; ``no_bucket`` there is no such
-bucket, or nothing under the prefix; ``denied`` the store knows the key and refuses; ``bad_credentials`` the store does
-not take the key, or there is none; ``unreachable`` the store does not answer; ``timeout`` nobody served in time;
-``internal`` all else."""
+__all__ = ["FailureKind", "MountFailure", "MountSpec", "MountState", "Mounts", "Secret"]
 
 Secret = Mapping[str, str]
 """``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``; empty for the installation's own key."""

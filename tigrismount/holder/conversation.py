@@ -28,11 +28,13 @@ class StartError(Exception):
     Args:
         message: Why, in one line.
         exit_code: What the command line should exit with.
+        kind: Why, for a program, where the worker said so: a member of ``protocol.KINDS``.
     """
 
-    def __init__(self, message: str, exit_code: int = _FAILED) -> None:
+    def __init__(self, message: str, exit_code: int = _FAILED, kind: str = "") -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.kind = kind
 
 
 class InterruptedBySignalError(StartError):
@@ -162,4 +164,5 @@ def _failure(message: Message) -> StartError:
     return StartError(
         text if isinstance(text, str) and text else "the worker failed without saying why",
         exit_code if isinstance(exit_code, int) and exit_code > 0 else _FAILED,
+        str(message.body.get("kind", "")),
     )

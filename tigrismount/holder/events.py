@@ -47,6 +47,10 @@ class Events:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._previous_wakeup_fd)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything; for a loop in a thread, which is entered by nobody and sees no signals."""
         self._selector.close()
         self._woken.close()
         self._waker.close()

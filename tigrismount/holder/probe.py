@@ -77,7 +77,7 @@ class Probe:
         os.close(self._result_fd)
         os.kill(self._pid, signal.SIGKILL)
         _reap(self._pid, _REAP_TIMEOUT_S if ready else 0.05)
-        return _finding(result, answered=bool(ready))
+        return finding_from(result, answered=bool(ready))
 
 
 def probe(path: str, *, timeout_s: float, listing: bool = False) -> Finding:
@@ -122,7 +122,13 @@ def _ask(path: str, listing: bool) -> bytes:
     return _OK
 
 
-def _finding(result: bytes, *, answered: bool) -> Finding:
+def finding_from(result: bytes, *, answered: bool) -> Finding:
+    """Return what a child has found.
+
+    Args:
+        result: What it wrote: ``ok``, or a call and the number of its error.
+        answered: Whether it wrote at all.
+    """
     if not answered:
         return Finding(Health.HUNG)
     if result == _OK:

@@ -7,8 +7,8 @@ one that the kernel had to cut is an error, and descriptors that came with a bad
 
 Conversation::
 
-    supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}
-    worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, message}
+    supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}, in pods with {secret}
+    worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, kind, message}
     supervisor → worker   attach {init, first, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}
     supervisor → worker   serve {resend} + [journal fd, where it was replaced since attach]
@@ -16,7 +16,8 @@ Conversation::
 
 While it serves, at any time::
 
-    supervisor → worker   ping, answered with pong
+    supervisor → worker   ping, answered with pong {degraded}
+    supervisor → worker   credentials {secret}, answered with rotated {error}: sign with this key from now on
     supervisor → worker   note {handover}: how the last attempt to replace it went, for ``status``
     supervisor → worker   release {cancel}, answered with released {resend}; then it finishes and ends
     supervisor → worker   stop: finish and end
@@ -26,6 +27,7 @@ While it serves, at any time::
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import socket
@@ -138,6 +140,11 @@ class Channel:
     def set_blocking(self, blocking: bool) -> None:
         """Make ``receive`` wait for a message, or raise ``BlockingIOError`` instead."""
         self._sock.setblocking(blocking)
+
+    def shutdown(self) -> None:
+        """End the conversation from another thread than the one that receives, which then closes."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close this end; the other side sees the end of the conversation. Idempotent."""

@@ -48,6 +48,8 @@ class Replacement:
         self._use_resend = request.use_resend
         self.config = request.config
         """What each worker is given."""
+        self.private: dict[str, object] = {}
+        """What each worker is told besides, and nobody else is: the key of a volume."""
         self.succession = Succession(can_resend=False, outage_max_s=request.deadlines.takeover_s)
         """What became of the workers so far."""
         self.may_remount = False
@@ -127,7 +129,9 @@ class Replacement:
 
     def _prepare(self, talk: Conversation) -> None:
         succession = self.succession
-        talk.start(config=self.config, takeovers=succession.count + 1, takeover_reason=succession.reason)
+        talk.start(
+            config=self.config, takeovers=succession.count + 1, takeover_reason=succession.reason, **self.private
+        )
         self.attach(talk)
 
     # ------------------------------------------------------------------ hand over

@@ -49,6 +49,8 @@ class Worker:
         self.last_line = ""
         self.unanswered = 0
         """Pings since the last answer to one."""
+        self.degraded = ""
+        """What worked less well than it should at the last answer to one; empty for nothing."""
         self._status: int | None = None
         self._events = events
         self._log = log
@@ -188,6 +190,7 @@ class Worker:
             keep(fd)
         if message.type == "pong":
             self.unanswered = 0
+            self.degraded = "; ".join(map(str, message.body.get("degraded", ())))
         elif message.type != "journal":
             self.messages.append(message)
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import configparser
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tigrismount.errors import ConfigError
+from tigrismount.errors import CredentialsError
 from tigrismount.objects.endpoints import is_tigris
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def find_credentials(config: S3Config, env: Mapping[str, str], home: Path, read_
         None where the choice is left to boto3's own chain, which happens off Tigris only.
 
     Raises:
-        ConfigError: Nothing was found on Tigris, the profile is unknown, or only half a key is given; the detail
+        CredentialsError: Nothing was found on Tigris, the profile is unknown, or only half a key is given; the detail
             says what to do.
     """
     if config.no_sign_request:
@@ -88,15 +88,29 @@ def find_credentials(config: S3Config, env: Mapping[str, str], home: Path, read_
     on_tigris = is_tigris(config.endpoint_url)
     found = _from_tigris_file(home / ".tigris" / "config.json", read_file, needed=on_tigris)
     if found is None and on_tigris:
-        raise ConfigError(f"no credentials for {config.endpoint_url}: {_WAYS}")
+        raise CredentialsError(f"no credentials for {config.endpoint_url}: {_WAYS}")
     return found
+
+
+def credentials_in(secret: Mapping[str, str], source: str) -> Credentials | None:
+    """Return the key in *secret*, which has the names of the environment's variables; None where there is none.
+
+    Args:
+        secret: ``AWS_ACCESS_KEY_ID`` and so on.
+        source: Where it came from, for people.
+
+    Raises:
+        CredentialsError: It holds half a key.
+    """
+    found = _from_env(secret, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    return None if found is None else replace(found, source=source)
 
 
 def read_text_file(path: Path) -> str | None:
     """Return the text of *path*, None when there is no such file; the ``read_file`` of real life.
 
     Raises:
-        ConfigError: The file is there and cannot be read.
+        CredentialsError: The file is there and cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -104,14 +118,14 @@ def read_text_file(path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
-        raise ConfigError(f"cannot read credentials from {path}: {reason}") from exc
+        raise CredentialsError(f"cannot read credentials from {path}: {reason}") from exc
 
 
 def _from_env(env: Mapping[str, str], id_name: str, secret_name: str, token_name: str = "") -> Credentials | None:
     access_key_id, secret = env.get(id_name, ""), env.get(secret_name, "")
     if bool(access_key_id) != bool(secret):
         given, missing = (id_name, secret_name) if access_key_id else (secret_name, id_name)
-        raise ConfigError(f"{given} is set but {missing} is not: set both or neither")
+        raise CredentialsError(f"{given} is set but {missing} is not: set both or neither")
     if not access_key_id:
         return None
     token = env.get(token_name, "")
@@ -132,7 +146,7 @@ def _from_profile(config: S3Config, env: Mapping[str, str], home: Path, read_fil
         _section(texts[1], ["default"] if name == "default" else [f"profile {name}"], main),
     ]
     if sections == [None, None]:
-        raise ConfigError(f"there is no profile {name!r} in {shared} or {main}: check --profile and AWS_PROFILE")
+        raise CredentialsError(f"there is no profile {name!r} in {shared} or {main}: check --profile and AWS_PROFILE")
     return _profile_credentials(name, [section for section in sections if section is not None])
 
 
@@ -142,7 +156,7 @@ def _profile_credentials(name: str, sections: list[Mapping[str, str]]) -> Creden
         access_key_id = section.get("aws_access_key_id", "")
         secret = section.get("aws_secret_access_key", "")
         if bool(access_key_id) != bool(secret):
-            raise ConfigError(f"{source} has only half a key: set aws_access_key_id and aws_secret_access_key")
+            raise CredentialsError(f"{source} has only half a key: set aws_access_key_id and aws_secret_access_key")
         if access_key_id and "role_arn" not in section:
             token = section.get("aws_session_token", "")
             return Credentials(
@@ -162,7 +176,7 @@ def _section(text: str | None, names: list[str], path: Path) -> Mapping[str, str
     try:
         parser.read_string(text or "")
     except configparser.Error as exc:
-        raise ConfigError(f"{path} is damaged: {str(exc).splitlines()[0]}") from exc
+        raise CredentialsError(f"{path} is damaged: {str(exc).splitlines()[0]}") from exc
     for name in names:
         if parser.has_section(name):
             return dict(parser[name])
@@ -185,13 +199,13 @@ def _from_tigris_file(path: Path, read_file: ReadFile, *, needed: bool) -> Crede
     except ValueError as exc:
         if not needed:
             return None
-        raise ConfigError(f"{path} is damaged: {exc}; {_WAYS}") from exc
+        raise CredentialsError(f"{path} is damaged: {exc}; {_WAYS}") from exc
     for pair in _key_pairs(document):
         access_key_id, secret = pair.get("accessKeyId"), pair.get("secretAccessKey")
         if isinstance(access_key_id, str) and isinstance(secret, str) and access_key_id and secret:
             return Credentials(source=str(path), access_key_id=access_key_id, secret_access_key=secret)
     if needed and isinstance(document, dict) and (document.get("activeMethod") == "oauth" or "oauth" in document):
-        raise ConfigError(
+        raise CredentialsError(
             f"{path} holds a browser login, which a mount cannot renew: create an access key "
             "('tigris access-keys create') and run 'tigris configure', or set AWS_ACCESS_KEY_ID"
         )

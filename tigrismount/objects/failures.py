@@ -18,8 +18,8 @@ import botocore.parsers
 import urllib3.exceptions
 
 from tigrismount.errors import (
-    ObjectAccessError,
     ObjectError,
+    ObjectKeyError,
     ObjectNotFoundError,
     ObjectProtocolError,
     ObjectUnavailableError,
@@ -71,7 +71,7 @@ def translated(target: Target) -> Iterator[None]:
         raise error_from_answer(_answer(exc), target) from exc
     except _NO_CREDENTIALS as exc:
         detail = f"no usable credentials from {target.key_source}: {_words(exc)}; {_SET_KEYS}"
-        raise ObjectAccessError(detail, bucket=target.bucket) from exc
+        raise ObjectKeyError(detail, bucket=target.bucket) from exc
     except (boto.ParamValidationError, UnicodeEncodeError) as exc:
         detail = f"no store can have such a name: {_words(exc)}"
         raise ObjectNotFoundError(detail, bucket=target.bucket, key=target.key) from exc

@@ -19,6 +19,7 @@ from tigrismount.errors import (
     ObjectAccessError,
     ObjectArchivedError,
     ObjectError,
+    ObjectKeyError,
     ObjectNotFoundError,
     ObjectProtocolError,
     ObjectUnavailableError,
@@ -225,14 +226,21 @@ def _archived(answer: ErrorAnswer, target: Target) -> ObjectError:
     return ObjectArchivedError(detail, bucket=target.bucket, key=target.key)
 
 
-def _access(text: str) -> Callable[[ErrorAnswer, Target], ObjectError]:
+def _access(
+    text: str, kind: type[ObjectAccessError] = ObjectAccessError
+) -> Callable[[ErrorAnswer, Target], ObjectError]:
     """Return a maker of access errors; ``{source}`` and ``{endpoint}`` in *text* are filled in."""
 
     def make(answer: ErrorAnswer, target: Target) -> ObjectError:
         detail = text.format(source=target.key_source, endpoint=target.endpoint_url) + _said(answer)
-        return ObjectAccessError(detail, bucket=target.bucket, key=target.key)
+        return kind(detail, bucket=target.bucket, key=target.key)
 
     return make
+
+
+def _key(text: str) -> Callable[[ErrorAnswer, Target], ObjectError]:
+    """Return a maker of errors that are the key's fault, wherever it is used."""
+    return _access(text, ObjectKeyError)
 
 
 def _elsewhere(answer: ErrorAnswer, target: Target) -> ObjectError:
@@ -266,8 +274,8 @@ def _misunderstood(answer: ErrorAnswer, target: Target) -> ObjectError:
 
 
 _denied = _access("access denied: the key from {source} needs s3:ListBucket and s3:GetObject here")
-_unknown_key = _access("the store does not know the access key from {source}: check it, and that it is for {endpoint}")
-_expired = _access("the key from {source} has expired: renew it")
+_unknown_key = _key("the store does not know the access key from {source}: check it, and that it is for {endpoint}")
+_expired = _key("the key from {source} has expired: renew it")
 
 _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     "AccessDenied": _denied,
@@ -277,8 +285,8 @@ _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     "ExpiredToken": _expired,
     "TokenRefreshRequired": _expired,
     "InvalidAccessKeyId": _unknown_key,
-    "InvalidToken": _access("the session token from {source} is not valid: renew it"),
-    "SignatureDoesNotMatch": _access("the secret key does not belong to the access key from {source}: check both"),
+    "InvalidToken": _key("the session token from {source} is not valid: renew it"),
+    "SignatureDoesNotMatch": _key("the secret key does not belong to the access key from {source}: check both"),
     "RequestTimeTooSkewed": _access("this machine's clock is wrong: set it (NTP), signatures carry the time"),
     "InvalidBucketName": _bad_bucket_name,
     "NoSuchBucket": _no_bucket,
@@ -302,7 +310,7 @@ _BY_STATUS: dict[int, Callable[[ErrorAnswer, Target], ObjectError]] = {
     302: _elsewhere,
     307: _elsewhere_for_now,
     308: _elsewhere,
-    401: _access("the store refuses the key from {source}"),
+    401: _key("the store refuses the key from {source}"),
     403: _denied,
     404: _no_key,
     408: _unavailable,

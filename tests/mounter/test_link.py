@@ -1,0 +1,129 @@
+"""The driver's end of the socket: who may connect, and what happens to questions."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pytest
+
+from tigrismount.csi.link import AnswerTimeoutError, Link, MounterGoneError
+from tigrismount.demo.command import wait_until
+from tigrismount.errors import MountError
+from tigrismount.holder.protocol import Channel
+from tigrismount.mounter.wire import driver_socket
+
+
+@pytest.fixture
+def heard():
+    return []
+
+
+@pytest.fixture
+def link(tmp_path, heard):
+    link = Link(str(tmp_path / "comm"), os.geteuid(), heard.append)
+    link.open()
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def connect(tmp_path):
+    """Connect as a mounter does."""
+    channels = []
+
+    def run() -> Channel:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        sock.connect(driver_socket(str(tmp_path / "comm")))
+        sock.settimeout(30)
+        channels.append(Channel(sock))
+        return channels[-1]
+
+    yield run
+    for channel in channels:
+        channel.close()
+
+
+def test_nobody_else_can_enter_the_directory(link, tmp_path):
+    assert os.stat(tmp_path / "comm").st_mode & 0o777 == 0o700
+    assert os.stat(driver_socket(str(tmp_path / "comm"))).st_mode & 0o777 == 0o600
+
+
+def test_an_answer_goes_to_who_asked_and_the_rest_to_the_driver(link, connect, heard):
+    mounter = connect()
+    assert link.wait_for_mounter(30)
+    answers = {}
+
+    def ask(text):
+        answers[text] = link.ask("say", timeout_s=30, text=text).body["text"]
+
+    threads = [threading.Thread(target=ask, args=(text,)) for text in "ab"]
+    for thread in threads:
+        thread.start()
+    questions = [mounter.receive(), mounter.receive()]
+    mounter.send("state", id="m")
+    for question in reversed(questions):
+        mounter.send("said", order=question.body["order"], text=question.body["text"])
+    for thread in threads:
+        thread.join(30)
+    assert answers == {"a": "a", "b": "b"}
+    assert [message.type for message in heard] == ["state"]
+
+
+def test_a_question_ends_with_the_mounter(link, connect):
+    with pytest.raises(MounterGoneError):
+        link.ask("ping", timeout_s=30)
+    mounter = connect()
+    assert link.wait_for_mounter(30)
+    ended = []
+
+    def ask():
+        with pytest.raises(MounterGoneError):
+            link.ask("ping", timeout_s=30)
+        ended.append(True)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert mounter.receive().type == "ping"
+    mounter.close()
+    thread.join(30)
+    assert ended
+    assert wait_until(lambda: not link.is_connected)
+    assert link.alone_s() > 0
+
+
+def test_a_question_that_is_not_answered_ends(link, connect):
+    connect()
+    assert link.wait_for_mounter(30)
+    assert link.alone_s() == 0
+    with pytest.raises(AnswerTimeoutError):
+        link.ask("ping", timeout_s=0.01)
+
+
+def test_a_second_mounter_waits_for_the_end_of_the_first(link, connect, heard):
+    first, second = connect(), connect()
+    second.send("hello", ids=["second"])
+    first.send("hello", ids=["first"])
+    assert wait_until(lambda: heard)
+    assert heard[0].body["ids"] == ["first"]
+    first.close()
+    assert wait_until(lambda: len(heard) == 2)
+    assert heard[1].body["ids"] == ["second"]
+
+
+def test_nonsense_ends_the_conversation_and_not_the_driver(link, connect, tmp_path):
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with sock:
+        sock.connect(driver_socket(str(tmp_path / "comm")))
+        sock.send(b"{")
+        sock.settimeout(30)
+        assert sock.recv(10) == b""
+    connect()
+    assert link.wait_for_mounter(30)
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MountError, match="cannot be used to meet the mounter"):
+        Link(str(tmp_path / "file"), 0, lambda _: None).open()

@@ -1,0 +1,105 @@
+"""When the driver has a worker killed, and when it gives a mount up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tigrismount.csi.patrol import Patrol
+from tigrismount.holder.probe import Finding, Health
+
+HANG_S, TAKEOVER_S, EVERY_S = 20.0, 60.0, 10.0
+
+
+class FakeLook:
+    def __init__(self, at: Path) -> None:
+        self.at = at
+        self.health = Health.HUNG
+        self.is_closed = False
+
+    def finding(self) -> Finding:
+        return Finding(self.health)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.mounts = {"one": Path("/one")}
+        self.alone_s = 0.0
+        self.looks: list[FakeLook] = []
+        self.hangs: list[str] = []
+        self.outages: list[str] = []
+        self.patrol = Patrol(
+            lambda: self.mounts,
+            lambda: self.alone_s,
+            self.hangs.append,
+            lambda mount_id, _: self.outages.append(mount_id),
+            hang_s=HANG_S,
+            takeover_s=TAKEOVER_S,
+            every_s=EVERY_S,
+            start_look=self.look,
+        )
+
+    def look(self, at: Path) -> FakeLook:
+        self.looks.append(FakeLook(at))
+        return self.looks[-1]
+
+    def until(self, stop_s: int, start_s: int = 0) -> None:
+        for now_s in range(start_s, stop_s):
+            self.patrol.turn(float(now_s))
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+def test_a_mount_that_answers_is_looked_at_now_and_then(scene):
+    scene.until(11)
+    scene.looks[0].health = Health.OK
+    scene.until(22, 11)
+    assert len(scene.looks) == 2
+    assert scene.looks[0].is_closed
+    assert scene.hangs == scene.outages == []
+
+
+def test_one_that_does_not_answer_has_its_worker_killed_once_and_is_given_up_at_last(scene):
+    scene.until(30)
+    assert scene.hangs == []
+    scene.until(70, 30)
+    assert scene.hangs == ["one"]
+    assert scene.outages == []
+    scene.until(72, 70)
+    assert scene.outages == ["one"]
+    assert scene.looks[0].is_closed
+
+
+def test_without_a_mounter_nobody_looks_and_mounts_are_given_up_in_time(scene):
+    scene.alone_s = TAKEOVER_S - 1
+    scene.until(50)
+    assert scene.looks == scene.outages == []
+    scene.alone_s = TAKEOVER_S
+    scene.until(51, 50)
+    assert scene.outages == ["one"]
+
+
+def test_a_mount_that_is_gone_is_not_looked_at(scene):
+    scene.until(11)
+    scene.mounts = {}
+    scene.until(100, 11)
+    assert scene.looks[0].is_closed
+    assert len(scene.looks) == 1
+    assert scene.hangs == scene.outages == []
+
+
+def test_few_mounts_are_looked_at_together(scene):
+    scene.mounts = {str(number): Path(f"/{number}") for number in range(20)}
+    scene.until(15)
+    assert len(scene.looks) == 4
+    for look in scene.looks[:]:
+        look.health = Health.OK
+    scene.until(16, 15)
+    assert len(scene.looks) == 8

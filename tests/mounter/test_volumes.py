@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+
+from tigrismount.errors import ConfigError
+from tigrismount.mounter.volumes import DEFAULT_CACHE_DIR, OF_THE_NODE, Installation, resolve
+from tigrismount.mounter.wire import Order
+
+ENV = {"HOME": "/", "TIGRISMOUNT_METADATA_TTL": "5s"}
+
+
+def order(options: dict[str, str] | None = None, **changes) -> Order:
+    base = {"mount_id": "m", "source": "s3://models/llama", "mountpoint": "/volumes/m", "secret": {}}
+    return Order(**{**base, "options": options or {}, **changes})
+
+
+def test_a_volume_has_its_options_and_the_installation_its_defaults():
+    config = resolve(order({"memory-limit": "64MiB", "block_size": "1MiB"}), Installation(environment=ENV))
+    assert config.source == "s3://models/llama"
+    assert config.mountpoint == "/volumes/m"
+    assert config.blocks.memory_limit_bytes == 64 << 20
+    assert config.vfs.metadata_ttl_s == 5
+    assert [cache.directory for cache in config.disk_caches] == [DEFAULT_CACHE_DIR]
+
+
+def test_a_volume_beats_the_installations_defaults():
+    config = resolve(order({"metadata-ttl": "7s"}), Installation(environment=ENV))
+    assert config.vfs.metadata_ttl_s == 7
+
+
+@pytest.mark.parametrize("name", sorted(OF_THE_NODE))
+def test_what_concerns_the_node_is_refused_and_not_ignored(name):
+    with pytest.raises(ConfigError, match="not by a volume"):
+        resolve(order({name.replace("_", "-"): "/etc"}), Installation(environment=ENV))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prefetch": "auto,cache-dir=/etc"}, "without commas"),
+        ({"prefetch": ""}, "without commas"),
+        ({"no_allow_other": "on"}, "not by a volume"),
+        ({"rw": "on"}, "unknown"),
+        ({"nonempty": "on"}, "unknown"),
+        ({"config": "/etc/passwd"}, "unknown"),
+        ({"memory-limt": "1GiB"}, "did you mean memory_limit"),
+        ({"memory-limit": "900TiB"}, "all mounts of this node"),
+        ({"cache-dir": "/etc", "log-file": "/etc/x"}, "cache-dir.*log-file"),
+    ],
+)
+def test_options_that_reach_for_more_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve(order(options), Installation(environment=ENV))
+
+
+def test_the_secret_may_name_the_endpoint_and_the_installation_may_insist_on_its_own():
+    secret = {"AWS_ENDPOINT_URL": "http://theirs:9000"}
+    environment = {**ENV, "AWS_ENDPOINT_URL_S3": "http://ours:9000"}
+    assert resolve(order(secret=secret), Installation(environment=environment)).s3.endpoint_url == "http://theirs:9000"
+    environment["TIGRISMOUNT_ENDPOINT_URL"] = "http://ours:9000"
+    assert resolve(order(secret=secret), Installation(environment=environment)).s3.endpoint_url == "http://ours:9000"
+
+
+def test_an_order_keeps_its_secret_out_of_what_is_printed():
+    assert "hidden" not in repr(order(secret={"AWS_SECRET_ACCESS_KEY": "hidden"}))
+
+
+def test_a_snapshot_stays_the_version_that_a_worker_before_has_found():
+    asked = order({"snapshot": "latest"}, snapshot_version="1751631910000000000")
+    assert resolve(asked, Installation(environment=ENV)).s3.snapshot_version == "1751631910000000000"

@@ -1,0 +1,409 @@
+"""One mount in the mounter: a thread that keeps a worker behind a descriptor that somebody else has mounted.
+
+It is to the driver's mounts what ``holder.supervisor`` is to a plain one, made of the same parts, without what needs
+privilege: it never mounts, unmounts or looks through the mountpoint, which it need not even see. What it holds comes
+from the driver and can go back there at any time::
+
+    start → worker ready → (the driver mounts) → attach → serving ─┐
+    adopt → take over from a worker that is gone ──────────────────┴→ RUNNING
+    RUNNING ── the worker dies or hangs → take over; no successor → lost: let go, tell the driver
+            ── the worker asks to leave → hand over
+            ── rotate: another key, for this worker and all after it
+            ── stop, or the connection ended → end the worker
+            ── leave: this process ends: the worker gives up the connection, for another mounter's to take over
+
+The thread's loop is ``holder.events`` without signals. Messages are put into its inbox from outside and taken in each
+turn, also while a successor starts. A worker is killed by the kernel when this thread ends.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tigrismount.errors import ConfigError, MountError
+from tigrismount.holder.connection import Connection
+from tigrismount.holder.conversation import InterruptedBySignalError, StartError
+from tigrismount.holder.events import Events
+from tigrismount.holder.mounting import MountSpec
+from tigrismount.holder.replacement import Replacement
+from tigrismount.holder.request import MountRequest, with_snapshot
+from tigrismount.holder.watchdog import Watchdog
+from tigrismount.holder.workers import Workers
+from tigrismount.mounter.report import Report
+from tigrismount.mounter.volumes import resolve
+from tigrismount.mounter.wire import texts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.config.model import MountConfig
+    from tigrismount.holder.conversation import Conversation
+    from tigrismount.holder.log import DaemonLog
+    from tigrismount.holder.protocol import Message
+    from tigrismount.holder.worker import Worker
+    from tigrismount.mounter.report import Say
+    from tigrismount.mounter.volumes import Installation
+    from tigrismount.mounter.wire import Order
+
+_RELEASE_S = 5.0
+"""How long a worker that leaves may take to give up the connection; it takes a tenth of a second."""
+_WAKE_BYTES = 4096  # read at once; far more than can wait between two turns
+
+
+class Keeper:
+    """Keeps one mount served.
+
+    Args:
+        order: What is mounted.
+        installation: What holds for all mounts here.
+        log: The mount's part of the log; closed at the end.
+        say: Sends a message to the driver, if there is one: type, descriptors, and members by name.
+        on_end: Called from the thread, last of all.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        installation: Installation,
+        log: DaemonLog,
+        say: Say,
+        on_end: Callable[[Keeper], None],
+    ) -> None:
+        self.order = order
+        """What is mounted; replaced when the key is."""
+        self._installation = installation
+        self._log = log
+        self._report = Report(order.mount_id, say)
+        self._on_end = on_end
+        self._inbox: collections.deque[Message] = collections.deque()
+        self._inbox_lock = threading.Lock()
+        self._has_ended = False
+        self._ours, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._run, name=f"keeper of {order.mount_id}", daemon=True)
+        self._events = Events()
+        self._events.watch(self._ours.fileno(), self._woken)
+        self._goal: Message | None = None
+        self._hung = ""
+        self._attach: Message | None = None
+        self._rotating: collections.deque[Message] = collections.deque()
+        self.is_serving = False
+        """Whether a worker serves, or has served and is being replaced."""
+        self.has_released = threading.Event()
+        """Set once no worker of this process takes requests of this mount any more."""
+        self._connection = Connection(
+            MountSpec(mountpoint=order.mountpoint, fsname=order.source, allow_other=True), log.error, may_unmount=False
+        )
+        deadlines = installation.deadlines
+        self._workers = Workers(
+            installation.worker_command,
+            self._events,
+            log,
+            stop_s=deadlines.stop_s,
+            keep_journal=self._keep_journal,
+            check=self._obey,
+        )
+        self._watchdog = Watchdog(None, deadlines.hang_s)
+        self._replacement: Replacement
+
+    def begin(self, message: Message) -> None:
+        """Start the thread with ``start`` or ``adopt``."""
+        self._inbox.append(message)
+        self._thread.start()
+
+    def post(self, message: Message) -> bool:
+        """Have the thread do what *message* says; return whether it is there to do it, and owns its descriptors."""
+        with self._inbox_lock:
+            if self._has_ended:
+                return False
+            self._inbox.append(message)
+            self._wake.send(b"\0")
+        return True
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end of the thread."""
+        self._thread.join(timeout_s)
+
+    # ------------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        try:
+            first = self._inbox.popleft()
+            config = self._resolve(first)
+            if config is None:
+                return
+            self._prepare(config)
+            if self._start(first) if first.type == "start" else self._adopt(first):
+                self._supervise()
+        except InterruptedBySignalError:
+            self._end()
+        except Exception as exc:  # noqa: BLE001 -- whatever it is: the mount must not wait for a thread that is gone
+            self._log.error(f"internal error: {exc!r}")
+            self._lose(f"internal error: {exc!r}", may_remount=False)
+        finally:
+            self._close()
+
+    def _resolve(self, first: Message) -> MountConfig | None:
+        try:
+            return resolve(self.order, self._installation)
+        except ConfigError as exc:
+            if first.type == "start":
+                self._log.warning(f"was not mounted: {exc}")
+                self._report.fail(first, "bad_option", str(exc))
+            else:  # the installation was changed since: the driver can mount it in no other way either
+                self._drop(first)
+                self._lose(str(exc), may_remount=False)
+            return None
+
+    def _prepare(self, config: MountConfig) -> None:
+        request = MountRequest(config=config.to_json(), deadlines=self._installation.deadlines)
+        self._replacement = Replacement(self._connection, self._workers, self._log, request)
+        self._replacement.private = {"secret": dict(self.order.secret)}
+
+    def _start(self, message: Message) -> bool:
+        """Start the first worker of a mount that is not there yet; return whether it serves."""
+        within_s = float(message.body["within_s"])
+        deadline_s = time.monotonic() + within_s
+        try:
+            talk = self._workers.start(within_s)
+            self._workers.current = talk.worker
+            self._make_ready(talk, message)
+            message = self._await_attach(talk)
+            self._attach_worker(talk, message)
+        except InterruptedBySignalError:
+            raise
+        except (StartError, MountError) as exc:
+            kind = exc.kind if isinstance(exc, StartError) else ""
+            late = time.monotonic() >= deadline_s
+            self._log.warning(f"was not mounted: {exc}")
+            self._report.fail(message, kind or ("timeout" if late else "internal"), str(exc))
+            self._end()
+            return False
+        self._report.answer(message, "serving", init_reply=self._connection.init_reply.hex())
+        self._begin_to_serve()
+        return True
+
+    def _make_ready(self, talk: Conversation, message: Message) -> None:
+        replacement = self._replacement
+        ready = talk.start(config=replacement.config, **replacement.private)
+        replacement.config = with_snapshot(replacement.config, ready.body.get("snapshot_version"))
+        fsname, kib = replacement.config["fsname"], replacement.config["kernel_read_ahead_kib"]
+        version = replacement.config["s3"]["snapshot_version"]
+        self._report.answer(message, "ready", fsname=fsname, read_ahead_kib=kib, snapshot_version=version)
+
+    def _await_attach(self, talk: Conversation) -> Message:
+        while self._attach is None:
+            if not talk.left_s:
+                raise StartError("the driver did not mount in time")
+            talk.turn()
+        return self._attach
+
+    def _attach_worker(self, talk: Conversation, message: Message) -> None:
+        self._connection.adopt(message.fds[0], message.fds[1], bytes.fromhex(message.body["init"]), b"")
+        self._replacement.begin()
+        self._replacement.attach(talk)
+        talk.serve()
+
+    def _adopt(self, message: Message) -> bool:
+        """Put a worker behind a mount that had one in another mounter; return whether it serves."""
+        body = message.body
+        init = bytes.fromhex(body["init"]), bytes.fromhex(body["init_reply"])
+        self._connection.adopt(message.fds[0], message.fds[1], *init)
+        self._replacement.begin()
+        succession = self._replacement.succession
+        succession.count, succession.reason = int(body.get("count", 0)), str(body.get("reason", ""))
+        self.is_serving = True
+        return self._take_over("and its mounter ended")
+
+    def _begin_to_serve(self, *, anew: bool = False) -> None:
+        self.is_serving = True
+        self._hung = ""  # said of the one before
+        if anew and self._workers.current is not None:  # the key may be another one since it was started
+            self._workers.current.tell("credentials", **self._replacement.private)
+        self._watchdog.reset()
+        self._tell_state()
+
+    def _supervise(self) -> None:
+        while True:
+            worker = self._workers.current
+            assert worker is not None
+            self._events.turn(self._watchdog.wait_s())
+            self._obey()
+            self._workers.reap()
+            if self._is_over(worker) or not self._connection.is_connected():
+                self._workers.end(worker, ask_first=False)
+                if not self._connection.is_connected():
+                    self._log.info("was unmounted")
+                    self._lose("the kernel has ended the connection", may_remount=False)
+                    return
+                if not self._take_over(worker.describe_end()):
+                    return
+                continue
+            hang = self._hung or self._watchdog.turn(worker)
+            self._hung = ""
+            if hang:
+                self._log.warning(f"the worker {hang} and is killed")
+                self._workers.kill(worker)
+                if not self._take_over(f"{hang} and was killed"):
+                    return
+            self._tell_state()
+
+    def _is_over(self, worker: Worker) -> bool:
+        over = worker.has_ended() or not worker.is_connected
+        if over:
+            worker.drain()
+        while worker.messages:
+            message = worker.messages.popleft()
+            if message.type == "rotated":
+                self._rotated(str(message.body.get("error", "")))
+                continue
+            over = over or message.type in ("stopped", "failed")
+            if message.type == "leaving" and not over:
+                failure = self._replacement.hand_over("was told to end")
+                if not failure:
+                    self._begin_to_serve(anew=True)
+                self._replacement.note(failure)
+                break
+        return over
+
+    def _take_over(self, how: str) -> bool:
+        """Put a successor in the place of a worker that is gone; return whether one serves."""
+        self._tell_state(serves=False, reason=f"the worker {how}")
+        while self._rotating:  # whoever takes over has the key from the start
+            self._rotated("")
+        refusal = self._replacement.take_over(how)
+        if refusal:
+            self._log.error(f"the worker {how}; {refusal}; reads fail until it is mounted anew")
+            self._lose(f"the worker {how}; {refusal}", may_remount=self._replacement.may_remount)
+            return False
+        self._begin_to_serve(anew=True)
+        return True
+
+    # ------------------------------------------------------------------ what the driver says
+
+    def _woken(self) -> None:
+        self._ours.recv(_WAKE_BYTES)
+
+    def _obey(self) -> None:
+        """Take what was posted.
+
+        Raises:
+            InterruptedBySignalError: This mount is no longer this process's business.
+        """
+        while self._inbox:
+            message = self._inbox.popleft()
+            if message.type == "attach":
+                self._attach = message
+            elif message.type == "introduce":
+                self._introduce()
+            elif message.type == "rotate":
+                self._rotate(message)
+            elif message.type == "kill":
+                self._hung = str(message.body.get("how", "does not answer"))
+            elif message.type in ("stop", "leave", "abandon"):
+                if message.type == "abandon" and self.is_serving:
+                    continue
+                self._goal = message
+                raise InterruptedBySignalError(signal.SIGTERM)
+
+    def _introduce(self) -> None:
+        """Tell a driver that has come anew all there is to know."""
+        if not self.is_serving:
+            return
+        connection, succession = self._connection, self._replacement.succession
+        self._report.say(
+            "have",
+            [connection.fuse_fd, connection.journal_fd],
+            **{**self.order.to_values(), "snapshot_version": self._replacement.config["s3"]["snapshot_version"]},
+            init=connection.init_request.hex(),
+            init_reply=connection.init_reply.hex(),
+            count=succession.count,
+            reason=succession.reason,
+        )
+        self._report.forget()
+        self._tell_state()
+
+    def _rotate(self, message: Message) -> None:
+        self._replacement.private = {"secret": texts(message.body["secret"])}
+        self.order = replace(self.order, secret=texts(message.body["secret"]))
+        self._rotating.append(message)
+        worker = self._workers.current
+        if worker is None or worker.has_ended() or not self.is_serving:
+            self._rotated("")
+        else:
+            worker.tell("credentials", **self._replacement.private)
+
+    def _rotated(self, error: str) -> None:
+        if not self._rotating:
+            return
+        question = self._rotating.popleft()
+        if error:
+            self._report.fail(question, "bad_credentials", error)
+        else:
+            self._report.answer(question, "rotated")
+
+    # ------------------------------------------------------------------ what the driver is told
+
+    def _keep_journal(self, fd: int) -> None:
+        self._connection.keep_journal(fd)
+        self._report.say("journal", [fd])
+
+    def _tell_state(self, *, serves: bool = True, reason: str | None = None) -> None:
+        worker, succession = self._workers.current, self._replacement.succession
+        self._report.state(
+            serves=serves,
+            degraded=worker.degraded if worker is not None else "",
+            reason=succession.reason if reason is None else reason,
+            count=succession.count,
+            pid=self._workers.pid,
+        )
+
+    def _lose(self, message: str, *, may_remount: bool) -> None:
+        self._let_go()
+        self._report.say("lost", message=message, may_remount=may_remount)
+
+    # ------------------------------------------------------------------ the end
+
+    def _end(self) -> None:
+        """End the worker; what it had begun is left to whoever takes over where this process only leaves."""
+        worker = self._workers.current
+        if self._goal is not None and self._goal.type == "leave" and worker is not None and not worker.has_ended():
+            with contextlib.suppress(StartError, MountError):
+                self._workers.talk(worker, _RELEASE_S).release(cancel=True)
+            self.has_released.set()
+            self._workers.end(worker, ask_first=False)
+            self._workers.current = None
+        self._let_go()
+        self._workers.end_all(ask_first=True)
+
+    def _let_go(self) -> None:
+        self.is_serving = False
+        self._connection.close()
+
+    def _close(self) -> None:
+        self._let_go()
+        self.has_released.set()
+        self._on_end(self)
+        with self._inbox_lock:
+            self._has_ended = True
+            self._ours.close()
+            self._wake.close()
+        for message in (*self._inbox, *([self._goal] if self._goal is not None else ())):
+            self._drop(message)
+            if message.type == "stop":
+                self._report.answer(message, "stopped")
+        self._events.close()
+        self._log.close()
+
+    @staticmethod
+    def _drop(message: Message) -> None:
+        for fd in message.fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
