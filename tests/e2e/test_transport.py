@@ -147,7 +147,11 @@ class Waiting:
 def waiting(code: str, mount, key: str):
     command = [sys.executable, "-c", code, os.path.join(mount.path, key)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield Waiting(process)
+        try:
+            yield Waiting(process)
+        except BaseException:
+            process.kill()
+            raise
     assert process.returncode == 0
 
 
@@ -258,3 +262,42 @@ def test_tls_that_breaks_midway_is_begun_again(store, patient, filled, trouble, 
     """A flipped bit among them: TLS finds it, and nobody gets the byte."""
     rule = WireRule(trouble=trouble, after_bytes=after_bytes, count=2, delay_s=STALLED_S)
     outlive(patient, filled(), lambda: store.wire.inject(rule), lambda: store.wire.hits > 0, lambda: None)
+
+
+CROWD = """
+import concurrent.futures, json, os, sys, zlib
+names = [name for name in sorted(os.listdir(sys.argv[1])) if name.startswith("full-")]
+fds = [os.open(os.path.join(sys.argv[1], name), os.O_RDONLY) for name in names]
+print("open", flush=True)
+sys.stdin.readline()
+def read(fd):
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)  # waits where the background is full
+    return zlib.crc32(os.pread(fd, 1 << 24, 0))
+with concurrent.futures.ThreadPoolExecutor(4 * len(fds)) as pool:
+    sums = [pool.submit(read, fd) for fd in fds for _ in range(4)]
+    print("asked", flush=True)
+    print(json.dumps(sorted({sum.result() for sum in sums})))
+"""
+"""Asks the kernel for far more than it may have under way in the background, in many threads."""
+LOOK = """
+os.statvfs(path)
+names = os.listdir(path)
+print(len(names), os.stat(os.path.join(path, names[0])).st_size > 0)
+"""
+
+
+def test_reads_that_wait_keep_nobody_waiting_who_only_looks(store, patient, filled, s3, noise, python):
+    """Every request that the kernel may have in the background is one that the store does not answer."""
+    client, files = s3.client(), {f"full-{number:02}": noise(SIZE, 9000 + number) for number in range(24)}
+    for key, data in files.items():
+        client.put_object(Bucket=BUCKET, Key=key, Body=data)
+    client.close()
+    store.proxy.inject(TroubleRule(match="GET .*/full-", trouble="stall", count=-1, delay_s=STALLED_S))
+    with waiting(CROWD, patient, "") as crowd:
+        crowd.go()
+        assert crowd.said() == "asked"
+        assert wait_until(lambda: patient.status()["flights"]["remote"] > 16), patient.status()
+        count, has_size = python(LOOK, patient.path).split()
+        assert (int(count) > len(files), has_size) == (True, "True")
+        store.heal()
+        assert json.loads(crowd.said()) == sorted(zlib.crc32(data) for data in files.values())
