@@ -17,3 +17,21 @@ print(before, dumpable())
 
 def test_a_process_that_keeps_to_itself_is_not_dumpable():
     assert run_child(sys.executable, "-c", CODE).check().output == "1 0\n"
+
+
+PARENT = """
+import subprocess, sys, threading
+child = "import time; from tigrismount.privacy import end_with_parent as e; e(); print(1, flush=True); time.sleep(600)"
+def start():
+    global process
+    process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+    process.stdout.read(1)
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+print(process.wait())
+"""
+
+
+def test_a_process_ends_with_the_thread_that_started_it():
+    assert run_child(sys.executable, "-c", PARENT).check().output == "-9\n"

@@ -70,3 +70,20 @@ def test_descriptors_are_closed_with_the_worker(run, events):
     worker.has_ended()
     worker.close()
     assert os.listdir("/proc/self/fd") == before
+
+
+ANSWERS = """
+import sys
+from tigrismount.holder.protocol import Channel
+channel = Channel.from_fd(int(sys.argv[-1]))
+channel.send("pong", degraded=["store: away", "cache: full"])
+"""
+
+
+def test_an_answer_tells_what_works_less_well_than_it_should(run):
+    worker, _ = run(ANSWERS)
+    worker.ping()
+    worker.drain()
+    assert worker.unanswered == 0
+    assert worker.degraded == "store: away; cache: full"
+    worker.close()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tigrismount.errors import ConfigError
-from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
+from tigrismount.errors import ConfigError, CredentialsError
+from tigrismount.objects.credentials import Credentials, credentials_in, find_credentials, read_text_file
 from tigrismount.objects.options import S3Config
 
 HOME = Path("/home/anna")
@@ -173,3 +173,14 @@ def test_an_unreadable_file_is_an_error(tmp_path):
         read_text_file(tmp_path / "binary")
     with pytest.raises(ConfigError, match=os.strerror(21)):
         read_text_file(tmp_path)
+
+
+def test_a_secret_is_a_key_with_the_names_of_the_environment():
+    secret = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "hidden", "AWS_SESSION_TOKEN": "token"}
+    found = credentials_in(secret, "the volume's secret")
+    assert found == Credentials(
+        source="the volume's secret", access_key_id="id", secret_access_key="hidden", session_token="token"
+    )
+    assert credentials_in({"AWS_ENDPOINT_URL": "http://s3"}, "the volume's secret") is None
+    with pytest.raises(CredentialsError, match="set both or neither"):
+        credentials_in({"AWS_ACCESS_KEY_ID": "id"}, "the volume's secret")

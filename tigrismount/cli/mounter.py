@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 
 import click
 
@@ -48,11 +49,14 @@ def mounter(
     Volumes name their own options, with the names of 'mount -o'; TIGRISMOUNT_<NAME> variables and the file of --config
     are defaults for all of them. What concerns the node (cache, log, certificates) is set here alone.
     """
-    keep_out_of_core_dumps()
     settings = {"cache_dir": (cache_dir,), "cache_size": cache_size, "log_level": log_level, "log_format": log_format}
     os.environ.setdefault("XDG_RUNTIME_DIR", comm_dir)  # where 'status' finds the workers' sockets
     installation = Installation(environment=dict(os.environ), flags=settings, config_file=config_file)
     check(installation)
+    keep_out_of_core_dumps()
+    # Each mount takes some ten descriptors, and a node has room for a hundred.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     is_json = log_format == "json"
     log = DaemonLog(path=None, foreground=True, level=log_level, json_lines=is_json)
 
