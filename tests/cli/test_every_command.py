@@ -143,9 +143,9 @@ def test_exit_statuses_and_one_line_that_says_why(tigrismount, monkeypatch, name
     assert len(lines) == 1 or name == "doctor"
 
 
-def run_all_on_a_terminal(env: dict[str, str]) -> str:
-    """Run every command's case, one after the other in one process whose output is a terminal; return what it got."""
-    lists = [case(name)[1] for name in COMMANDS]
+def run_on_a_terminal(names, env: dict[str, str]) -> str:
+    """Run commands' cases, one after the other in one process whose output is a terminal; return what it got."""
+    lists = [case(name)[1] for name in names]
     code = "import json, sys; from tigrismount.cli.main import main\nfor a in json.loads(sys.argv[1]): main(a)"
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", code, json.dumps(lists)]
@@ -167,8 +167,8 @@ def run_all_on_a_terminal(env: dict[str, str]) -> str:
 
 def test_no_color_is_heeded_by_all_of_them_and_a_terminal_has_colours_otherwise(tmp_path):
     env = without_settings(tmp_path)
-    assert COLOUR.search(run_all_on_a_terminal(env))
-    plain = run_all_on_a_terminal(env | {"NO_COLOR": "1"})
+    assert COLOUR.search(run_on_a_terminal(["doctor"], env))
+    plain = run_on_a_terminal(COMMANDS, env | {"NO_COLOR": "1"})
     assert "pass" in plain
     assert not COLOUR.search(plain)
 
