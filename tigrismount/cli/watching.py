@@ -16,7 +16,7 @@ import click
 
 from tigrismount.cli.rates import with_rates
 from tigrismount.cli.status_text import watch_line, watch_rows
-from tigrismount.cli.table import rich_table, visible
+from tigrismount.cli.table import printable, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,13 +65,19 @@ def shown(*, as_json: bool) -> Iterator[Show]:
 def view(mounts: Sequence[Mount]) -> RenderableType:
     """Return one look as a picture for a terminal."""
     from rich.console import Group
+    from rich.table import Table
     from rich.text import Text
 
-    tables: list[RenderableType] = []
+    parts: list[RenderableType] = []
     for mount in mounts:
         heading, *rows = watch_rows(mount)
-        tables += [rich_table(heading, rows), Text()]
-    return Group(*tables[:-1]) if tables else Text("nothing is mounted")
+        # A line of its own: as the head of a column, a long mountpoint would push the figures off the screen.
+        parts.append(Text("  ".join(map(printable, heading)), style="bold"))
+        table = Table.grid(padding=(0, 3, 0, 1))
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) for cell in row))  # Text: brackets in a key are no markup
+        parts += [table, Text()]
+    return Group(*parts[:-1]) if parts else Text("nothing is mounted")
 
 
 def _write_json(mounts: list[Mount]) -> None:
