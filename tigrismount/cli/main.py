@@ -41,6 +41,7 @@ _COMMANDS = {
     "bench": "Measure a mount beside a plain download and the cache disk.",
     "completion": "Print what makes a shell complete commands, options and mountpoints.",
     "mounter": "Serve the mounts of the CSI driver, without privilege.",
+    "csi": "Be the CSI driver of a Kubernetes node.",
     "demo": "Run the main job on this machine, with no cloud account.",
 }
 """Names and what ``--help`` says of them; each is the command of that name in the module of that name."""

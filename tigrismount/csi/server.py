@@ -95,6 +95,19 @@ class DriverServer:
         driver = self._config.driver
         log.info("driver %s of node %s listens on %s", driver.name, driver.node_id, self._config.endpoint)
 
+    def run(self) -> None:
+        """Answer until SIGTERM or SIGINT.
+
+        Raises:
+            MountError: The socket cannot be made.
+        """
+        ended = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: ended.set())
+        self.start()
+        ended.wait()
+        self.stop()
+
     def stop(self) -> None:
         """Take no new calls, finish those that run, and leave the mounts."""
         self._server.stop(BUDGET_S).wait()
@@ -114,22 +127,6 @@ def parse_endpoint(text: str) -> str:
     if scheme or not path or path == "/":
         raise ConfigError(f"--endpoint {text}: expected the path of a socket, such as unix:///csi/csi.sock")
     return path
-
-
-def serve(config: DriverConfig, mounts: Mounts) -> int:
-    """Be the driver until SIGTERM; return the exit status.
-
-    Raises:
-        MountError: It cannot begin.
-    """
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    server = DriverServer(config, mounts)
-    server.start()
-    ended.wait()
-    server.stop()
-    return 0
 
 
 def _prepare(directory: Path) -> Path:

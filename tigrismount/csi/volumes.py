@@ -67,9 +67,9 @@ class Condition:
 
     complaint: str
     """What is wrong, empty for nothing."""
-    space: Amount
-    """In bytes; 0 where the filesystem does not know, which is always."""
-    files: Amount
+    space: Amount = Amount(0, 0, 0)
+    """In bytes; a bucket does not know, and says 0."""
+    files: Amount = Amount(0, 0, 0)
     """In files and directories; likewise."""
 
 
@@ -143,12 +143,12 @@ class Volumes:
             where = "it is not published on this node" if not self._ledger.of(volume_id) else f"not at {target}"
             raise RefusalError(Code.NOT_FOUND, f"volume {volume_id!r}: {where}")
         state = self._mounts.state(record.mount_id)
-        if not self._binds.is_bound(self._directory / record.mount_id, target):
-            complaint = f"{target} does not show the volume; a new pod, or the next call to publish, heals it"
-            return Condition(state.reason or complaint, Amount(0, 0, 0), Amount(0, 0, 0))
+        if not state.served:
+            return Condition(state.reason or "it is not served")
+        if not self._binds.is_bound(self._at(record), target):
+            return Condition(f"{target} does not show the volume; the next call to publish heals it")
         seen = self._binds.look(target, _LOOK_S)
-        complaint = state.degraded or "" if state.served else state.reason or "it is not served"
-        return Condition(complaint or seen.fault, seen.space, seen.files)
+        return Condition(state.degraded or seen.fault, seen.space, seen.files)
 
     def show_again(self, mount_id: str) -> None:
         """Have all targets of a mount that was made anew show it.
