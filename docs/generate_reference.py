@@ -17,6 +17,7 @@ import click
 from tigrismount.cli import mount_tigris
 from tigrismount.cli.main import cli
 from tigrismount.config.options import BY_KEY, OPTIONS, Option
+from tigrismount.csi.attributes import ATTRIBUTES
 from tigrismount.errors import ObjectError, PathError, TigrisMountError
 from tigrismount.fuse.errnos import errno_of
 from tigrismount.metrics.exposition import PREFIX
@@ -221,6 +222,21 @@ def below(family: type[TigrisMountError]) -> Iterator[type[TigrisMountError]]:
         yield from below(child)
 
 
+def attributes_table() -> str:
+    """Return one row per attribute of a volume in Kubernetes."""
+    rows = [
+        "| attribute | what it says |",
+        "|---|---|",
+        "| `bucket` | Name of the bucket; the only one that must be there. |",
+        "| `prefix` | Keys under this prefix alone, which is the root of the volume. |",
+        "| `mountFlags` | Of a volume in a pod, which has no `mountOptions`: options as for `mount -o`. |",
+    ]
+    for name, key in ATTRIBUTES.items():
+        option = BY_KEY[key]
+        rows.append(f"| `{name}` | {escaped(option.help)} Default: {escaped(option.default)}. |")
+    return "\n".join(rows)
+
+
 def pages() -> dict[Path, str]:
     """Return what each generated page should say."""
     contents = {
@@ -228,6 +244,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "cli.md": commands_text(),
         REFERENCE / "metrics.md": metrics_table(),
         REFERENCE / "errors.md": errors_table(),
+        REFERENCE / "csi.md": attributes_table(),
     }
     regenerated_pages = {path: regenerated(path.read_text(), content) for path, content in contents.items()}
     return {**regenerated_pages, MAN_PAGE: man_page(), HELPER_PAGE: helper_page()}

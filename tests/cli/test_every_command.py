@@ -42,6 +42,7 @@ CASES = {
     "doctor": (1, "doctor", "s3://my-bucket", "--cache-dir", "off", *DEAD),
     "bench": (1, "bench", "s3://my-bucket", *DEAD),
     "completion": (2, "completion", "tcsh"),
+    "csi": (2, "csi", "--endpoint", "tcp://127.0.0.1:1", "--node-id", "node-1"),
     "demo": (2, "demo", "--size", "1KiB"),
 }
 """By command: an exit status and how to get it; 1 failed, 2 bad usage, 3 not found, and ``health`` has its own."""

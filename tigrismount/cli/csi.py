@@ -95,10 +95,6 @@ def csi(
     mounter' with the same directory --comm-dir, which serves what is mounted here. Volumes stay mounted when the driver
     ends, and the next one goes on with them. Neither keeps a Secret on disk.
     """
-    keep_out_of_core_dumps()
-    log_to_standard_error(log_level, json_lines=log_format == "json")
-    if os.geteuid() != 0:
-        raise MountError("the driver mounts for others: run it as root, in a privileged container")
     _check_extra()
     # Behind the check, and only for this command: gRPC takes 30 MiB.
     from tigrismount.csi.attributes import Policy, parse_defaults
@@ -110,6 +106,10 @@ def csi(
     driver = Driver(name=_driver_name(driver_name), node_id=_node_id(node_id), most_volumes=max_volumes)
     state = Path(state_dir or f"/var/lib/kubelet/plugins/{driver.name}/state")
     config = DriverConfig(driver=driver, endpoint=parse_endpoint(endpoint), state_directory=state, policy=policy)
+    if os.geteuid() != 0:
+        raise MountError("the driver mounts for others: run it as root, in a privileged container")
+    keep_out_of_core_dumps()
+    log_to_standard_error(log_level, json_lines=log_format == "json")
     mounts = HeldMounts(
         Path(comm_dir),
         state,
