@@ -112,6 +112,18 @@ def test_who_looks_through_a_mount_that_hangs_comes_back(place, target):
     assert binds.look(target, 0.2).fault == "no answer within 0.2 s"
 
 
+def test_a_target_in_use_goes_all_the_same(place, target):
+    """By a process that a pod has left behind; what it has open it keeps."""
+    binds = KernelBinds()
+    binds.bind(place.at, target)
+    fd = os.open(target, os.O_PATH)
+
+    binds.unbind(target)
+
+    os.close(fd)
+    assert not os.path.exists(target)
+
+
 def test_another_filesystem_is_left_alone(place, target):
     os.makedirs(target)
     run_child("mount", "-t", "tmpfs", "other", target).check()

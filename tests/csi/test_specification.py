@@ -595,6 +595,17 @@ def test_s14_publishing_again_heals_what_has_died_for_all_pods(node, kubelet, vo
         assert len(node.binds.shown[target]) == 2, "the new one lies on the dead one: nobody sees the directory"
 
 
+def test_s14_publishing_again_what_is_served_asks_no_store(node, kubelet, volume):
+    def fail(mount_id, spec):
+        raise MountFailure("unreachable", "the store is away")
+
+    kubelet.publish(volume, kubelet.target("a"))
+    node.mounts.before_start = fail
+
+    kubelet.publish(volume, kubelet.target("a"))
+    kubelet.publish(volume, kubelet.target("b"))
+
+
 def test_s14_a_mount_that_was_made_anew_is_shown_to_all_pods(node, kubelet, volume):
     target = kubelet.target("a")
     kubelet.publish(volume, target)
@@ -619,8 +630,8 @@ def test_s15_a_restarted_driver_knows_what_is_published(node, kubelet, volume):
     node.stop()
     node.start()
     with FakeKubelet(kubelet.directory, node.endpoint) as again:
-        again.publish(volume, first)
         again.publish(volume, second)
+        again.publish(volume, first)
         assert len(node.mounts.starts) == 1, "the fingerprint of the key outlives the driver"
         assert not again.stats(volume.volume_id, first).volume_condition.abnormal
         again.unpublish(volume.volume_id, first)
@@ -639,6 +650,19 @@ def test_s15_what_was_begun_and_never_answered_is_taken_down(node, kubelet, volu
 
     assert node.mounts.mounts == {}
     assert list(left.parent.iterdir()) == []
+
+
+def test_s15_a_publication_that_was_cut_short_is_taken_down(node, kubelet, volume):
+    kubelet.publish(volume, kubelet.target("a"))
+    node.stop()
+    state = json.loads(node.ledger.read_text())
+    state["mounts"][0]["targets"] = []  # the last thing that publish writes
+    node.ledger.write_text(json.dumps(state))
+
+    node.start()
+
+    assert node.mounts.mounts == {}
+    assert json.loads(node.ledger.read_text())["mounts"] == []
 
 
 def test_s15_a_state_that_cannot_be_read_is_set_aside(node, kubelet, volume):

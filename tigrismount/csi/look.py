@@ -39,15 +39,19 @@ class Amount:
     """What is left."""
 
 
+UNKNOWN = Amount(0, 0, 0)
+"""What a filesystem says that does not count."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a look through a mount saw."""
 
     fault: str = ""
     """Why there was no answer, in one line; empty where there was one."""
-    space: Amount = Amount(0, 0, 0)
+    space: Amount = UNKNOWN
     """In bytes."""
-    files: Amount = Amount(0, 0, 0)
+    files: Amount = UNKNOWN
     """In files and directories."""
 
 

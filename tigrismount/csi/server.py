@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import signal
-import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -139,12 +138,9 @@ def _prepare(directory: Path) -> Path:
 
 
 def _listen(server: grpc.Server, path: str) -> None:
+    """Listen on *path*; gRPC removes the socket of a driver that was killed."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        if stat.S_ISSOCK(os.lstat(path).st_mode):
-            os.unlink(path)  # of a driver that was killed
-    except FileNotFoundError:
-        pass
     except OSError as exc:
         raise MountError(f"{path}: cannot be listened on: {exc.strerror}") from exc
     umask = os.umask(_SOCKET_UMASK)

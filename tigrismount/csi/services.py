@@ -130,6 +130,7 @@ class Node(NodeServicer):
         """Take a volume away from a target."""
         with self._answered(context, "NodeUnpublishVolume", request.volume_id, request.target_path):
             self._volumes.unpublish(_volume_id(request.volume_id), _path("target_path", request.target_path))
+        self._told.discard(request.volume_id)
         return pb.NodeUnpublishVolumeResponse()
 
     def NodeGetVolumeStats(  # noqa: N802 -- gRPC's name

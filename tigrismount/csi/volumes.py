@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from tigrismount.csi.claims import Claims
 from tigrismount.csi.ledger import Ledger, Record, with_target, without_target
-from tigrismount.csi.look import Amount
+from tigrismount.csi.look import UNKNOWN, Amount
 from tigrismount.csi.mounts import MountFailure
 from tigrismount.csi.refusal import Code, RefusalError, refusal_of
 
@@ -67,9 +67,9 @@ class Condition:
 
     complaint: str
     """What is wrong, empty for nothing."""
-    space: Amount = Amount(0, 0, 0)
+    space: Amount = UNKNOWN
     """In bytes; a bucket does not know, and says 0."""
-    files: Amount = Amount(0, 0, 0)
+    files: Amount = UNKNOWN
     """In files and directories; likewise."""
 
 
@@ -201,7 +201,7 @@ class Volumes:
             self._bind_again(record)
             self._binds.bind(self._at(record), wanted.target)
             self._prove(record, wanted.target, deadline_s)
-            self._ledger.put(with_target(self._current(record), wanted.target))
+            self._ledger.put(with_target(record, wanted.target))
             undo.pop_all()
         log.info("volume %r: %s is published at %s", wanted.volume_id, record.source, wanted.target)
 
