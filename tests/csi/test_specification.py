@@ -5,6 +5,8 @@ The same on real mounts is in ``test_real_mounts.py``.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import logging
 import os
@@ -179,6 +181,20 @@ def test_s6_long_and_odd_target_paths(node, kubelet, volume, pod):
     assert node.mounts.mounts == {}
 
 
+def test_s6_a_directory_of_the_kubelet_may_be_a_link(node, kubelet, volume):
+    target = kubelet.target("a")
+    os.symlink(kubelet.directory, node.root / "link")
+    other = target.replace(str(kubelet.directory), str(node.root / "link"))
+
+    kubelet.publish(volume, other)
+    kubelet.publish(volume, target)
+    assert list(node.binds.shown) == [target], "as the kernel lists it"
+    assert not kubelet.stats(volume.volume_id, other).volume_condition.abnormal
+    kubelet.unpublish(volume.volume_id, f"/{other}/")
+
+    assert not os.path.exists(target)
+
+
 # -- S7: causes and codes --------------------------------------------------------------------------------------------
 
 
@@ -324,6 +340,39 @@ def test_s8_a_slow_volume_keeps_no_other_waiting(node, kubelet, volume):
         assert not slow.done()
         go_on.set()
         slow.result(10)
+
+
+def test_s8_pods_that_come_and_go_leave_nothing(node, kubelet, volume):
+    """Four volumes, eight pods, in threads; some mounts fail. What is published at the end is what is mounted."""
+
+    def sometimes_fail(mount_id, spec):
+        if next(numbers) % 5 == 0:
+            raise MountFailure("unreachable", "not now")
+
+    numbers = itertools.count()
+    node.mounts.before_start = sometimes_fail
+    volumes = [Volume(f"pv-{number}", {"bucket": f"models-{number}"}) for number in range(4)]
+    pods = [(volumes[number % 4], kubelet.target(f"pod-{number}")) for number in range(8)]
+
+    def live(pod):
+        volume, target = pod
+        for _ in range(10):
+            with contextlib.suppress(grpc.RpcError):
+                kubelet.publish(volume, target)
+            kubelet.unpublish(volume.volume_id, target)
+        with contextlib.suppress(grpc.RpcError):
+            kubelet.publish(volume, target)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(live, pods))
+
+    recorded = json.loads(node.ledger.read_text())["mounts"]
+    assert sorted(record["mount_id"] for record in recorded) == sorted(node.mounts.mounts)
+    assert sorted(target for record in recorded for target in record["targets"]) == sorted(node.binds.shown)
+    for volume, target in pods:
+        kubelet.unpublish(volume.volume_id, target)
+    assert node.mounts.mounts == {}
+    assert json.loads(node.ledger.read_text())["mounts"] == []
 
 
 # -- S9: the proof ---------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def csi(
         mounter_uid=mounter_uid,
         on_remounted=lambda mount_id, _: server.volumes.show_again(mount_id),
     )
-    server = DriverServer(config, mounts)
+    server: DriverServer = DriverServer(config, mounts)
     mounts.open()
     try:
         server.run()
