@@ -80,6 +80,33 @@ def test_a_target_is_made_shows_the_mount_and_goes(place, target):
     assert mount_at(str(place.at)) is not None, "the mount itself stays"
 
 
+def test_targets_in_a_shared_directory_live_and_end_apart(place, tmp_path):
+    """What is done to one must not propagate to the others, as it would between binds of a shared mount."""
+    shared = tmp_path / "kubelet"
+    shared.mkdir()
+    run_child("mount", "--bind", str(shared), str(shared)).check()
+    run_child("mount", "--make-shared", str(shared)).check()
+    place.die()
+    place.at = shared / "at"
+    place.at.mkdir()
+    place.mount()
+    targets = [str(shared / name) for name in ("first", "second")]
+    binds = KernelBinds()
+    for target in targets:
+        binds.bind(place.at, target)
+    place.die()
+    place.mount()
+    assert [binds.is_bound(place.at, target) for target in targets] == [False, False]
+    for target in targets:
+        binds.bind(place.at, target)
+
+    binds.unbind(targets[0])
+
+    assert binds.is_bound(place.at, targets[1])
+    binds.unbind(targets[1])
+    assert mount_at(str(place.at)) is not None
+
+
 def test_unbinding_is_idempotent(place, target):
     KernelBinds().unbind(target)
     os.makedirs(target)
@@ -166,8 +193,9 @@ def test_a_target_that_is_no_directory_is_refused(place, target, tmp_path, kind)
 
 def test_a_bind_that_fails_leaves_no_directory(target, tmp_path):
     require_fuse()
-    with pytest.raises(RefusalError, match="cannot be mounted on: No such file or directory"):
-        KernelBinds().bind(tmp_path / "none", target)
+    (tmp_path / "at").mkdir()
+    with pytest.raises(RefusalError, match=r"at: mount\(2\) failed: Invalid argument"):
+        KernelBinds().bind(tmp_path / "at", target)
 
     assert not os.path.exists(target)
 

@@ -311,6 +311,27 @@ def test_s15_readers_outlive_the_mounter(own_node, volume, bucket):
     assert node.mounts() == []
 
 
+def test_s15_when_both_have_ended_publishing_again_heals_running_pods(own_node, volume):
+    node, kubelet = own_node, own_node.kubelet
+    pods = {kubelet.target(name): node.pod() for name in ("first", "second")}
+    for target in pods:
+        kubelet.publish(volume, target)
+    node.kill_driver()
+    node.kill_mounter()
+
+    node.start_mounter()
+    node.start_driver()
+    first = next(iter(pods))
+    assert kubelet.stats(volume.volume_id, first).volume_condition.abnormal
+    kubelet.publish(volume, first)
+
+    for target, pod in pods.items():
+        assert node.in_pod(pod, "cat", f"{target}/weights").check().output.encode() == BODY
+        kubelet.unpublish(volume.volume_id, target)
+    assert node.mounts() == []
+    assert not any(os.path.exists(target) for target in pods)
+
+
 def test_s16_after_a_reboot_all_is_clean_and_pods_start_again(own_node, volume, refused):
     node, kubelet = own_node, own_node.kubelet
     target = kubelet.target("reboot")

@@ -1,5 +1,9 @@
 """The directory in a pod: a bind mount of the volume's mount at the target that the kubelet names.
 
+What is mounted in a directory that the kubelet shares is itself shared, and binds of it would be *peers*: a mount on
+top of one would appear on all of them, and its end at one target would be its end at every other. So a mount leaves its
+group before it is bound; each target then has a group of its own, with its copies in the host and in the pod alone.
+
 What is bound where is asked of the kernel's list of mounts alone; a path on which something is mounted is never
 touched by the driver itself, as it may not answer. A target that shows a mount that has died gets the new one on top:
 at no time does a pod see the empty directory below. All layers go when the target is unpublished.
@@ -21,7 +25,7 @@ from tigrismount.holder.mounting import unmount
 if TYPE_CHECKING:
     from pathlib import Path
 
-_MS_BIND = 4096
+_MS_BIND, _MS_PRIVATE = 1 << 12, 1 << 18
 _TARGET_MODE = 0o750  # as the kubelet makes its own directories
 _MOST_LAYERS = 64  # each heals a dead one; more is no accident
 
@@ -69,13 +73,15 @@ class KernelBinds:
         entry = mount_at(target)
         if entry is not None and not entry.is_ours:
             raise RefusalError(Code.FAILED_PRECONDITION, f"{target}: a filesystem of type {entry.type} is there")
+        _mount(None, str(at), _MS_PRIVATE)
         made = entry is None and _make_directory(target)
-        if ctypes.CDLL(None, use_errno=True).mount(os.fsencode(at), os.fsencode(target), None, _MS_BIND, None):
-            code = ctypes.get_errno()
+        try:
+            _mount(str(at), target, _MS_BIND)
+        except RefusalError:
             if made:
                 with contextlib.suppress(OSError):
                     os.rmdir(target)
-            raise RefusalError(Code.INTERNAL, f"{target}: cannot be mounted on: {os.strerror(code)}")
+            raise
 
     def unbind(self, target: str) -> None:
         """As the protocol says."""
@@ -117,6 +123,14 @@ def canonical(path: str) -> str:
     """Return *path* as the kernel lists it: its parents without symbolic links, itself untouched."""
     parent, name = os.path.split(os.path.normpath(f"/{path.lstrip('/')}"))  # two slashes would stay two
     return os.path.join(os.path.realpath(parent), name)
+
+
+def _mount(source: str | None, target: str, flags: int) -> None:
+    """Call mount(2) for what needs neither a type nor data."""
+    from_ = None if source is None else os.fsencode(source)
+    if ctypes.CDLL(None, use_errno=True).mount(from_, os.fsencode(target), None, flags, None):
+        code = ctypes.get_errno()
+        raise RefusalError(Code.INTERNAL, f"{target}: mount(2) failed: {os.strerror(code)}")
 
 
 def _make_directory(target: str) -> bool:
