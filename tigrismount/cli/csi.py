@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from pathlib import Path
@@ -127,8 +128,8 @@ def csi(
 
 def _check_extra() -> None:
     try:
-        import google.protobuf  # noqa: F401
-        import grpc  # noqa: F401
+        for name in ("grpc", "google.protobuf"):
+            importlib.import_module(name)
     except ImportError as exc:
         raise ConfigError(f"{exc.name} is not installed: pip install 'tigrismount[csi]'") from exc
 
