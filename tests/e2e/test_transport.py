@@ -33,7 +33,7 @@ MIB = 1 << 20
 SIZE = 3 * MIB + 4097
 PATIENT_S = 240
 """Deadline of requests that are meant to outlive a trouble, however loaded this machine is."""
-SHORT_S = 2
+SHORT_S = 4
 """The same where they are meant not to."""
 BUCKET = "lost"
 MINUTE_S = 60.0

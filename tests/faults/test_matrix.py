@@ -21,7 +21,7 @@ from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.none import NoCache
 from tigrismount.core.types import Extent, ObjectId, Priority
-from tigrismount.errors import ObjectError, StaleObjectError
+from tigrismount.errors import ObjectError, ObjectUnavailableError, StaleObjectError
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
@@ -193,6 +193,13 @@ class Stack:
                 start = end
             return data
 
+    async def read_again(self, key: str) -> bytes:
+        """Read all of *key*; where this machine is too busy for the short deadline, once or twice more."""
+        for _ in range(2):
+            with contextlib.suppress(ObjectUnavailableError):
+                return await self.read(key, 0, SIZES[key])
+        return await self.read(key, 0, SIZES[key])
+
     async def land(self) -> None:
         """Wait until nothing is under way whose answer was spoiled: a read may join it and share its end."""
         self.store.plan(self.ids["a"], (), Priority.READAHEAD)
@@ -260,7 +267,7 @@ async def one_case(stack: Stack, score: Score, case_rules, wire_rules, case_read
         stack.wire.inject()
         await stack.land()
         for key in ("a", "b", "c"):  # all is well again, with the same store and client
-            assert await stack.read(key, 0, SIZES[key]) == DATA[key], key
+            assert await stack.read_again(key) == DATA[key], key
         for key in ("a", "b", "c"):
             stack.store.release(stack.ids[key])
         stack.store.check_invariants()
