@@ -158,7 +158,7 @@ test-image: $(DEV) $(IMAGE_BASE) | setup-image ## build the image and run it in 
 	    $(BIN)/python -m pytest tests/image $(TEST_ARGS)
 
 .PHONY: check
-check: fmt-check lint imports types licences docs ## all but the tests: format, lint, layers, types, licences, documentation
+check: fmt-check lint imports types licences manifests docs ## all but the tests: format, lint, types, manifests, licences, documentation
 
 .PHONY: fmt
 fmt: $(DEV) ## format the code
@@ -182,6 +182,10 @@ imports: $(DEV) ## the layers: calls go down, never up
 types: $(DEV) ## mypy --strict
 	@$(BIN)/mypy -p tigrismount -p benchmarks
 	@$(BIN)/mypy examples/*/*.py
+
+.PHONY: manifests
+manifests: $(DEV) ## what is in examples/kubernetes, held against Kubernetes' schemas and our own command line
+	@$(BIN)/python -m pytest -q tests/kubernetes
 
 .PHONY: licences
 licences: $(DEV) ## the licence and the pin of every package that an installation runs
