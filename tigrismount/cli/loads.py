@@ -28,6 +28,8 @@ _CAUSES = {
     "memory": "room in --memory-limit",
     "disk": "the cache disk",
 }
+_IN_SHORT = {"plan": "not asked for yet", "store": "the store", "slow_down": "a slower store", "disk": "the cache disk"}
+"""The same for a column."""
 
 
 @click.command(epilog="Example: tigrismount loads --last")
@@ -134,7 +136,8 @@ def _row(report: dict[str, Any]) -> list[str]:
 def _main_cause(report: dict[str, Any]) -> str:
     causes = report.get("waits", {}).get("causes", {})
     waited = {cause: facts["seconds"] for cause, facts in causes.items() if facts["seconds"]}
-    return max(waited, key=lambda cause: waited[cause]) if waited else ""
+    most = max(waited, key=lambda cause: waited[cause], default="")
+    return _IN_SHORT.get(most, most)
 
 
 def _print_details(report: dict[str, Any]) -> None:
