@@ -51,7 +51,9 @@ async def test_directory_that_is_moved_away_behind_a_link_is_used_on(place: Any,
 
 
 @pytest.mark.parametrize("theirs", ["nothing", "a cache", "files"])
-async def test_another_directory_in_its_place_is_not_written_to(place: Any, tmp_path: Path, theirs: str) -> None:
+async def test_another_directory_in_its_place_is_not_written_to(
+    place: Any, tmp_path: Path, autojump_clock: Any, theirs: str
+) -> None:
     other = tmp_path / "another"
     if theirs == "a cache":
         async with Place(other).open() as cache:
@@ -75,7 +77,7 @@ async def test_another_directory_in_its_place_is_not_written_to(place: Any, tmp_
 
 
 async def test_another_release_that_sets_the_cache_aside_takes_nothing_from_who_reads(
-    place: Any, monkeypatch: pytest.MonkeyPatch
+    place: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two versions of the package on one directory: the one that does not know the other's schema begins anew."""
     async with place.open() as cache:
@@ -116,7 +118,9 @@ def plain_user() -> Iterator[Place]:
 
 
 @pytest.mark.parametrize("what", ["objects", "objects/*", "objects/*/*", "index/data.mdb", "."])
-async def test_permissions_that_are_taken_away_cost_the_cache_until_they_are_back(what: str) -> None:
+async def test_permissions_that_are_taken_away_cost_the_cache_until_they_are_back(
+    autojump_clock: Any, what: str
+) -> None:
     with plain_user() as place:
         async with place.open() as cache:
             await fill(cache, OBJ)
