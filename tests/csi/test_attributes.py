@@ -12,7 +12,7 @@ from tigrismount.errors import ConfigError
 
 
 def parse(attributes=None, flags=(), weaker=None, policy=None):
-    return parse_volume({"bucket": "models", **(attributes or {})}, flags, weaker or {}, policy or Policy())
+    return parse_volume({"bucket": "models", **(attributes or {})}, flags, weaker or {}, policy or Policy()).full
 
 
 def refused(*arguments, **keywords):
@@ -65,6 +65,15 @@ def test_the_volume_is_stronger_than_the_secret_and_the_secret_than_the_driver()
     spec = parse({"region": "volume"}, (), {"region": "secret", "endpoint_url": "http://secret"}, policy)
 
     assert spec.options == {"endpoint_url": "http://secret", "metadata_ttl": "1m", "region": "volume"}
+
+
+def test_defaults_are_no_part_of_what_makes_a_volume_the_same():
+    policy = Policy(defaults={"metadata_ttl": "1m"}, most_memory_bytes=1 << 30)
+
+    spec = parse_volume({"bucket": "models", "uid": "7"}, [], {"region": "secret"}, policy)
+
+    assert spec.own.options == {"region": "secret", "uid": "7"}
+    assert spec.full.options == {"memory_limit": str(1 << 30), "metadata_ttl": "1m", "region": "secret", "uid": "7"}
 
 
 def test_all_faults_are_told_at_once():

@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 from tigrismount.csi import csi_pb2 as pb
+from tigrismount.csi.attributes import Policy
 from tigrismount.csi.mounts import MountFailure, MountState
 from tigrismount.testing.fake_kubelet import AccessMode, FakeKubelet, Volume, refusal
 
@@ -689,6 +690,23 @@ def test_s15_a_restarted_driver_knows_what_is_published(node, kubelet, volume):
     assert node.mounts.mounts == {}
 
 
+def test_s15_a_driver_with_other_defaults_knows_the_volumes_all_the_same(node, kubelet, volume):
+    """Else a new option on the driver's command line would refuse every pod that runs, and its new keys."""
+    target = kubelet.target("a")
+    kubelet.publish(volume, target)
+    node.stop()
+    node.policy = Policy(defaults={"metadata_ttl": "5m"}, most_memory_bytes=1 << 30)
+
+    node.start()
+
+    with FakeKubelet(kubelet.directory, node.endpoint) as again:
+        again.publish(volume, target)
+        assert len(node.mounts.starts) == 1
+        only_mount(node).state = MountState(served=False)
+        again.publish(volume, target)
+        assert only_mount(node).spec.options["metadata_ttl"] == "5m", "a mount that is made anew has them"
+
+
 def test_s15_what_was_begun_and_never_answered_is_taken_down(node, kubelet, volume):
     node.stop()
     left = node.root / "state" / "volumes" / "orphan"
@@ -699,6 +717,18 @@ def test_s15_what_was_begun_and_never_answered_is_taken_down(node, kubelet, volu
 
     assert node.mounts.mounts == {}
     assert list(left.parent.iterdir()) == []
+
+
+def test_s15_what_a_later_driver_has_added_to_the_state_is_in_nobodys_way(node, kubelet, volume):
+    kubelet.publish(volume, kubelet.target("a"))
+    node.stop()
+    state = json.loads(node.ledger.read_text())
+    state["mounts"][0]["colour"] = "blue"
+    node.ledger.write_text(json.dumps(state))
+
+    node.start()
+
+    assert len(node.mounts.mounts) == 1
 
 
 def test_s15_a_publication_that_was_cut_short_is_taken_down(node, kubelet, volume):

@@ -72,9 +72,19 @@ def is_inline(volume_id: str, attributes: Mapping[str, str]) -> bool:
     return attributes.get(_INLINE, "").lower() == "true" or bool(_INLINE_ID.fullmatch(volume_id))
 
 
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """What a volume asks for, and what is mounted for it."""
+
+    own: MountSpec
+    """What the volume and its Secret say: what makes it the same volume again."""
+    full: MountSpec
+    """With the operator's defaults, which may be others after a restart of the driver."""
+
+
 def parse_volume(
     attributes: Mapping[str, str], mount_flags: Sequence[str], weaker: Mapping[str, str], policy: Policy
-) -> MountSpec:
+) -> VolumeSpec:
     """Return what to mount.
 
     Args:
@@ -90,15 +100,18 @@ def parse_volume(
     source = _source(own.pop(BUCKET, ""), own.pop(PREFIX, ""))
     flags = own.pop(MOUNT_FLAGS, "")
     settings, faults = _settings(own, [*mount_flags, *([flags] if flags else [])])
-    said = {key: Setting(value, "the driver's default") for key, value in {**policy.defaults, **weaker}.items()}
+    settings = {**{key: Setting(value, "Secret") for key, value in weaker.items()}, **settings}
+    defaults = {key: Setting(value, "the driver's default") for key, value in policy.defaults.items()}
     if policy.most_memory_bytes is not None:
-        said.setdefault("memory_limit", Setting(str(policy.most_memory_bytes), "the driver's limit"))
-    values, wrong = validate({**said, **settings})
+        defaults.setdefault("memory_limit", Setting(str(policy.most_memory_bytes), "the driver's limit"))
+    values, wrong = validate({**defaults, **settings})
     faults += wrong or _excess(values, policy)
     if faults:
         raise invalid("; ".join(faults))
-    options = {key: _text(setting.value) for key, setting in sorted({**said, **settings}.items())}
-    return MountSpec(source, options)
+    own = {key: _text(setting.value) for key, setting in sorted(settings.items())}
+    return VolumeSpec(
+        MountSpec(source, own), MountSpec(source, {**{key: _text(item.value) for key, item in defaults.items()}, **own})
+    )
 
 
 def parse_defaults(mount_options: Iterable[str]) -> dict[str, str]:

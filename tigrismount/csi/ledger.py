@@ -45,7 +45,7 @@ class Record:
     source: str
     """What is mounted."""
     options: Mapping[str, str]
-    """With which options."""
+    """With which options of the volume's own."""
     secret: str
     """Fingerprint of the key in use; empty for the driver's own."""
     targets: tuple[str, ...] = field(default=())
@@ -144,9 +144,15 @@ class Ledger:
     def _parse(self, state: Any) -> None:
         if state["version"] != _VERSION:
             raise ValueError(f"it has version {state['version']!r}, and this driver knows {_VERSION}")
-        records = [Record(**{**values, "targets": tuple(values["targets"])}) for values in state["mounts"]]
+        records = list(map(_record, state["mounts"]))
         self._salt = bytes.fromhex(state["salt"])
         self._records = {record.mount_id: record for record in records}
+
+
+def _record(values: dict[str, Any]) -> Record:
+    """Return the record of *values*; members that a later driver has added are left out, so that one may go back."""
+    known = {name: values[name] for name in ("mount_id", "volume_id", "source", "options", "secret")}
+    return Record(**known, targets=tuple(values["targets"]))
 
 
 def with_target(record: Record, target: str) -> Record:

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from tigrismount.csi.attributes import VolumeSpec
     from tigrismount.csi.binds import Binds
-    from tigrismount.csi.mounts import Mounts, MountSpec
+    from tigrismount.csi.mounts import Mounts
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _CLAIM_S = 8.0
 """Longest wait for another call about the same volume."""
 _PROOF_S = 5.0
 """Longest wait for an answer through a target; a healthy mount takes milliseconds."""
+_UNDO_S = 5.0
+"""What is kept back for taking down what did not come to serve."""
 _LOOK_S = 3.0
 """The same where nothing depends on it."""
 _LEAST_START_S = 1.0
@@ -55,7 +58,7 @@ class Publication:
     """As Kubernetes calls it."""
     target: str
     """Canonical path."""
-    spec: MountSpec
+    spec: VolumeSpec
     """What is mounted."""
     keys: Mapping[str, str]
     """The volume's own key; empty for the driver's."""
@@ -188,8 +191,8 @@ class Volumes:
 
     def _publish_anew(self, wanted: Publication, deadline_s: float) -> None:
         secret = self._ledger.fingerprint(wanted.keys)
-        shared = self._ledger.same(wanted.volume_id, wanted.spec, secret)
-        record = shared or self._ledger.new(wanted.volume_id, wanted.spec, secret)
+        shared = self._ledger.same(wanted.volume_id, wanted.spec.own, secret)
+        record = shared or self._ledger.new(wanted.volume_id, wanted.spec.own, secret)
         with contextlib.ExitStack() as undo:
             if shared is None:
                 undo.callback(self._undo, lambda: self._drop(record))
@@ -206,7 +209,7 @@ class Volumes:
         log.info("volume %r: %s is published at %s", wanted.volume_id, record.source, wanted.target)
 
     def _publish_again(self, record: Record, wanted: Publication, deadline_s: float) -> None:
-        if (record.volume_id, record.spec) != (wanted.volume_id, wanted.spec):
+        if (record.volume_id, record.spec) != (wanted.volume_id, wanted.spec.own):
             raise RefusalError(Code.ALREADY_EXISTS, _difference(record, wanted))
         self._rotate(record, wanted)
         self._start(record, wanted, deadline_s)
@@ -229,9 +232,9 @@ class Volumes:
         """Have the mount served; nothing happens where it is."""
         if self._mounts.state(record.mount_id).served:
             return
-        left_s = max(deadline_s - time.monotonic() - _PROOF_S, _LEAST_START_S)
+        left_s = max(deadline_s - time.monotonic() - _PROOF_S - _UNDO_S, _LEAST_START_S)
         try:
-            self._mounts.start(record.mount_id, self._at(record), wanted.spec, wanted.keys, left_s)
+            self._mounts.start(record.mount_id, self._at(record), wanted.spec.full, wanted.keys, left_s)
         except MountFailure as exc:
             raise refusal_of(exc, wanted.keys) from exc
 
@@ -303,8 +306,9 @@ def _difference(record: Record, wanted: Publication) -> str:
     """Say in what a repeated publication differs from the first."""
     if record.volume_id != wanted.volume_id:
         return f"{wanted.target}: shows volume {record.volume_id!r} already"
-    if record.source != wanted.spec.source:
-        return f"{wanted.target}: shows {record.source} already, not {wanted.spec.source}; restart the pod"
-    mine, other = dict(record.options), dict(wanted.spec.options)
+    own = wanted.spec.own
+    if record.source != own.source:
+        return f"{wanted.target}: shows {record.source} already, not {own.source}; restart the pod"
+    mine, other = dict(record.options), dict(own.options)
     changed = ", ".join(sorted(key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key)))
     return f"{wanted.target}: shows {record.source} already, with another {changed}; restart the pod"
