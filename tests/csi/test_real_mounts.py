@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from tigrismount.demo.command import run_child, wait_until
 from tigrismount.demo.faults import FaultRule
 from tigrismount.holder.mountinfo import mount_at
 from tigrismount.testing.csi_node import CsiNode
-from tigrismount.testing.fake_kubelet import Volume
+from tigrismount.testing.fake_kubelet import AccessMode, Volume
 from tigrismount.testing.mount import marked_processes, require_fuse
 
 if TYPE_CHECKING:
@@ -92,6 +93,26 @@ def test_the_story_of_a_volume(node, volume, bucket, s3):
     assert [usage.unit for usage in stats.usage] == [pb.VolumeUsage.BYTES, pb.VolumeUsage.INODES]
     assert not os.path.exists(target)
     assert "No such file" in node.in_pod(pod, "cat", f"{target}/weights").errors, "it has left the pod too"
+
+
+def test_n14_s1_s6_s12_calls_are_repeated_paths_are_odd_and_a_target_does_not_change(node, volume, refused):
+    """One mount for four claims, as each takes a second: an inline volume, at a long path with blanks and umlauts."""
+    kubelet = node.kubelet
+    volume.is_inline, volume.mode = True, AccessMode.SINGLE_NODE_WRITER
+    target = kubelet.target(f"pöd with blanks {'x' * 120}")
+    assert refused(kubelet.publish, replace(volume, secret={}), target)[0] == "INVALID_ARGUMENT"
+
+    for _ in range(10):
+        kubelet.publish(volume, target)
+    assert len(node.mounts()) == 2, "the mount, and its bind at the target"
+    assert read(f"{target}/weights") == BODY
+    changed = replace(volume, attributes={**volume.attributes, "prefix": "other"})
+    assert refused(kubelet.publish, changed, target)[0] == "ALREADY_EXISTS"
+    for _ in range(10):
+        assert not kubelet.stats(volume.volume_id, target).volume_condition.abnormal
+    for _ in range(10):
+        kubelet.unpublish(volume.volume_id, target)
+    assert not os.path.exists(target)
 
 
 def test_s2_two_pods_share_a_worker(node, volume):
