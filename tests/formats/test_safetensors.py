@@ -210,7 +210,7 @@ STRICTER = {"white space before the brace", "a name twice", "entry as a list"}
 """Where we follow the specification and the reference implementation does not."""
 
 
-@pytest.mark.parametrize("content", [HOSTILE[name] for name in HOSTILE.keys() - STRICTER])
+@pytest.mark.parametrize("content", [HOSTILE[name] for name in HOSTILE if name not in STRICTER])
 def test_the_reference_refuses_it_too(content):
     assert not reference_accepts(content)
 
