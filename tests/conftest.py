@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,6 +50,13 @@ def autojump_clock() -> Iterator[MockClock]:
     """pytest-trio's, but standing still while a task waits for a thread."""
     with patient_clock() as clock:
         yield clock
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory for sockets, whose paths may have a hundred bytes only, wherever temporary files are kept."""
+    with tempfile.TemporaryDirectory(prefix="tt-", dir="/tmp") as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")

@@ -38,8 +38,8 @@ def report(started_s: float = 1e9, mountpoint: str = "/models", **changes: objec
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path, monkeypatch):
-    directory = tmp_path / "runtime"
+def runtime(short_path, monkeypatch):
+    directory = short_path / "runtime"
     directory.mkdir(mode=0o700)
     monkeypatch.setattr(command, "runtime_directories", lambda *_, **__: [str(directory)])
     monkeypatch.setattr(command, "find_socket", lambda *_, mountpoint, **__: socket_path(str(directory), mountpoint))

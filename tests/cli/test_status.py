@@ -40,8 +40,8 @@ def entry(mountpoint: str, *, type_: str = FUSE_TYPE) -> MountEntry:
 
 
 @pytest.fixture
-def runtime(tmp_path):
-    directory = tmp_path / "runtime"
+def runtime(short_path):
+    directory = short_path / "runtime"
     directory.mkdir(mode=0o700)
     return str(directory)
 

@@ -176,7 +176,7 @@ mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 whole = hashlib.sha256(mapped).hexdigest()
 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 pids = []
-for number in range(200):
+for number in range(80):
     pid = os.fork()
     if pid == 0:
         try:
@@ -186,7 +186,7 @@ for number in range(200):
             os._exit(number % 7 if right else 99)
     pids.append(pid)
 statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
-assert statuses == [number % 7 for number in range(200)], statuses
+assert statuses == [number % 7 for number in range(80)], statuses
 print(whole)
 """
     with mount(source) as mounted:

@@ -41,7 +41,7 @@ def group():
     context.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("how", ["read", "mmap"])
+@pytest.mark.parametrize("how", [pytest.param("read", marks=pytest.mark.slow), "mmap"])
 def test_a_load_three_times_the_memory_limit(group, bucket, s3, tmp_path, python, noise, how):
     expected = []
     for number in range(MODEL_MIB // FILE_MIB):

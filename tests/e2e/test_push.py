@@ -45,6 +45,14 @@ READ = """
 with open(path, "rb") as file:
     print(hashlib.file_digest(file, "sha256").hexdigest())
 """
+WAYS = {"mmap": MAPPED, "read": READ, "safetensors": TENSORS}
+PUSHES = [
+    # Each mode and each way once, and all of them together where there is time.
+    pytest.param(mode, WAYS[way], id=f"{mode}-{way}", marks=() if is_first else pytest.mark.slow)
+    for mode, first in (("auto", "safetensors"), ("on", "mmap"), ("off", "read"))
+    for way in WAYS
+    for is_first in [way == first]
+]
 DROP = "os.posix_fadvise(os.open(path, os.O_RDONLY), 0, 0, os.POSIX_FADV_DONTNEED)"
 
 
@@ -103,6 +111,7 @@ def read_bytes(status: dict[str, Any]) -> int:
     return status["kernel_reads"]["bytes"]
 
 
+@pytest.mark.slow  # a file of a shard's size; the two tests of ``weights`` below show the same of a smaller one
 @pytest.mark.parametrize(("how", "share"), [(MAPPED, 0.02), (TENSORS, 0.08)], ids=["mmap", "safetensors"])
 def test_hardly_a_byte_of_a_cached_file_is_asked_for(push_mount, shard, python, how, share):
     """From NVMe: a second mount of a file that the disk cache has whole.
@@ -139,8 +148,7 @@ def test_a_cold_file_is_fetched_once_and_pushed(push_mount, weights, python):
     assert read_bytes(status) < 0.2 * SIZE, "its reader waits for the store, and takes what comes"
 
 
-@pytest.mark.parametrize("how", [MAPPED, READ, TENSORS], ids=["mmap", "read", "safetensors"])
-@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+@pytest.mark.parametrize(("mode", "how"), PUSHES)
 def test_bytes_are_right_whatever_is_pushed(push_mount, weights, python, mode, how):
     with push_mount(weights.source, f"--push={mode}", "--cache-dir=off") as at:
         assert python(how, f"{at.path}/model.safetensors") == weights.sums[how] + "\n"
@@ -229,7 +237,11 @@ def slow_reader(path: str):
             reader.kill()
 
 
-@pytest.mark.parametrize("new_bytes", [SIZE, SIZE // 3], ids=["overwritten", "truncated"])
+@pytest.mark.parametrize(
+    "new_bytes",
+    [pytest.param(SIZE, marks=pytest.mark.slow), SIZE // 3],
+    ids=["overwritten", "truncated"],
+)
 def test_an_object_replaced_while_it_is_pushed_is_never_mixed(push_mount, weights, s3_client, python, new_bytes, noise):
     """Old bytes until the end, or a SIGBUS where the old version is no longer to be had; never new ones."""
     s3_client.put_object(Bucket="push", Key="changing", Body=weights.body)
