@@ -21,6 +21,7 @@ GOOD = ("csi", "--endpoint", "unix:///nowhere/csi.sock", "--node-id", "node-1")
         (("--node-id", "n" * 257), "--node-id: expected the name of this node"),
         (("-o", "metadata_tll=1"), "did you mean metadata_ttl?"),
         (("-o", "cache-dir=/x"), "is for the mounter's command line"),
+        (("--max-memory-limit", "1GiB", "-o", "memory-limit=2GiB"), "is more than --max-memory-limit allows"),
         (("--max-memory-limit", "much"), "--max-memory-limit much: expected a size"),
     ],
 )

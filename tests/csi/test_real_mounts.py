@@ -53,7 +53,7 @@ def node(shared_node) -> Iterator[CsiNode]:
     """A node that each test leaves as it found it: nothing mounted, nobody serving."""
     yield shared_node
     assert shared_node.mounts() == [], "left mounted"
-    assert wait_until(lambda: shared_node.workers() == []), "left running"
+    assert wait_until(lambda: shared_node.workers() == [], timeout_s=60), "left running"
     assert list((shared_node.root / "state" / "volumes").iterdir()) == [], "left directories"
     assert json.loads((shared_node.root / "state" / "volumes.json").read_text())["mounts"] == [], "left records"
 

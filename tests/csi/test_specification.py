@@ -304,7 +304,7 @@ def test_s8_eight_pods_at_once_share_one_worker(node, kubelet, volume):
 
 
 def test_s8_a_call_that_waits_too_long_is_to_come_again(node, kubelet, volume, refused, monkeypatch):
-    monkeypatch.setattr("tigrismount.csi.volumes._CLAIM_S", 0.05)
+    monkeypatch.setattr("tigrismount.csi.volumes._TURN_S", 0.05)
     begun, go_on = threading.Event(), threading.Event()
 
     def wait(mount_id, spec):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -104,6 +105,8 @@ def csi(
     from tigrismount.csi.services import Driver
 
     policy = Policy(parse_defaults(mount_options), _size(max_memory_limit))
+    if policy.most_memory_bytes is not None and _memory_bytes(policy.defaults) > policy.most_memory_bytes:
+        raise ConfigError("-o memory_limit: is more than --max-memory-limit allows")
     driver = Driver(name=_driver_name(driver_name), node_id=_node_id(node_id), most_volumes=max_volumes)
     state = Path(state_dir or f"/var/lib/kubelet/plugins/{driver.name}/state")
     config = DriverConfig(driver=driver, endpoint=parse_endpoint(endpoint), state_directory=state, policy=policy)
@@ -144,6 +147,10 @@ def _node_id(node_id: str) -> str:
     if not node_id or not node_id.isprintable() or len(node_id.encode()) > _MOST_NODE_ID_BYTES:
         raise ConfigError("--node-id: expected the name of this node")
     return node_id
+
+
+def _memory_bytes(options: Mapping[str, str]) -> int:
+    return parse_size_bytes(options.get("memory_limit", "0"))
 
 
 def _size(text: str | None) -> int | None:

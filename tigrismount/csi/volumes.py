@@ -21,11 +21,11 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tigrismount.csi.claims import Claims
 from tigrismount.csi.ledger import Ledger, Record, with_target, without_target
 from tigrismount.csi.look import UNKNOWN, Amount
 from tigrismount.csi.mounts import MountFailure
 from tigrismount.csi.refusal import Code, RefusalError, refusal_of
+from tigrismount.csi.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 BUDGET_S = 28.0
 """Longest time of a call: the kubelet would wait two minutes, a person who watches a pod would not."""
-_CLAIM_S = 8.0
+_TURN_S = 8.0
 """Longest wait for another call about the same volume."""
 _PROOF_S = 5.0
 """Longest wait for an answer through a target; a healthy mount takes milliseconds."""
@@ -101,7 +101,7 @@ class Volumes:
         self._ledger = ledger
         self._directory = directory
         self._budget_s = budget_s
-        self._claims = Claims()
+        self._turns = Turns()
 
     def publish(self, wanted: Publication) -> None:
         """Show a volume at a target, or see to it that it is still shown.
@@ -110,7 +110,7 @@ class Volumes:
             RefusalError: It is not shown; what was begun is undone.
         """
         deadline_s = time.monotonic() + self._budget_s
-        with self._claim(wanted.volume_id, wanted.target):
+        with self._turn(wanted.volume_id, wanted.target):
             record = self._ledger.at(wanted.target)
             if record is None:
                 self._publish_anew(wanted, deadline_s)
@@ -123,7 +123,7 @@ class Volumes:
         Raises:
             RefusalError: Something is left, and the call is to be repeated.
         """
-        with self._claim(volume_id, target):
+        with self._turn(volume_id, target):
             record = self._ledger.at(target)
             if record is not None and record.volume_id != volume_id:
                 raise RefusalError(Code.NOT_FOUND, f"{target}: shows volume {record.volume_id!r}, not {volume_id!r}")
@@ -162,7 +162,7 @@ class Volumes:
         record = next((known for known in self._ledger.records() if known.mount_id == mount_id), None)
         if record is None:
             return
-        with self._reported(), self._claims.hold(f"volume {record.volume_id}", timeout_s=self._budget_s):
+        with self._reported(), self._turns.take(f"volume {record.volume_id}", timeout_s=self._budget_s):
             self._bind_again(self._current(record))
 
     def reconcile(self) -> None:
@@ -285,8 +285,8 @@ class Volumes:
 
     # -- names ---------------------------------------------------------------------------------------------------
 
-    def _claim(self, volume_id: str, target: str) -> contextlib.AbstractContextManager[None]:
-        return self._claims.hold(f"volume {volume_id}", f"target {target}", timeout_s=_CLAIM_S)
+    def _turn(self, volume_id: str, target: str) -> contextlib.AbstractContextManager[None]:
+        return self._turns.take(f"volume {volume_id}", f"target {target}", timeout_s=_TURN_S)
 
     def _at(self, record: Record) -> Path:
         return self._directory / record.mount_id

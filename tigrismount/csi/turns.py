@@ -1,7 +1,7 @@
 """One call at a time for a volume and for a target.
 
 Kubernetes repeats calls that it has given up on while they still run, and publishes one volume for many pods at once.
-A call claims all names it works on in one step, so that two calls with the same names in another order cannot wait for
+A call takes all names it works on in one step, so that two calls with the same names in another order cannot wait for
 each other; who has to wait too long is told to come again.
 """
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Claims:
+class Turns:
     """The names that calls work on now."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._held: set[str] = set()
+        self._taken: set[str] = set()
 
     @contextlib.contextmanager
-    def hold(self, *names: str, timeout_s: float) -> Iterator[None]:
+    def take(self, *names: str, timeout_s: float) -> Iterator[None]:
         """Have *names* for oneself in a ``with`` block.
 
         Args:
@@ -37,14 +37,14 @@ class Claims:
         """
         wanted = set(names)
         with self._changed:
-            if not self._changed.wait_for(lambda: wanted.isdisjoint(self._held), timeout_s):
+            if not self._changed.wait_for(lambda: wanted.isdisjoint(self._taken), timeout_s):
                 raise RefusalError(
                     Code.ABORTED, "another call for this volume is still at work; it is tried again by itself"
                 )
-            self._held |= wanted
+            self._taken |= wanted
         try:
             yield
         finally:
             with self._changed:
-                self._held -= wanted
+                self._taken -= wanted
                 self._changed.notify_all()
