@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12     another interpreter (3.11 or later)
 #   DEMO_ARGS, TEST_ARGS, BENCH_ARGS     passed on to the command behind the target
+#   TEST_PROCESSES=2      share the tests of `make test` among processes
 #   FAULT_CASES=3000     how many cases of `make stress`
 
 SHELL := /bin/sh
@@ -99,9 +100,12 @@ bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 # Where a test rightly takes minutes: the dump of a busy interpreter's stacks can bring it down.
 LONG := -o faulthandler_timeout=0 --timeout
 
+# All that mounts stays in one of them; tests/conftest.py says which that is.
+PROCESSES = $(if $(TEST_PROCESSES),--numprocesses=$(TEST_PROCESSES) --dist=loadgroup)
+
 .PHONY: test
 test: $(LOADERS) ## the tests: real S3 server, real mounts, real loaders; those that take minutes apart
-	@$(BIN)/python -m pytest -m 'not slow' $(TEST_ARGS)
+	@$(BIN)/python -m pytest -m 'not slow' $(PROCESSES) $(TEST_ARGS)
 
 .PHONY: test-slow
 test-slow: $(LOADERS) ## the others: the same claims at full size, for a quarter of an hour

@@ -21,6 +21,21 @@ if TYPE_CHECKING:
 _bucket_numbers = itertools.count(1)
 
 
+_BESIDE = {
+    *("blocks", "cache", "config", "control", "core", "doctor", "faults", "formats", "fuse", "fuzz", "integrity"),
+    *("metrics", "objects", "reader", "testing", "vfs", "warm"),
+}
+"""Directories of tests that mount nothing and start no command that looks at the host's mounts."""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Where tests run in several processes, have one of them do all that mounts, and each file stay in one."""
+    if not item.config.pluginmanager.hasplugin("xdist"):
+        return
+    directory = item.path.relative_to(Path(__file__).parent).parts[0]
+    item.add_marker(pytest.mark.xdist_group(str(item.path) if directory in _BESIDE else "mounts"))
+
+
 @dataclass(frozen=True)
 class Bucket:
     """A bucket on the embedded server, with a boto3 client to fill it."""
