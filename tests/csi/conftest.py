@@ -30,7 +30,7 @@ class Node:
 
     root: Path
     policy: Policy = field(default_factory=Policy)
-    budget_s: float = 5.0
+    budget_s: float = 15.0
 
     def __post_init__(self) -> None:
         self.mounts = MemoryMounts()

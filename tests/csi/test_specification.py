@@ -343,6 +343,37 @@ def test_s8_a_slow_volume_keeps_no_other_waiting(node, kubelet, volume):
         slow.result(10)
 
 
+def test_s8_a_node_that_boots_makes_some_mounts_first_and_then_the_others(node, kubelet):
+    node.server.volumes._starts = threading.BoundedSemaphore(1)
+    busy, most = [], []
+
+    def count(mount_id, spec):
+        busy.append(mount_id)
+        threading.Event().wait(0.02)  # long enough for others to come in, if they could
+        most.append(len(busy))
+        busy.remove(mount_id)
+
+    node.mounts.before_start = count
+    volumes = [Volume(f"pv-{number}", {"bucket": f"models-{number}"}) for number in range(8)]
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda volume: kubelet.publish(volume, kubelet.target(volume.volume_id)), volumes))
+
+    assert len(node.mounts.starts) == 8
+    assert max(most) == 1
+
+
+def test_s8_who_finds_no_time_among_the_others_is_to_come_again(node, kubelet, volume, refused):
+    node.server.volumes._starts = threading.BoundedSemaphore(1)
+    node.server.volumes._starts.acquire()
+    node.server.volumes._budget_s = 0
+
+    code, message = refused(kubelet.publish, volume, kubelet.target("a"))
+
+    assert code == "UNAVAILABLE"
+    assert "the node is busy with other volumes" in message
+    assert json.loads(node.ledger.read_text())["mounts"] == []
+
+
 def test_s8_pods_that_come_and_go_leave_nothing(node, kubelet, volume):
     """Four volumes, eight pods, in threads; some mounts fail. What is published at the end is what is mounted."""
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 BUDGET_S = 28.0
 """Longest time of a call: the kubelet would wait two minutes, a person who watches a pod would not."""
+MOST_STARTS = max(8, 4 * (os.cpu_count() or 1))
+"""Mounts made at once. A start takes a second or two of a core, so that a node which boots with a hundred pods would
+have all of them run out of time together, again and again; in turns some come through, and then the others."""
 _TURN_S = 8.0
 """Longest wait for another call about the same volume."""
 _PROOF_S = 5.0
@@ -85,6 +89,7 @@ class Volumes:
         ledger: Remembers them.
         directory: Where the mounts go, canonical, one directory each.
         budget_s: Longest time of a call.
+        most_starts: Mounts that are made at once.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Volumes:
         directory: Path,
         *,
         budget_s: float = BUDGET_S,
+        most_starts: int = MOST_STARTS,
     ) -> None:
         self._mounts = mounts
         self._binds = binds
@@ -102,6 +108,7 @@ class Volumes:
         self._directory = directory
         self._budget_s = budget_s
         self._turns = Turns()
+        self._starts = threading.BoundedSemaphore(most_starts)
 
     def publish(self, wanted: Publication) -> None:
         """Show a volume at a target, or see to it that it is still shown.
@@ -232,11 +239,18 @@ class Volumes:
         """Have the mount served; nothing happens where it is."""
         if self._mounts.state(record.mount_id).served:
             return
-        left_s = max(deadline_s - time.monotonic() - _PROOF_S - _UNDO_S, _LEAST_START_S)
+        give_up_s = deadline_s - _PROOF_S - _UNDO_S
+        if not self._starts.acquire(timeout=max(give_up_s - time.monotonic(), 0)):
+            raise RefusalError(
+                Code.UNAVAILABLE, f"{record.source}: the node is busy with other volumes; it is tried again by itself"
+            )
         try:
+            left_s = max(give_up_s - time.monotonic(), _LEAST_START_S)
             self._mounts.start(record.mount_id, self._at(record), wanted.spec.full, wanted.keys, left_s)
         except MountFailure as exc:
             raise refusal_of(exc, wanted.keys) from exc
+        finally:
+            self._starts.release()
 
     def _bind_again(self, record: Record) -> None:
         """Have all targets of *record* show the mount, also where it had died and was made anew."""
