@@ -51,13 +51,13 @@ def figures(**changes) -> Figures:
     vfs = dict.fromkeys(VfsStatistics.__dataclass_fields__, 3)
     facts = MountFacts(
         takeovers=Takeovers(2, "it crashed"),
-        degraded={"store": changes.get("store", "")},
+        degraded={"cache": "disk full", "store": changes.get("store", "")},
         supervisor_pid=1,
         uptime_s=12.5,
         credentials="the test",
         notes=[],
         objects=changes.get("objects", ObjectStatistics()),
-        cache=CacheStatistics(bytes_cached=7, degraded="disk full"),
+        cache=CacheStatistics(bytes_cached=7),
         blocks=BlocksStatistics(bytes_hit=5, reads_hit=1),
         pusher=PusherStatistics(),
         vfs=VfsStatistics(**vfs),
