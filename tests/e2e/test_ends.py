@@ -165,7 +165,7 @@ def test_jumps_of_the_wall_clock_change_nothing(mount, source, python, bucket, d
             assert python(READ, f"{mounted.path}/file") == digest
             assert 0 < mounted.status()["uptime_s"] < 3600
         assert bucket.s3.requests() == [], "what is known and cached is not asked for again"
-        assert marked_processes(mounted.mark) == mounted.pids
+        assert wait_until(lambda: marked_processes(mounted.mark) == mounted.pids)
 
 
 def test_a_storm_of_forks_reads_right_and_loses_no_exit_status(mount, source, python, digest):
@@ -191,9 +191,16 @@ print(whole)
 """
     with mount(source) as mounted:
         assert python(code, f"{mounted.path}/file") == digest
-        assert marked_processes(mounted.mark) == mounted.pids
-        states = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] for pid in children(mounted.pids)]
-        assert "Z" not in states, "a zombie"
+        assert wait_until(lambda: marked_processes(mounted.mark) == mounted.pids)
+        assert wait_until(lambda: not any(map(is_zombie, children(mounted.pids))))
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether nobody has asked how *pid* ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 def children(pids: list[int]) -> list[int]:
