@@ -51,8 +51,8 @@ def test_signals_reach_the_program_and_children_are_waited_for(stages):
 def test_the_health_check_is_a_command_that_there_is(stages, capfd):
     (check,) = values(stages[-1], "HEALTHCHECK")
     words = json.loads(check[check.index("[") :])
-    assert words[0] == "tigrismount"
-    assert main(["health", "/", *words[3:]]) == 1  # what it says where nothing of ours is mounted
+    assert (words[0], words[2]) == ("tigrismount", "/mnt/tigris/models")
+    assert main([words[1], "/", *words[3:]]) == 1  # what it says where nothing of ours is mounted
     assert "another kind" in capfd.readouterr().out
 
 
