@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -47,7 +48,27 @@ def connect(tmp_path):
 
 def test_nobody_else_can_enter_the_directory(link, tmp_path):
     assert os.stat(tmp_path / "comm").st_mode & 0o777 == 0o700
-    assert os.stat(driver_socket(str(tmp_path / "comm"))).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives away")
+def test_the_directory_is_the_mounters_and_nothing_in_it_is_given_away_by_name(tmp_path):
+    """Whoever owns a directory may put a link where the socket was."""
+    comm, precious = tmp_path / "comm", tmp_path / "precious"
+    comm.mkdir()
+    precious.write_text("")
+    precious.chmod(0o640)
+    driver_socket_path = Path(driver_socket(str(comm)))
+    driver_socket_path.symlink_to(precious)
+    link = Link(str(comm), 10001, lambda _: None)
+    link.open()
+    link.close()
+    assert (comm.stat().st_uid, comm.stat().st_mode & 0o777) == (10001, 0o700)
+    assert (precious.stat().st_uid, precious.stat().st_mode & 0o777) == (0, 0o640)
+    comm.rename(tmp_path / "elsewhere")
+    comm.symlink_to(tmp_path)
+    with pytest.raises(MountError):
+        Link(str(comm), 10001, lambda _: None).open()
+    assert tmp_path.stat().st_uid == 0
 
 
 def test_an_answer_goes_to_who_asked_and_the_rest_to_the_driver(link, connect, heard):

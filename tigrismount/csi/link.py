@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BACKLOG = 4
+_SOCKET_UMASK = 0o111
 
 
 class MounterGoneError(Exception):
@@ -67,15 +68,17 @@ class Link:
         path = driver_socket(self._comm_dir)
         try:
             os.makedirs(self._comm_dir, mode=0o700, exist_ok=True)
-            os.chmod(self._comm_dir, 0o700)
+            _give_directory(self._comm_dir, self._mounter_uid)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            self._listener.bind(path)
-            os.chmod(path, 0o600)
-            if os.geteuid() == 0:
-                os.chown(path, self._mounter_uid, -1)
-                os.chown(self._comm_dir, self._mounter_uid, -1)
+            # What lies in the directory is the mounter's to replace: nothing there may have its owner or mode changed
+            # by name. Nobody else can enter, so the socket is for all who can.
+            umask = os.umask(_SOCKET_UMASK)
+            try:
+                self._listener.bind(path)
+            finally:
+                os.umask(umask)
             self._listener.listen(_BACKLOG)
         except OSError as exc:
             raise MountError(f"{self._comm_dir}: cannot be used to meet the mounter: {exc.strerror or exc}") from exc
@@ -196,3 +199,14 @@ class Link:
             self._on_message(message)
         except Exception:
             log.exception("a message of the mounter was not understood: %s", message.type)
+
+
+def _give_directory(path: str, uid: int) -> None:
+    """Make *path* a directory that only *uid*, and root, can enter."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(fd, 0o700)
+        if os.geteuid() == 0:
+            os.fchown(fd, uid, -1)
+    finally:
+        os.close(fd)
