@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 MIB = 1 << 20
+OTHER = 10001
+"""A user that has nothing."""
 SMALL = {"block-size": "1MiB", "memory-limit": "64MiB"}
 POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 """Takes every capability away: what is left is a user like any other, whatever its number."""
@@ -81,8 +85,9 @@ class DriverProcess:
 class Node:
     """One node of a cluster."""
 
-    def __init__(self, directory: Path, url: str) -> None:
+    def __init__(self, directory: Path, url: str, *, uid: int = 0) -> None:
         self.directory = directory
+        self.uid = uid
         self.secret = secret_of("one")
         self.mark = f"_TIGRISMOUNT_TEST={uuid.uuid4().hex}"
         foreign = ("AWS_", "TIGRIS_", "TIGRISMOUNT_")
@@ -94,12 +99,13 @@ class Node:
         self.mounters: list[subprocess.Popen[bytes]] = []
         self.drivers: list[DriverProcess] = []
         self.log = directory / "mounter.log"
+        self.python = [sys.executable]
 
     def _driver(self, **options: Any) -> HeldMounts:
         return HeldMounts(
             self.directory / "comm",
             self.directory / "state",
-            mounter_uid=os.geteuid(),
+            mounter_uid=self.uid,
             on_remounted=lambda mount_id, _: self.remounted.append(mount_id),
             **options,
         )
@@ -116,7 +122,7 @@ class Node:
     def mounter(self, *flags: str, powerless: bool = False, **env: str) -> subprocess.Popen[bytes]:
         command = [
             *(POWERLESS if powerless else ()),
-            sys.executable,
+            *self.python,
             "-m",
             "tigrismount",
             "mounter",
@@ -189,7 +195,7 @@ class Node:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = os.path.dirname(__file__)
     for item in items:
-        if str(item.path).startswith(here) and "node" in getattr(item, "fixturenames", ()):
+        if str(item.path).startswith(here) and {"node", "node_of_another_user"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.fuse)
 
 
@@ -206,10 +212,45 @@ def store() -> Iterator[FakeTigris]:
 
 @pytest.fixture
 def node(store, tmp_path: Path) -> Iterator[Node]:
+    with _checked(Node(tmp_path.resolve(), store.url)) as node:
+        yield node
+
+
+@pytest.fixture
+def node_of_another_user(store) -> Iterator[Node]:
+    """A node whose mounter runs as a user of its own, in a directory that it can reach."""
+    python = _python_for_all()
+    directory = Path(tempfile.mkdtemp(prefix="tigrismount-", dir="/tmp"))
+    try:
+        directory.chmod(0o711)
+        (directory / "cache").mkdir()
+        os.chown(directory / "cache", OTHER, OTHER)
+        node = Node(directory, store.url, uid=OTHER)
+        node.python = [*POWERLESS, f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups", python]
+        node.env |= {"HOME": "/", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        with _checked(node):
+            yield node
+    finally:
+        shutil.rmtree(directory)
+
+
+def _python_for_all() -> str:
+    """Return an interpreter that other users can run, with what this one has; skip where there is none."""
+    code = "import tigrismount.app, sys; print(sys.executable)"
+    env = {"HOME": "/", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups", python, "-c", code]
+        if os.geteuid() == 0 and subprocess.run(command, env=env, capture_output=True, check=False).returncode == 0:
+            return python
+    pytest.skip("no interpreter here that another user can run")
+
+
+@contextlib.contextmanager
+def _checked(node: Node) -> Iterator[Node]:
+    """Find nothing left of a node after its test."""
     require_fuse()
     if os.geteuid() != 0:
         pytest.skip("the driver mounts with the node's privilege")
-    node = Node(tmp_path.resolve(), store.url)
     try:
         yield node
         node.close()

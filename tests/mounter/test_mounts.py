@@ -136,22 +136,6 @@ def test_a_worker_that_is_stopped_is_replaced(node, read):
     assert node.workers() != [worker]
 
 
-def test_a_mounter_that_hangs_with_its_worker_is_an_error_and_no_hang(node, read):
-    """It holds the connection as well, so only the kernel can end it."""
-    mounts = node.open(hang_s=1.0, takeover_s=2.0, look_every_s=0.5)
-    node.mounter()
-    at = node.start("one", "s3://models")
-    hung = [node.mounters[0].pid, *node.workers()]
-    for pid in hung:
-        os.kill(pid, signal.SIGSTOP)
-    assert "Error" in read(at / "file")
-    assert mounts.ready() == "the mounter did not answer within 2 s"
-    assert str(at) in node.mounted()
-    for pid in hung:
-        os.kill(pid, signal.SIGCONT)
-    assert "nobody came to serve it" in mounts.state("one").reason
-
-
 def test_where_no_worker_can_take_over_the_mount_is_made_anew_on_top(node, read):
     """As behind an upgrade of the FUSE library, which answers the kernel in another way."""
     mounts = node.open()
