@@ -220,7 +220,7 @@ def test_the_driver_takes_the_attributes(found):
         attributes = dict(volume["volumeAttributes"])
         assert all(isinstance(value, str) for value in attributes.values())
         spec = parse_volume(attributes, mount_options, {}, Policy())
-        assert spec.source == "s3://my-bucket/models/llama"
+        assert spec.full.source == "s3://my-bucket/models/llama"
         assert not is_inline(volume_id, attributes) or volume["nodePublishSecretRef"]
 
 
