@@ -27,7 +27,9 @@ def test_the_volume_has_eight_lines_that_the_driver_takes():
     (block,) = re.findall(r"^```yaml\nvolumes:\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     assert len(block.splitlines()) == 8
     (volume,) = yaml.safe_load(block)
-    assert parse_volume(volume["csi"]["volumeAttributes"], [], {}, Policy()).full.source == "s3://my-bucket/models/llama"
+    assert (
+        parse_volume(volume["csi"]["volumeAttributes"], [], {}, Policy()).full.source == "s3://my-bucket/models/llama"
+    )
     inline = yaml.safe_load((ROOT / "examples" / "kubernetes" / "volumes" / "inline.yaml").read_text())
     assert inline["spec"]["volumes"] == [volume]
 
