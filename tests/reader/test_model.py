@@ -218,17 +218,6 @@ def test_what_begins_a_load(key):
     assert begins_load(key)
 
 
-async def test_the_observer_is_told_of_every_change(store, nursery):
-    told: list[tuple[ObjectId, list[Extent]]] = []
-    readers = Readers(store, ReaderConfig(), on_plan=lambda obj, extents: told.append((obj, extents)))
-    await nursery.start(readers.run)
-    obj = store.put("a.bin", 100 * MIB)
-    reader = readers.open(obj, obj.key)
-    await reader.read(0, MIB)
-    assert told == [(obj, [Extent(BLOCK, 3 * BLOCK)])]
-    assert reader.ahead() == told[0][1]
-
-
 async def backwards(readers: Readers, obj: ObjectId) -> None:
     reader = readers.open(obj, obj.key)
     await reader.read(0, MIB)

@@ -25,12 +25,10 @@ from tigrismount.reader.probe import MAX_TENSORS, Probe
 from tigrismount.reader.statistics import ReadersStatistics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tigrismount.blocks.base import BlockSource
     from tigrismount.cache.base import RecordStore
     from tigrismount.core.loadlog import LoadLog
-    from tigrismount.core.types import Extent, ObjectId
+    from tigrismount.core.types import ObjectId
     from tigrismount.formats.registry import TensorFormat
     from tigrismount.reader.model import Siblings
     from tigrismount.reader.options import ReaderConfig
@@ -51,7 +49,6 @@ class Readers:
         max_tensors: Tensors in remembered layouts.
         siblings: Tells the files beside one, so that models are planned as such.
         records: Where learned orders are kept.
-        on_plan: Told a version and what is wanted of it next, whenever that changes.
         fill_limit_bytes: Largest file that a disk cache is filled with once it is read in earnest; 0 without one.
         pushes: Told what is read and what will be.
     """
@@ -66,7 +63,6 @@ class Readers:
         max_tensors: int = MAX_TENSORS,
         siblings: Siblings | None = None,
         records: RecordStore | None = None,
-        on_plan: Callable[[ObjectId, list[Extent]], None] | None = None,
         fill_limit_bytes: int = 0,
         pushes: PushHook | None = None,
     ) -> None:
@@ -78,7 +74,6 @@ class Readers:
         self._probe = Probe(store, max_tensors=max_tensors)
         self._models = Models(store, config, peek=self._peek, siblings=siblings, nursery=lambda: self._nursery)
         self._orders = Orders(records) if records is not None and config.prefetch == "auto" else None
-        self._on_plan = on_plan
         self._fill_limit_bytes = fill_limit_bytes
         self._nursery: trio.Nursery | None = None
         self._open: dict[ObjectId, FileReader] = {}
@@ -168,18 +163,13 @@ class Readers:
             self._log,
             on_begin=partial(self._start_learning, tensor_format) if learns else None,
             announced=tensor_format is not None and layout is None and not small,
-            on_plan=self._said,
+            on_plan=self._models.said,
             pushes=self._pushes,
             fills_disk=obj.size_bytes <= self._fill_limit_bytes,
         )
         if layout is not None:
             reader.learn(layout)
         return reader
-
-    def _said(self, reader: FileReader) -> None:
-        self._models.said(reader)
-        if self._on_plan is not None:
-            self._on_plan(reader.obj, reader.ahead())
 
     def _start_learning(self, tensor_format: TensorFormat | None, reader: FileReader) -> None:
         if self._nursery is not None:
