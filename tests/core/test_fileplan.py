@@ -83,6 +83,34 @@ def test_the_second_load_in_an_unusual_order_waits_a_fifth_as_often(order):
     assert 5 * second.waits <= first.waits
 
 
+def test_an_order_is_planned_with_the_block_in_which_each_tensor_begins():
+    """It was read with the tensor before, whose turn was long ago; with little memory it is there no more."""
+    layout = layout_of(*[12 * MIB] * 8)
+    plan = plan_of(layout)
+    plan.follow(BlockOrder([0, 1, *range(3, 12), 2], BLOCK, layout.tensors[-1].stop))
+    for start in range(0, 2 * BLOCK, READ):
+        plan.observe(start, start + READ, missed=True)
+    for block in range(3, 12):
+        for start in range(block * BLOCK, (block + 1) * BLOCK, READ):
+            plan.observe(start, start + READ, missed=True)
+    assert plan.ahead() == [Extent(BLOCK, 3 * BLOCK)], "the second tensor begins in block 1 and goes on in block 2"
+
+
+def test_a_reader_that_touches_the_ends_of_tensors_first_reads_in_file_order():
+    """Seen between pushes: the end of each tensor, then at once what was read of several blocks."""
+    layout = layout_of(*[20 * MIB] * 24)
+    plan = plan_of(layout)
+    size = layout.tensors[-1].stop
+    plan.observe(0, READ, missed=True)
+    for number, tensor in enumerate(layout.tensors[:-1]):
+        plan.observe(tensor.stop - READ // 2, tensor.stop + READ // 2, missed=True)
+        if number % 3 == 2:
+            plan.observe(tensor.stop - 60 * MIB, tensor.stop, missed=False)
+    learned = plan.learned()
+    assert learned is not None
+    assert learned.blocks == tuple(range(-(-size // BLOCK))), "what nobody was seen to read is planned, too"
+
+
 def test_a_tensor_read_out_of_order_is_fetched_whole_with_its_first_read():
     layout = layout_of(*[100 * MIB] * 10)
     plan = plan_of(layout)

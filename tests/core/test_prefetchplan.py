@@ -193,6 +193,32 @@ def test_a_comb_is_jumps_in_a_row():
         assert ahead_bytes(plan) <= 3 * BLOCK
 
 
+def test_tensors_whose_ends_are_touched_first_are_no_comb():
+    """``memcpy`` loads the last bytes first; most of what follows may be in the kernel and is not seen."""
+    layout = layout_of(*[20 * MIB] * 50)
+    plan = plan_of(layout)
+    for number, tensor in enumerate(layout.tensors[:10]):
+        plan.observe(tensor.stop - READ // 2, tensor.stop + READ // 2, missed=True)
+        assert not plan.combing
+        for start in range(tensor.start + READ // 2, tensor.stop - READ, READ):
+            plan.observe(start, start + READ, missed=True)
+        if number > 2:
+            assert plan.ahead(), "reading goes on"
+
+
+def test_a_comb_takes_nothing_from_a_window():
+    layout = layout_of(*[20 * MIB] * 50)
+    plan = plan_of(layout)
+    for start in range(READ, 301 * MIB, READ):
+        plan.observe(start, start + READ, missed=True)
+    before = ahead_bytes(plan)
+    assert before > BLOCK << COMB_TEETH
+    for tensor in layout.tensors[15 : 15 + COMB_TEETH]:
+        plan.observe(tensor.stop - READ // 2, tensor.stop + READ // 2, missed=True)
+    assert plan.combing
+    assert ahead_bytes(plan) >= before - BLOCK
+
+
 def test_jumps_that_miss_the_next_tensor_are_no_comb():
     layout = layout_of(*[20 * MIB] * 50)
     plan = plan_of(layout)

@@ -123,12 +123,27 @@ def test_a_tripwires_bytes_are_kept_until_somebody_reaches_it():
 def test_the_rest_of_the_block_that_its_reader_is_in_is_pushed_too():
     plan = plan_of(64)
     plan.want([Extent(5 * MIB, 8 * MIB)], lambda _: False)
+    plan.passed(4 * MIB, 4 * MIB + PAGE)
     plan.passed(4 * MIB + PAGE, 4 * MIB + 3 * PAGE)
     assert plan.arrived(4)
     push = plan.next()
     assert (push.index, push.start) == (4, 4 * MIB + 3 * PAGE), "not what its own READs bring"
     plan.passed(20 * MIB, 20 * MIB + PAGE)
     assert not plan.arrived(20), "a reader elsewhere is left alone"
+
+
+def test_the_blocks_of_a_reader_that_touches_the_end_first_stay_wanted():
+    """``memcpy`` touches the last page of a tensor before the others, and the plan leaves that block to its reader."""
+    plan = plan_of(64)
+    plan.want([Extent(5 * MIB, 20 * MIB)], lambda _: False)
+    plan.passed(10 * MIB - PAGE, 10 * MIB + PAGE)
+    plan.want([Extent(5 * MIB, 9 * MIB), Extent(11 * MIB, 20 * MIB)], lambda _: False)
+    assert plan.arrived(9)
+    assert plan.arrived(10)
+    assert [(push.index, push.start) for push in (plan.next(), plan.next())] == [
+        (9, 9 * MIB),
+        (10, 10 * MIB + PAGE),
+    ], "what lies before the page was not read"
 
 
 def test_a_reader_waits_for_what_is_about_to_come_and_for_nothing_else():
@@ -142,6 +157,35 @@ def test_a_reader_waits_for_what_is_about_to_come_and_for_nothing_else():
     assert plan.is_coming(6 * MIB), "on its way"
     plan.done(push)
     assert not plan.is_coming(6 * MIB + PAGE), "there; block 7 may take long"
+
+
+def test_a_push_under_way_waits_for_the_reads_where_it_is():
+    plan = plan_of(64)
+    plan.want([Extent(5 * MIB, 8 * MIB)], lambda index: index == 6)
+    assert not plan.is_stopped_by(6 * MIB, 6 * MIB + PAGE)
+    push = plan.next()
+    assert plan.is_stopped_by(6 * MIB, 6 * MIB + PAGE)
+    assert not plan.is_stopped_by(6 * MIB - PAGE, 6 * MIB)
+    plan.done(push)
+    assert not plan.is_stopped_by(6 * MIB, 6 * MIB + PAGE)
+
+
+def test_reads_that_wait_for_a_push_are_left_out_of_it():
+    plan = plan_of(64)
+    plan.want([Extent(5 * MIB, 8 * MIB)], lambda index: index == 5)
+    push = plan.next()
+    assert plan.pieces(push) == [(5 * MIB, push.stop)]
+    with plan.waiting(5 * MIB + 4 * PAGE, 5 * MIB + 6 * PAGE), plan.waiting(5 * MIB - PAGE, 5 * MIB + PAGE):
+        assert plan.pieces(push) == [(5 * MIB + PAGE, 5 * MIB + 4 * PAGE), (5 * MIB + 6 * PAGE, push.stop)]
+    with plan.waiting(push.stop - PAGE, push.stop + 2 * PAGE), plan.waiting(9 * MIB, 10 * MIB):
+        assert plan.pieces(push) == [(5 * MIB, push.stop - PAGE)]
+    assert plan.pieces(push) == [(5 * MIB, push.stop)]
+
+
+def test_a_read_that_runs_over_a_tripwire_says_that_all_before_it_was_read():
+    plan = plan_of(64)
+    pushed(plan, Extent(0, 16 * MIB))
+    assert plan.passed(4 * MIB - 2 * PAGE, 4 * MIB + PAGE) == 0
 
 
 def test_a_push_that_failed_is_as_if_it_had_not_been():
@@ -197,6 +241,21 @@ def test_a_file_that_was_closed_may_have_lost_all_its_pages():
     plan.passed(3 * MIB, 3 * MIB + 2 * PAGE)
     assert plan.losses == 0
     assert plan.want([Extent(0, 8 * MIB)], lambda _: False) == [Extent(0, 8 * MIB)]
+
+
+def test_a_push_made_since_the_file_was_opened_anew_says_nothing_about_older_ones():
+    plan = plan_of(64)
+    pushed(plan, Extent(MIB, 16 * MIB))
+    plan.withdraw()
+    plan.passed(0, 32 * PAGE)
+    plan.want([Extent(MIB, 2 * MIB)], lambda _: False)
+    assert plan.arrived(0)
+    assert push_all(plan) == [0]
+    plan.passed(MIB - PAGE, MIB)
+    plan.passed(MIB, MIB + 32 * PAGE)
+    everything = [Extent(0, 16 * MIB)]
+    assert plan.want(everything, lambda _: False) == everything, "the kernel has dropped all of it"
+    assert plan.losses == 0, "nobody's fault"
 
 
 def test_a_file_that_was_closed_may_have_kept_them():

@@ -19,6 +19,8 @@ BLOCK = 16 * PAGE_BYTES
 BLOCKS = 40
 OBJ = ObjectId("bucket", "model.safetensors", "etag", BLOCKS * BLOCK)
 NODE = 77
+READ = (4 * BLOCK - PAGE_BYTES, 4 * BLOCK)
+"""A READ up to the block that is planned."""
 
 
 def body(start: int, stop: int) -> bytes:
@@ -292,11 +294,11 @@ async def test_a_reader_waits_until_what_comes_next_is_pushed(make):
     at = await make()
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
-    assert at.pusher.is_coming(OBJ, 4 * BLOCK)
+    assert at.pusher.is_coming(OBJ, READ[1])
     at.kernel.gate.set()
     with trio.fail_after(30):
-        while at.pusher.is_coming(OBJ, 4 * BLOCK):
-            await at.pusher.wait_for(OBJ, 4 * BLOCK)
+        while at.pusher.is_coming(OBJ, READ[1]):
+            await at.pusher.wait_for(OBJ, *READ)
 
 
 async def test_a_reader_never_waits_for_long(make):
@@ -306,6 +308,20 @@ async def test_a_reader_never_waits_for_long(make):
     at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
     await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
     with trio.fail_after(30):
-        await at.pusher.wait_for(OBJ, 4 * BLOCK)
-    assert at.pusher.is_coming(OBJ, 4 * BLOCK), "still under way"
+        await at.pusher.wait_for(OBJ, *READ)
+    assert at.pusher.is_coming(OBJ, READ[1]), "still under way"
     at.kernel.gate.set()
+
+
+async def test_a_read_that_waits_is_left_out_of_the_push_it_waits_for(make):
+    """The store would wait for its pages, and it for the store."""
+    at = await make()
+    at.lender.complete = set()
+    at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
+    start = 4 * BLOCK + 2 * PAGE_BYTES
+    with at.pusher._plans[OBJ].waiting(start, start + PAGE_BYTES):
+        at.lender.complete = {4}
+        at.pusher.arrived(OBJ, 4)
+        await settled()
+    assert start not in at.kernel.pages
+    assert start + PAGE_BYTES in at.kernel.pages

@@ -36,10 +36,9 @@ class FakePushes:
     def is_coming(self, obj, position):
         return position in self.coming
 
-    async def wait_for(self, obj, position):
+    async def wait_for(self, obj, start, stop):
         await trio.lowlevel.checkpoint()
-        if position in self.coming:
-            self.waits.append(position)
+        self.waits.append(stop)
 
     def held(self, obj, start, stop):
         return self.kept.get(start)
@@ -88,6 +87,7 @@ async def test_a_read_waits_for_what_is_about_to_be_pushed_behind_it(store, push
     store.resident = True
     pushes.coming = {MIB}
     assert reader.try_read(0, MIB) is None
-    await reader.read(0, MIB)
+    data = await reader.read(0, MIB)
     assert pushes.waits == [MIB]
+    assert isinstance(data, bytes), "a copy: the block may leave memory while its reader waits"
     assert reader.try_read(MIB, 2 * MIB) is not None

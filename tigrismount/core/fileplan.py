@@ -46,6 +46,10 @@ WHOLE = 0.9
 ORDER_PROOF_BLOCKS = 8
 """Blocks read along a learned order that open its window, where its beginning was not read. Of reads scattered over
 a file some lie within reach of wherever a reader is taken to be, but not so many before the order is disproved."""
+UNSEEN_BLOCKS = 16
+"""How far, in blocks, file order may look disturbed because a reader takes pushed pages unseen: two tripwires."""
+UNSEEN_SHARE = 1 / 4
+"""Share of the blocks in which tensors begin that may look out of order so; of a random order half are."""
 LEAST_LEARNED_BLOCKS = 4
 """Blocks that must have been touched for their order to say anything."""
 
@@ -171,7 +175,10 @@ class FilePlan:
 
     def ahead(self) -> list[Extent]:
         """Return what is wanted now, whole blocks, each once, most urgent first."""
-        windows = self._order.ahead() if self._order is not None else list(self._blocks(self._streams.ahead()))
+        if self._order is not None:
+            windows = list(self._from_their_beginnings(self._order.ahead()))
+        else:
+            windows = list(self._blocks(self._streams.ahead()))
         if self._load is not None and self._load.combing:
             self._asides.clear()  # the comb plans all of them, in order
         wanted = dict.fromkeys(self._untouched(self._asides))
@@ -197,7 +204,7 @@ class FilePlan:
         touched = len(self._touched)
         if touched < LEAST_LEARNED_BLOCKS or self._read_bytes < touched * block_bytes // 2:
             return None
-        order = BlockOrder(self._touched, block_bytes, self._size_bytes)
+        order = BlockOrder(self._in_order(), block_bytes, self._size_bytes)
         known = self.order
         if (
             known is not None
@@ -206,6 +213,30 @@ class FilePlan:
         ):
             return None
         return order
+
+    def _in_order(self) -> Iterable[int]:
+        """Return the touched blocks in the order in which they are worth fetching.
+
+        Whoever copies tensor after tensor out of a mapping touches the end of each before the rest, and takes pushed
+        pages unseen. That is file order nevertheless, and so it is kept.
+        """
+        block_bytes, layout = self._policy.block_bytes, self._layout
+        if layout is None:
+            return self._touched
+        begun = descents = 0
+        highest = -1
+        for index in self._touched:
+            tensor = layout.first_from(index * block_bytes)
+            if tensor is not None and tensor.start < (index + 1) * block_bytes:
+                begun += 1
+                descents += index < highest
+                highest = max(highest, index)
+                if highest - index > UNSEEN_BLOCKS:
+                    return self._touched
+        if descents > begun * UNSEEN_SHARE:
+            return self._touched
+        whole = self.touched_bytes >= WHOLE * self._size_bytes
+        return range(-(-self._size_bytes // block_bytes)) if whole else sorted(self._touched)
 
     def begin_again(self) -> None:
         """Forget where readers were and what they had asked for, because all of them have gone.
@@ -249,6 +280,21 @@ class FilePlan:
         read = self._touched if self._guessed else ()
         self._order = OrderPlan(order, policy, read, guessed=self._guessed)
         self._streams = self._order.streams
+
+    def _from_their_beginnings(self, blocks: Iterable[int]) -> Iterable[int]:
+        """Return *blocks* of an order, before each the one in which its tensor begins.
+
+        That one may have been read with another tensor, long ago, and memory may have given it up since.
+        """
+        block_bytes, layout = self._policy.block_bytes, self._layout
+        for index in blocks:
+            number = layout.index_at(index * block_bytes) if layout is not None else -1
+            if layout is not None and number >= 0:
+                tensor = layout.tensors[number]
+                first = tensor.start // block_bytes
+                if first == index - 1 and tensor.stop > index * block_bytes and first in self._touched:
+                    yield first
+            yield index
 
     def _fresh(self, start: int, stop: int) -> Sequence[int]:
         """Return the blocks that a read is the first to touch."""

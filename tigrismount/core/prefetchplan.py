@@ -37,6 +37,8 @@ COMB_TEETH = 3
 """Skips from tensor start to tensor start in a row that make a comb; one or two happen by chance."""
 MAX_DOUBLINGS = 16
 """Teeth that still widen the window: far more than any budget allows."""
+MAX_LATE_BYTES = 1 << 20
+"""Bytes read behind a tooth that may belong to the one before, delivered out of order: one READ."""
 MAX_TOOTH_BYTES = 16 << 20
 """What one touched page may make the kernel read; a longer run is somebody reading data."""
 
@@ -70,6 +72,10 @@ class LoadPlan:
         self._comb_start = 0
         """Where the data begins that the comb announces."""
         self._teeth = 0
+        self._before_tooth = 0
+        """Where the run ended that the last tooth left."""
+        self._resumed_bytes = 0
+        """Bytes that were read on from there since."""
         self._loading: Stream | None = None
 
     @property
@@ -87,6 +93,8 @@ class LoadPlan:
             self._tooth_stop = max(self._tooth_stop, stop)
             if self._teeth >= COMB_TEETH and self._tooth_stop - self._tooth_start <= MAX_TOOTH_BYTES:
                 return False
+        elif self._teeth and start <= self._before_tooth < stop:
+            self._resume(start, stop)
         trusted = not self._data_seen and start >= self._data_from and self._begins(start, stop)
         if trusted:
             self._data_seen = True
@@ -113,12 +121,22 @@ class LoadPlan:
                 self._comb_start = self._tooth_stop
                 self._loading = None
             self._teeth += 1
+        self._before_tooth, self._resumed_bytes = self._tooth_stop, 0
         self._tooth_start, self._tooth_stop = start, stop
+
+    def _resume(self, start: int, stop: int) -> None:
+        """A read goes on from before the last tooth: that was the end of a tensor that is being copied, no comb."""
+        self._resumed_bytes += stop - self._before_tooth
+        self._before_tooth = stop
+        if self._resumed_bytes > MAX_LATE_BYTES:
+            self._teeth = 0
+            self._tooth_start, self._tooth_stop = start, stop
 
     def _comb(self) -> bool:
         """Plan from where the comb began, twice as far with each tooth."""
         policy = self._streams.policy
         window_bytes = min(policy.block_bytes << min(self._teeth, MAX_DOUBLINGS), policy.max_window_bytes)
+        window_bytes = max(window_bytes, self._streams.window_bytes)
         if self._loading is None:
             self._loading = self._streams.grant(self._comb_start, window_bytes)
             return True

@@ -16,13 +16,14 @@ Blocks are known by their index, in the block size that the store uses for this 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tigrismount.core.types import Extent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 PAGE_BYTES = 4096
 """Size of a tripwire: the least that the kernel asks for."""
@@ -33,6 +34,8 @@ MAX_TRIPWIRE_BLOCKS = 8
 LOST_BYTES = 32 << 20
 """READs of pushed bytes, with no tripwire between them, that mean the pages are gone. Kernel read-ahead of 4 MiB has
 up to 16 MiB on their way when a push meets it."""
+ENTERED = -1
+"""Place in the order of a block that a reader is in: before all that is planned."""
 MAX_LOSSES = 2
 """Losses after which pushing ends until the file is opened anew."""
 
@@ -74,14 +77,18 @@ class PushPlan:
         """Those of them that no reader was seen to have passed."""
         self._tripwires: dict[int, int] = {}
         """Where the tripwire is, by block."""
-        self._flying: set[int] = set()
+        self._flying: dict[int, Push] = {}
         """Blocks that are being pushed."""
         self._held: dict[int, bytes] = {}
         """What is at a tripwire that nobody has reached, by position; its block may leave memory meanwhile."""
         self._tripwire_blocks = 1
-        self._reader_at = 0
+        self._run = (0, 0)
+        """Bytes of the last READs that went on one from the other."""
+        self._waiting: list[tuple[int, int]] = []
+        """READs that are not answered before what is behind them is pushed."""
         self._late_bytes = 0
-        self._is_reopened = False
+        self._stale: set[int] = set()
+        """Blocks pushed before the file was closed, as long as it is not known whether the kernel has kept them."""
 
     @property
     def given_up(self) -> bool:
@@ -100,7 +107,8 @@ class PushPlan:
         """
         if self.given_up:
             return list(extents)
-        known, self._wanted = self._wanted, {}
+        known = self._wanted
+        self._wanted = {index: ENTERED for index, place in known.items() if place == ENTERED}
         left: list[Extent] = []
         blocks = 0
         for extent in extents:
@@ -121,7 +129,7 @@ class PushPlan:
     def withdraw(self) -> None:
         """Nobody has the file open: want nothing; what the kernel keeps until it is opened again, only READs show."""
         self._wanted, self._ready = {}, set()
-        self._is_reopened = bool(self._pushed)
+        self._stale = set(self._pushed)
         self._late_bytes = self.losses = 0
 
     def arrived(self, index: int) -> bool:
@@ -140,7 +148,8 @@ class PushPlan:
         del self._wanted[index]
         push = self._push(index)
         self._pushed[index] = push.start
-        self._flying.add(index)
+        self._stale.discard(index)
+        self._flying[index] = push
         self._unpassed.add(index)
         self._tripwires.pop(index, None)
         if push.tripwire is not None:
@@ -159,12 +168,13 @@ class PushPlan:
 
     def done(self, push: Push) -> None:
         """Note that the kernel has taken a push."""
-        self._flying.discard(push.index)
+        self._flying.pop(push.index, None)
 
     def failed(self, push: Push) -> None:
         """Take back a push that the kernel did not take."""
-        self._flying.discard(push.index)
+        self._flying.pop(push.index, None)
         self._pushed.pop(push.index, None)
+        self._stale.discard(push.index)
         self._unpassed.discard(push.index)
         if push.tripwire is not None:
             self._tripwires.pop(push.index, None)
@@ -177,23 +187,50 @@ class PushPlan:
             return True
         return index + 1 in self._ready or index + 1 in self._flying
 
+    def is_stopped_by(self, start: int, stop: int) -> bool:
+        """Tell whether a push that is under way will come to wait for a READ of bytes ``[start, stop)``."""
+        return any(start < push.stop and push.start < stop for push in self._flying.values())
+
+    @contextmanager
+    def waiting(self, start: int, stop: int) -> Iterator[None]:
+        """Keep pushes out of bytes ``[start, stop)``, whose READ waits for them."""
+        self._waiting.append((start, stop))
+        try:
+            yield
+        finally:
+            self._waiting.remove((start, stop))
+
+    def pieces(self, push: Push) -> list[tuple[int, int]]:
+        """Return what to hand to the kernel for *push*: all of it but the READs that wait for it."""
+        position, found = push.start, []
+        for start, stop in [*sorted(self._waiting), (push.stop, push.stop)]:
+            if position < min(start, push.stop):
+                found.append((position, min(start, push.stop)))
+            position = max(position, -(-stop // PAGE_BYTES) * PAGE_BYTES)
+        return found
+
     def reader_in(self, start: int, stop: int) -> int:
-        """Return where in bytes ``[start, stop)`` the last READ ended, *start* if elsewhere. Any thread."""
-        reader_at = self._reader_at
-        return reader_at if start < reader_at < stop else start
+        """Return up to where bytes ``[start, stop)`` were READ from *start* on, *start* if not at all. Any thread."""
+        run_start, run_stop = self._run
+        return run_stop if run_start <= start < run_stop < stop else start
 
     def passed(self, start: int, stop: int) -> int:
         """Note a READ of bytes ``[start, stop)``; return from where on its reader has read, at most *start*."""
-        self._reader_at = stop
+        run_start, run_stop = self._run
+        self._run = (run_start if run_start <= start <= run_stop else start, stop)
         index = start // self.block_bytes
-        self._follow(stop)
-        if self._tripwires.get(index) == start:
+        self._follow(start, stop)
+        tripwire = self._tripwires.get(index, -1)
+        if tripwire == start:
             self._held.pop(start, None)
-            self._late_bytes, self._is_reopened = 0, False
+            self._late_bytes = 0
+            if index in self._stale:  # what lies before it is still there
+                self._stale.clear()
             return self._claim(index, start)
         if index in self._pushed:
-            self._late(stop - start)
-            return start
+            since = self._claim(index, start) if start < tripwire < stop else start  # read-ahead ran over it
+            self._late(index, stop - start)
+            return since
         if start % self.block_bytes == 0 and index - 1 in self._pushed:
             return self._claim(index - 1, start)
         return start
@@ -203,19 +240,22 @@ class PushPlan:
         assert self._ready <= set(self._wanted)
         assert not set(self._wanted) & set(self._pushed)
         assert self._unpassed <= set(self._pushed)
+        assert self._stale <= set(self._pushed)
         assert set(self._tripwires) <= set(self._pushed)
         assert set(self._held) <= set(self._tripwires.values())
 
-    def _follow(self, position: int) -> None:
-        """Want the rest of the block that a reader is in, when it is on its way into what is wanted or pushed.
+    def _follow(self, start: int, stop: int) -> None:
+        """Want the rest of the blocks that a reader is in, when it is on its way into what is wanted or pushed.
 
-        Plans leave that block to its reader, who would get it page by page.
+        Plans leave those blocks to their reader, who would get them page by page. Whoever copies a tensor out of a
+        mapping may touch its last page first, far ahead of what it reads next (``memcpy`` does).
         """
-        index = position // self.block_bytes
-        if index in self._pushed or index in self._wanted or position >= self._size_bytes:
-            return
-        if index + 1 in self._wanted or index + 1 in self._pushed:
-            self._wanted[index] = -1
+        for position in (start, stop):
+            index = position // self.block_bytes
+            if index in self._pushed or position >= self._size_bytes:
+                continue
+            if index in self._wanted or index + 1 in self._wanted or index + 1 in self._pushed:
+                self._wanted[index] = ENTERED
 
     def _pieces(self, extent: Extent) -> Iterable[tuple[int, int, int]]:
         start, stop = extent.start, min(extent.stop, self._size_bytes)
@@ -249,13 +289,14 @@ class PushPlan:
             index -= 1
         return start
 
-    def _late(self, size_bytes: int) -> None:
-        """Note a READ of pushed bytes."""
+    def _late(self, index: int, size_bytes: int) -> None:
+        """Note a READ of bytes of block *index*, which was pushed."""
         self._late_bytes += size_bytes
-        if self._is_reopened or self._late_bytes > LOST_BYTES:
-            self.losses += not self._is_reopened
-            self._late_bytes, self._is_reopened = 0, False
-            for lost in (self._pushed, self._unpassed, self._tripwires, self._held):
+        is_stale = index in self._stale
+        if is_stale or self._late_bytes > LOST_BYTES:
+            self.losses += not is_stale
+            self._late_bytes = 0
+            for lost in (self._pushed, self._unpassed, self._tripwires, self._held, self._stale):
                 lost.clear()
             if self.given_up:
                 self._wanted, self._ready = {}, set()

@@ -45,6 +45,9 @@ MAX_KEPT = 256
 HOLD_S = 0.05
 """Longest that a READ waits for the pages behind it to be pushed. Its reader has caught up with the source, and would
 otherwise take what comes in READs of 128 KiB."""
+STOPPED_HOLD_S = 0.005
+"""The same where a push is under way that will come to wait for that very READ. Meanwhile the others get ahead, which
+they would not while the event loop is busy with READs: one turn of the interpreter's lock."""
 LOOK_AGAIN_S = 0.5
 """How long to wait when memory is short before looking again."""
 
@@ -201,7 +204,8 @@ class Pusher:
             return start
         losses = plan.losses
         since = plan.passed(start, stop)
-        self._look_at(obj, plan, stop)
+        for position in (start, stop):
+            self._look_at(obj, plan, position)
         self._counts["passed_bytes"] += start - since
         self._counts["lost"] += plan.losses - losses
         return since
@@ -216,10 +220,12 @@ class Pusher:
         plan = self._plans.get(obj)
         return plan is not None and not self._is_stopped and plan.is_coming(position)
 
-    async def wait_for(self, obj: ObjectId, position: int) -> None:
+    async def wait_for(self, obj: ObjectId, start: int, stop: int) -> None:
         """Wait a little until what is behind a read is pushed; see ``PushHook.wait_for``."""
-        with trio.move_on_after(HOLD_S):
-            while self.is_coming(obj, position):
+        plan = self._plans[obj]
+        longest_s = STOPPED_HOLD_S if plan.is_stopped_by(start, stop) else HOLD_S
+        with plan.waiting(start, stop), trio.move_on_after(longest_s):
+            while self.is_coming(obj, stop):
                 await self._progress.wait()
 
     def held(self, obj: ObjectId, start: int, stop: int) -> bytes | None:
@@ -290,13 +296,13 @@ class Pusher:
     async def _push(self, obj: ObjectId, plan: PushPlan, push: Push, node_id: int, loan: Loan) -> None:
         if push.tripwire is not None:
             plan.hold(push, bytes(loan.view[push.tripwire.start - loan.start : push.tripwire.stop - loan.start]))
-        view = loan.view[push.start - loan.start : push.stop - loan.start]
+        pieces = [(start, loan.view[start - loan.start : stop - loan.start]) for start, stop in plan.pieces(push)]
         since_s = self._log.clock()
         self._busy.append(obj)
         try:
             # Whoever cancels does not wait for the thread. The block then stays lent: its memory is still being read.
             pushed_bytes = await trio.to_thread.run_sync(
-                self._store_all, plan, node_id, push.start, view, abandon_on_cancel=True, limiter=self._threads
+                self._store_all, plan, node_id, pieces, abandon_on_cancel=True, limiter=self._threads
             )
         except OSError as exc:
             pushed_bytes = 0
@@ -315,21 +321,23 @@ class Pusher:
         self._progress.set()
         self._progress = trio.Event()
 
-    def _store_all(self, plan: PushPlan, node_id: int, start: int, view: memoryview) -> int:
-        """Put a view into the kernel's cache, but for what its reader got meanwhile. Pushing thread.
+    def _store_all(self, plan: PushPlan, node_id: int, pieces: Sequence[tuple[int, memoryview]]) -> int:
+        """Put *pieces* into the kernel's cache, but for what their reader got meanwhile. Pushing thread.
 
         Returns:
             The bytes that were pushed; 0 when it was told to stop.
         """
-        pushed_bytes, position, stop = 0, start, start + len(view)
-        while position < stop:
-            if self._is_stopped:
-                return 0
-            position = plan.reader_in(position, stop) // PAGE_BYTES * PAGE_BYTES
-            piece = view[position - start : position - start + STORE_BYTES]
-            self._store_pages(node_id, position, piece)
-            pushed_bytes += len(piece)
-            position += len(piece)
+        pushed_bytes = 0
+        for start, view in pieces:
+            position, stop = start, start + len(view)
+            while position < stop:
+                if self._is_stopped:
+                    return 0
+                position = plan.reader_in(position, stop) // PAGE_BYTES * PAGE_BYTES
+                store = view[position - start : position - start + STORE_BYTES]
+                self._store_pages(node_id, position, store)
+                pushed_bytes += len(store)
+                position += len(store)
         return pushed_bytes
 
     def _note(self, exc: OSError) -> None:

@@ -133,8 +133,11 @@ class FileReader:
                 self._say(self.plan)
         if self._on_begin is not None:
             self._begin()
-        await self._pushes.wait_for(self.obj, stop)
-        return await self._store.read(self.obj, start, stop, Priority.DEMAND)
+        found = await self._store.read(self.obj, start, stop, Priority.DEMAND)
+        if self._pushes.is_coming(self.obj, stop):
+            found = bytes(found)
+            await self._pushes.wait_for(self.obj, start, stop)
+        return found
 
     def learn(self, layout: Layout) -> None:
         """Plan by *layout* from now on."""
@@ -179,10 +182,6 @@ class FileReader:
             self.plan.begin_again()
             self._fetch(self.plan, cut=True)
             self._pushes.withdrawn(self.obj)
-
-    def ahead(self) -> list[Extent]:
-        """Return what is wanted of the file now, most urgent first."""
-        return self.plan.ahead() if self.plan is not None else []
 
     def _begin(self) -> None:
         on_begin, self._on_begin = self._on_begin, None

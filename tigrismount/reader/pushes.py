@@ -25,8 +25,8 @@ class PushHook(Protocol):
     def is_coming(self, obj: ObjectId, position: int) -> bool:
         """Tell whether a reader that has reached *position* had better wait, since the kernel gets what is there."""
 
-    async def wait_for(self, obj: ObjectId, position: int) -> None:
-        """Wait for that, but never for long."""
+    async def wait_for(self, obj: ObjectId, start: int, stop: int) -> None:
+        """Let a read of bytes ``[start, stop)`` wait for what comes behind it, but never for long."""
 
     def held(self, obj: ObjectId, start: int, stop: int) -> bytes | None:
         """Return bytes that were kept because the kernel will ask for them, None for all others."""
@@ -50,7 +50,7 @@ class NoPushes:
         """Return False."""
         return False
 
-    async def wait_for(self, obj: ObjectId, position: int) -> None:
+    async def wait_for(self, obj: ObjectId, start: int, stop: int) -> None:
         """Return at once."""
 
     def held(self, obj: ObjectId, start: int, stop: int) -> bytes | None:
