@@ -15,7 +15,7 @@ def draw(rows: Sequence[Row], path: Path, caption: str) -> bool:
     """Write the picture; return whether there was matplotlib to draw it with.
 
     Args:
-        rows: What to show; each is scaled to its own target, which lies at 1.
+        rows: What to show; each is scaled to its own target, which lies at 1, and those without one are left out.
         path: PNG file.
         caption: Machine and date.
     """
@@ -26,6 +26,7 @@ def draw(rows: Sequence[Row], path: Path, caption: str) -> bool:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    rows = [row for row in rows if row.holds is not None]
     figure, axes = plt.subplots(figsize=(10, 0.5 * len(rows) + 1.5))
     for place, row in enumerate(rows):
         scale = row.limit or 1.0

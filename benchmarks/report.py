@@ -36,7 +36,7 @@ class Row:
     value: float
     """The ratio, or the cost."""
     target: str
-    """What must hold: ``>=`` or ``<=`` and a number."""
+    """What must hold: ``>=`` or ``<=`` and a number; anything else is no target."""
     values: tuple[float, ...]
     """One per round."""
 
@@ -51,8 +51,10 @@ class Row:
         return float(self.target.split()[1])
 
     @property
-    def holds(self) -> bool:
-        """Whether the target is reached."""
+    def holds(self) -> bool | None:
+        """Whether the target is reached; None where there is none."""
+        if not self.target.startswith((">=", "<=")):
+            return None
         return self.value >= self.limit if self.target.startswith(">=") else self.value <= self.limit
 
 
@@ -111,8 +113,9 @@ def show(bench: Bench, rows: Sequence[Row]) -> None:
     results = Table("result", title="Results")
     for column in ("median", "rounds", "target", "holds"):
         results.add_column(column, justify="right")
+    words = {True: "yes", False: "no", None: "-"}
     for row in rows:
-        results.add_row(row.name, f"{row.value:.2f}", row.spread, row.target, "yes" if row.holds else "no")
+        results.add_row(row.name, f"{row.value:.2f}", row.spread, row.target, words[row.holds])
     console.print(results)
 
 

@@ -23,6 +23,7 @@ def test_a_target_says_which_side_is_good():
     assert not ratio_row("rate", [1.0], [2.0], ">= 0.90").holds
     assert value_row("bytes", [1.0], "<= 1.01").holds
     assert not value_row("bytes", [1.02], "<= 1.01").holds
+    assert value_row("share", [0.5], "-").holds is None, "no target"
 
 
 def test_half_of_the_tensors_touch_at_most_a_block_per_shard_more(bench):

@@ -112,11 +112,11 @@ def read_bytes(status: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow  # a file of a shard's size; the two tests of ``weights`` below show the same of a smaller one
-@pytest.mark.parametrize(("how", "share"), [(MAPPED, 0.02), (TENSORS, 0.08)], ids=["mmap", "safetensors"])
-def test_hardly_a_byte_of_a_cached_file_is_asked_for(push_mount, shard, python, how, share):
+@pytest.mark.parametrize("how", [MAPPED, TENSORS], ids=["mmap", "safetensors"])
+def test_hardly_a_byte_of_a_cached_file_is_asked_for(push_mount, shard, python, how):
     """From NVMe: a second mount of a file that the disk cache has whole.
 
-    Measured: 0.4 to 1.1 % by a plain mapping; 1.3 to 4.2 % by safetensors, which overtakes the pushes now and then.
+    Measured: 0.4 to 1.1 % by a plain mapping, 0.3 to 0.6 % by safetensors.
     """
     with push_mount(shard.source) as at:
         run_command("warm", f"{at.path}/model.safetensors", env=at.env).check()
@@ -124,7 +124,7 @@ def test_hardly_a_byte_of_a_cached_file_is_asked_for(push_mount, shard, python, 
         assert python(how, f"{at.path}/model.safetensors") == shard.sums[how] + "\n"
         status = at.status()
     assert status["bytes"]["remote"] == 0
-    assert read_bytes(status) < share * SHARD
+    assert read_bytes(status) < 0.02 * SHARD
 
 
 def test_hardly_a_byte_of_a_file_in_memory_is_asked_for(push_mount, weights, python):
