@@ -52,6 +52,8 @@ class Engine:
     """podman and buildah with images and settings of their own."""
 
     env: dict[str, str]
+    directory: Path
+    """Where they run; conmon leaves a file there when a container is short of memory."""
 
     def __call__(self, *command: object, timeout_s: float = 120) -> str:
         """Run *command*, such as ``podman ps``, and return what it printed."""
@@ -62,7 +64,9 @@ class Engine:
     def attempt(self, *command: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run *command* whatever comes of it."""
         words = [str(word) for word in command]
-        return subprocess.run(words, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False)
+        return subprocess.run(
+            words, env=self.env, cwd=self.directory, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
 
     def build(self, context: Path) -> None:
         """Build the image of the Dockerfile in *context*."""
@@ -148,7 +152,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     lines = [f"{key} = {json.dumps(value)}" for key, value in storage.items()]
     (settings / "storage.conf").write_text("\n".join(["[storage]", *lines, ""]))
     ours = {"CONTAINERS_CONF": settings / "containers.conf", "CONTAINERS_STORAGE_CONF": settings / "storage.conf"}
-    return Engine({**os.environ, **{name: str(path) for name, path in ours.items()}})
+    return Engine({**os.environ, **{name: str(path) for name, path in ours.items()}}, settings)
 
 
 @pytest.fixture(scope="session")

@@ -294,11 +294,13 @@ def test_the_two_halves_and_the_kubelet_meet(base):
     registrar = dict(argument.split("=", 1) for argument in by_name["node-driver-registrar"]["args"])
     assert base["CSIDriver", DRIVER]["spec"]["podInfoOnMount"] is True
     assert told["driver_name"] == DRIVER
-    assert told["endpoint"] == "unix:///csi/csi.sock"
+    assert told["endpoint"] == f"unix://{host['plugin']}/csi.sock"
     assert host["plugin"] == f"/var/lib/kubelet/plugins/{DRIVER}"
     assert registrar["--kubelet-registration-path"] == f"{host['plugin']}/csi.sock"
     mounts = {mount["mountPath"]: mount for mount in by_name["csi"]["volumeMounts"]}
     assert mounts[host["kubelet"]]["mountPropagation"] == "Bidirectional"
+    views = [path for path in mounts if host.get(mounts[path]["name"], "").startswith(host["kubelet"])]
+    assert views == [host["kubelet"]], "another one would hold copies of the mounts after a restart"
     assert str(told["state_dir"]).startswith(f"{host['plugin']}/")
     assert parse_defaults(told["mount_options"]) == {"memory_limit": "1GiB"}
     theirs = {volume["name"]: volume["hostPath"]["path"] for volume in mounter["volumes"] if "hostPath" in volume}
