@@ -842,3 +842,32 @@ def test_a_driver_that_is_told_to_end_leaves_the_mounts(node, kubelet, volume):
 
     assert len(node.mounts.mounts) == 1
     assert not os.path.exists(node.endpoint)
+
+
+# -- what the author of a pod may write, in lengths -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attributes": {"bucket": "models", "region": "x" * 20_000}},
+        {"secret": {**OTHER_SECRET, "AWS_SESSION_TOKEN": "t" * 20_000}},
+        {"mount_options": ["region=" + "y" * 20_000]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_more_than_driver_and_mounter_can_tell_each_other_is_refused(node, kubelet, volume, refused, change):
+    for name, value in change.items():
+        setattr(volume, name, value)
+    code, message = refused(kubelet.publish, volume, kubelet.target("long"))
+    assert (code, "longer than 16 KiB" in message) == ("INVALID_ARGUMENT", True)
+    assert not node.mounts.mounts
+
+
+def test_a_refusal_fits_into_an_event(kubelet, volume, refused):
+    volume.attributes["prefix"] = "ü" * 2_000
+    code, message = refused(kubelet.publish, volume, kubelet.target("wordy"))
+    assert code == "INVALID_ARGUMENT"
+    assert message.startswith("volumeAttributes: bucket and prefix")
+    assert message.endswith("example: s3://my-bucket/models/llama")
+    assert len(message) < 1024

@@ -7,6 +7,7 @@ logged whole, as they hold the volume's Secret.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
@@ -39,6 +40,10 @@ _READ_ONLY_MODES = (_MODES.SINGLE_NODE_READER_ONLY, _MODES.MULTI_NODE_READER_ONL
 # What the kubelet says for volumes in a pod, and for claims that were written for another driver: shown read-only.
 _WRITER_MODES = (_MODES.SINGLE_NODE_WRITER, _MODES.MULTI_NODE_MULTI_WRITER)
 _MOST_ID_BYTES = 1024  # CSI promises 128, Kubernetes takes more
+_MOST_SAID_BYTES = 16 << 10
+"""Most that a volume and its Secret may say: driver and mounter tell each other all of it in one message of 64 KiB. A
+key with its session token takes 2 KiB."""
+_MOST_MESSAGE_LETTERS = 900  # an event of Kubernetes holds 1024, and gRPC's clients take headers of 8 KiB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +153,7 @@ class Node(NodeServicer):
         volume_id, target = _volume_id(request.volume_id), _path("target_path", request.target_path)
         self._check_capability(request)
         attributes = dict(request.volume_context)
+        _check_length(request)
         secret = parse_secret(request.secrets)
         if is_inline(volume_id, attributes) and not secret.keys:
             raise invalid(
@@ -191,6 +197,9 @@ class Node(NodeServicer):
 
 
 def _abort(context: grpc.ServicerContext, code: Code, message: str) -> NoReturn:
+    half = _MOST_MESSAGE_LETTERS // 2
+    if len(message) > _MOST_MESSAGE_LETTERS:  # what it is about is at the beginning, what to do at the end
+        message = f"{message[:half]}…{message[-half:]}"
     context.abort(grpc.StatusCode[code.value], message)
     raise AssertionError("abort has raised")
 
@@ -201,6 +210,16 @@ def _volume_id(volume_id: str) -> str:
     if ".." in volume_id.split("/") or not volume_id.isprintable() or len(volume_id.encode()) > _MOST_ID_BYTES:
         raise invalid("volume_id (volumeHandle) is no name: it has a component '..', is too long, or not printable")
     return volume_id
+
+
+def _check_length(request: pb.NodePublishVolumeRequest) -> None:
+    flags = list(request.volume_capability.mount.mount_flags)
+    said = [dict(request.volume_context), dict(request.secrets), flags]
+    if len(json.dumps(said)) > _MOST_SAID_BYTES:
+        raise invalid(
+            f"volumeAttributes, mountOptions and Secret are longer than {_MOST_SAID_BYTES >> 10} KiB together: "
+            "a Secret for volumes has keys, endpoint and region, and nothing else"
+        )
 
 
 def _path(name: str, path: str) -> str:
