@@ -52,6 +52,8 @@ _LOOK_S = 2.0
 _TELL_S = 10.0
 """How long the mounter may take to do a small thing."""
 _PING_S = 2.0
+_TURN_S = 5.0
+"""How long a call waits for what is done to its mount already, such as mounting it anew; it is repeated."""
 _REMOUNT_S = 60.0
 """How long mounting anew may take: nobody waits for it but readers whose files are lost anyway."""
 
@@ -132,13 +134,13 @@ class HeldMounts:
         order = Order(
             mount_id=mount_id, source=spec.source, options=spec.options, mountpoint=str(at), secret=dict(secret)
         )
-        with self._operations.on(mount_id):
+        with self._operations.on(mount_id, deadline_s - time.monotonic()):
             if not self._is_served(mount_id, deadline_s):
                 self._make(order, deadline_s)
 
     def rotate(self, mount_id: str, secret: Secret) -> None:
         """Sign with another key; see :class:`Mounts`."""
-        with self._operations.on(mount_id):
+        with self._operations.on(mount_id, _TURN_S):
             with self._lock:
                 held = self._mounts.get(mount_id)
                 if held is None:
@@ -150,7 +152,7 @@ class HeldMounts:
 
     def stop(self, mount_id: str) -> None:
         """Unmount; see :class:`Mounts`."""
-        with self._operations.on(mount_id):
+        with self._operations.on(mount_id, _TURN_S):
             with self._lock:
                 held = self._mounts.get(mount_id)
             if held is None:
@@ -298,6 +300,9 @@ class HeldMounts:
     def _lose(self, held: Held, message: str, *, may_remount: bool) -> None:
         log.warning("%s: %s", held.order.mount_id, message)
         held.lost = message
+        # A worker that is stuck on a disk cannot be killed, and holds the connection: readers would wait for it.
+        with contextlib.suppress(MountError):
+            kernel.abort(held.at)
         held.close()
         if may_remount:
             name = f"mount {held.order.mount_id} anew"
@@ -320,21 +325,19 @@ class HeldMounts:
             held = self._mounts.get(mount_id)
             if held is None or not held.can_be_adopted:
                 return
-            with contextlib.suppress(MountError):
-                kernel.abort(held.at)
             self._lose(held, f"nobody came to serve it within {outage_s:.0f} s", may_remount=False)
         self._link.tell("stop", id=mount_id)
 
     def _remount(self, held: Held) -> None:
         """Mount anew on top of a mount that is lost; where that fails, it stays lost until it is published again."""
         mount_id = held.order.mount_id
-        with self._operations.on(mount_id):
-            with self._lock:
-                if self._mounts.get(mount_id) is not held:
-                    return
-            try:
+        try:
+            with self._operations.on(mount_id, _REMOUNT_S):
+                with self._lock:
+                    if self._mounts.get(mount_id) is not held:
+                        return
                 self._make(held.order, time.monotonic() + _REMOUNT_S)
-            except MountFailure as exc:
-                log.warning("%s: could not be mounted anew: %s", mount_id, exc)
-                return
+        except MountFailure as exc:
+            log.warning("%s: could not be mounted anew: %s", mount_id, exc)
+            return
         self._on_remounted(mount_id, held.at)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tigrismount.csi.mounts import MountFailure
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -59,15 +61,30 @@ class Held:
 
 @dataclass
 class Operations:
-    """The locks of mounts, one for each id that somebody is busy with or that is known."""
+    """Keeps those apart who are busy with the same mount."""
 
-    locks: dict[str, threading.Lock] = field(default_factory=dict)
-    guard: threading.Lock = field(default_factory=threading.Lock)
+    busy: set[str] = field(default_factory=set)
+    """Ids that somebody is busy with now."""
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     @contextlib.contextmanager
-    def on(self, mount_id: str) -> Iterator[None]:
-        """Be alone with a mount."""
-        with self.guard:
-            lock = self.locks.setdefault(mount_id, threading.Lock())
-        with lock:
+    def on(self, mount_id: str, timeout_s: float) -> Iterator[None]:
+        """Be alone with a mount.
+
+        Args:
+            mount_id: Which.
+            timeout_s: How long to wait for who is busy with it.
+
+        Raises:
+            MountFailure: Somebody still is.
+        """
+        with self.changed:
+            if not self.changed.wait_for(lambda: mount_id not in self.busy, max(0.0, timeout_s)):
+                raise MountFailure("timeout", f"{mount_id}: is being mounted anew; it is tried again by itself")
+            self.busy.add(mount_id)
+        try:
             yield
+        finally:
+            with self.changed:
+                self.busy.discard(mount_id)
+                self.changed.notify_all()

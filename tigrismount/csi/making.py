@@ -28,6 +28,9 @@ NO_MOUNTER = "no mounter has connected: is 'tigrismount mounter' running on this
 
 _STOP_S = 15.0
 """How long the mounter may take to end a worker, which has ten seconds."""
+_UNDO_S = 4.0
+"""The same where a mount did not come to serve: its worker may hang, and the caller's time is almost up. The mounter
+sees to its end all the same."""
 _GRACE_S = 1.0
 """How long the mounter's own word about a deadline is waited for: it says more than that the time is up."""
 
@@ -62,14 +65,15 @@ class Maker:
             except MounterGoneError:
                 left_s = deadline_s - time.monotonic()
                 if left_s <= 0 or not self._link.wait_for_mounter(left_s):
-                    raise MountFailure("timeout", f"{order.source}: {NO_MOUNTER}") from None
+                    raise MountFailure("no_mounter", f"{order.source}: {NO_MOUNTER}") from None
 
-    def undo(self, held: Held, *, only_top: bool = False) -> None:
+    def undo(self, held: Held, *, only_top: bool = False, stop_s: float = _STOP_S) -> None:
         """Leave nothing of a mount: neither mount nor worker nor directory nor record.
 
         Args:
             held: Which.
             only_top: Leave what lies below, the directory and the record.
+            stop_s: How long the end of the worker is waited for.
 
         Raises:
             MountFailure: Something is left.
@@ -85,7 +89,7 @@ class Maker:
             raise MountFailure("internal", str(exc)) from exc
         finally:
             with contextlib.suppress(MounterGoneError, MountFailure):
-                self.ask("stop", timeout_s=_STOP_S, id=held.order.mount_id)
+                self.ask("stop", timeout_s=stop_s, id=held.order.mount_id)
             held.close()
 
     def ask(self, type_: str, fds: Sequence[int] = (), /, *, timeout_s: float, **body: object) -> Message:
@@ -117,7 +121,7 @@ class Maker:
             register(held)
             self._attach(held, deadline_s)
         except BaseException as exc:
-            self.undo(held, only_top=on_top)
+            self.undo(held, only_top=on_top, stop_s=_UNDO_S)
             if isinstance(exc, MountError):
                 raise MountFailure("internal", str(exc)) from exc
             raise

@@ -33,6 +33,7 @@ _CODES: dict[FailureKind, Code] = {
     "denied": Code.PERMISSION_DENIED,
     "bad_credentials": Code.UNAUTHENTICATED,
     "unreachable": Code.UNAVAILABLE,
+    "no_mounter": Code.UNAVAILABLE,
     "timeout": Code.DEADLINE_EXCEEDED,
     "internal": Code.INTERNAL,
 }

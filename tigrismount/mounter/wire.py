@@ -42,11 +42,13 @@ from typing import Any, Literal, get_args
 from tigrismount.errors import MountError
 from tigrismount.holder.protocol import Channel
 
-FailureKind = Literal["bad_option", "no_bucket", "denied", "bad_credentials", "unreachable", "internal", "timeout"]
+FailureKind = Literal[
+    "bad_option", "no_bucket", "denied", "bad_credentials", "unreachable", "no_mounter", "internal", "timeout"
+]
 """Why a mount could not be made: ``bad_option`` the source or an option means nothing; ``no_bucket`` there is no such
 bucket, or nothing under the prefix; ``denied`` the store knows the key and refuses; ``bad_credentials`` the store does
-not take the key, or there is none; ``unreachable`` the store does not answer; ``timeout`` nobody served in time;
-``internal`` all else."""
+not take the key, or there is none; ``unreachable`` the store does not answer; ``no_mounter`` there is nobody
+to serve it; ``timeout`` nobody served in time; ``internal`` all else."""
 
 
 _SEND_S = 5

@@ -1,0 +1,64 @@
+"""How long the steps of making a mount may take together, and that two who are busy with one mount keep apart."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tigrismount.csi.holding import Operations
+from tigrismount.csi.link import AnswerTimeoutError
+from tigrismount.csi.making import Maker
+from tigrismount.csi.mounts import MountFailure
+from tigrismount.csi.records import Records
+from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.protocol import Message
+from tigrismount.mounter.wire import Order
+from tigrismount.testing.mount import require_fuse
+
+STARTING_S = 18.0
+"""What the services leave for a start out of the 28 s of a call."""
+
+
+class HangingWorker:
+    """A link to a mounter whose worker finds the store, and then answers nothing."""
+
+    def __init__(self) -> None:
+        self.waits_s: dict[str, float] = {}
+
+    def ask(self, type_, fds=(), /, *, timeout_s, **body):
+        self.waits_s[type_] = timeout_s
+        if type_ == "start":
+            return Message("ready", {"fsname": "s3://models"})
+        raise AnswerTimeoutError
+
+
+@pytest.mark.fuse
+def test_a_worker_that_hangs_after_its_start_leaves_nothing_within_the_time_of_a_call(tmp_path):
+    require_fuse()
+    if os.geteuid() != 0:
+        pytest.skip("the driver mounts with the node's privilege")
+    link, at = HangingWorker(), tmp_path / "volumes" / "one"
+    order = Order(mount_id="one", source="s3://models", options={}, mountpoint=str(at), secret={})
+    maker = Maker(link, Records(tmp_path / "mounts"))
+
+    with pytest.raises(MountFailure) as failure:
+        maker.make(order, time.monotonic() + STARTING_S, lambda held: None, on_top=False)
+
+    assert failure.value.kind == "timeout"
+    assert mount_at(str(at)) is None
+    assert not at.exists()
+    assert STARTING_S + link.waits_s["stop"] < 28, "of a call's 30 s, with a moment for the target"
+
+
+def test_one_at_a_time_is_busy_with_a_mount_and_nobody_waits_for_ever():
+    operations = Operations()
+    with operations.on("one", 0.0):
+        with operations.on("other", 0.0):
+            pass
+        with pytest.raises(MountFailure, match="tried again by itself"), operations.on("one", 0.01):
+            raise AssertionError("two are busy with one mount")
+    with operations.on("one", 0.0):
+        pass
+    assert operations.busy == set(), "volumes come and go for as long as a driver runs"
