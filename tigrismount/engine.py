@@ -149,7 +149,7 @@ class Engine:
     def degraded(self) -> dict[str, str]:
         """Return, by what part, why it works less well than it could; empty where it does not."""
         return {
-            "cache": self.cache.statistics().degraded,
+            "cache": self.cache.statistics().degraded or self.store.degraded,
             "store": self.access.degraded,
             "journal": self.journal.degraded,
             "metrics": self.metrics.degraded if self.metrics else "",

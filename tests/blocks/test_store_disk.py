@@ -335,6 +335,76 @@ async def test_a_disk_that_hangs_is_not_waited_for(client, open_store, autojump_
         assert len(client.requests) == 4, "the disk is asked again"
 
 
+async def test_a_disk_that_hangs_gives_its_block_after_all_where_the_store_does_not(
+    client, open_store, autojump_clock
+) -> None:
+    """Mutations: without ``take`` the reader waits for the store for ever; without the copy it gets zeros."""
+    data, disk = pattern(BLOCK), _disk()
+    obj = client.put("a", data)
+    disk.put(obj, 0, data)
+    disk.read_gate = trio.Event()
+    client.hold("GET")
+    async with open_store(cache=disk) as store, trio.open_nursery() as nursery:
+        found = []
+
+        async def read() -> None:
+            found.append(bytes(await store.read(obj, 0, BLOCK)))
+
+        nursery.start_soon(read)
+        await trio.sleep(10)
+        assert (found, len(client.requests)) == ([], 1)
+        disk.read_gate.set()
+        await wait_all_tasks_blocked()
+        assert found == [data]
+        assert store.statistics().bytes_from_disk == BLOCK
+        store.check_invariants()
+        store.check_idle()
+
+
+async def test_a_disk_slower_than_the_store_is_not_waited_for(client, open_store, autojump_clock) -> None:
+    """Four blocks tell how slow it is; then both are asked, and it is trusted again when it is quick.
+
+    Mutation: with the patience for a disk that hangs, all twelve take a second each.
+    """
+    data, disk = pattern(32 * BLOCK), _disk()
+    obj = client.put("a", data)
+    for index in range(32):
+        disk.put(obj, index, data[index * BLOCK : (index + 1) * BLOCK])
+
+    async def answer_every(wait_s: float, *, task_status=trio.TASK_STATUS_IGNORED) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            while True:
+                gate = disk.read_gate = trio.Event()
+                while not gate.statistics().tasks_waiting:  # noqa: ASYNC110 -- the cache does not tell of its readers
+                    await trio.sleep(wait_s / 100)
+                await trio.sleep(wait_s)
+                gate.set()
+
+    async def read(store, index: int) -> float:
+        began_s = trio.current_time()
+        start = index * BLOCK
+        assert bytes(await store.read(obj, start, start + BLOCK)) == data[start : start + BLOCK]
+        return trio.current_time() - began_s
+
+    async with open_store(cache=disk, disk_concurrency=1) as store, trio.open_nursery() as nursery:
+        slow = await nursery.start(answer_every, 1.0)
+        took_s = [await read(store, index) for index in range(12)]
+        assert all(one_s > 0.9 for one_s in took_s[:4])
+        assert all(one_s < 0.1 for one_s in took_s[4:]), took_s
+        assert "takes 1.0 s for a block" in store.degraded
+        slow.cancel()
+        disk.read_gate.set()
+        disk.read_gate = None
+        before = len(client.requests)
+        for index in range(12, 32):
+            await read(store, index)
+            await wait_all_tasks_blocked()
+        assert store.degraded == ""
+        assert len(client.requests) - before <= 8, "the store is left alone again"
+        store.check_invariants()
+
+
 async def test_a_drive_that_hangs_keeps_no_reader_of_another_one(client, open_store, autojump_clock) -> None:
     """Mutations: with one count of what hangs, and with one set of slots, the good drive is not read."""
     data, disk = pattern(4 * BLOCK), _disk()

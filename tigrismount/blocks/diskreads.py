@@ -1,9 +1,10 @@
-"""Reads of blocks from the disk cache, none of which keeps a reader waiting for a disk that hangs.
+"""Reads of blocks from the disk cache, none of which keeps a reader waiting for a disk that hangs or lags.
 
 A read runs in a thread that cannot be stopped, into the block's buffer. One that takes too long is left to itself, with
-that buffer: the block gets another one and is fetched from the store. Until the read has come back its drive is not
-asked for anything, so no more reads and buffers hang than were begun at once; what comes back late is thrown away.
-Other drives go on.
+that buffer: the block gets another one and is fetched from the store. How long is too long ``core.drivepace`` knows.
+Until the read has come back its drive is not asked for anything, so no more reads and buffers hang than were begun at
+once. Other drives go on. If it comes back before the fetch has ended, which it may while the store is away, its bytes
+are taken and the fetch ends; if later, they are thrown away.
 
 The buffer can be exchanged because nobody looks into it: bytes of a block are there for others when a read or fetch
 says so. Where a fetch has brought some of the block already, or there is no memory, the disk is waited for after all.
@@ -13,22 +14,34 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount.core.drivepace import DrivePace
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tigrismount.blocks.memory import BlockMemory
     from tigrismount.blocks.part import Block
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 2.0
-"""Longest wait for a block: an NVMe needs milliseconds, a busy disk of a cloud a few hundred."""
+
+class LeftError(CacheError):
+    """A read was left to itself.
+
+    Args:
+        one: It.
+        message: Why.
+    """
+
+    def __init__(self, one: _Read, message: str) -> None:
+        super().__init__(message)
+        self.one = one
 
 
 class DiskReads:
@@ -42,6 +55,8 @@ class DiskReads:
     def __init__(self, memory: BlockMemory, nursery: Callable[[], trio.Nursery]) -> None:
         self._memory = memory
         self._nursery = nursery
+        self.pace = DrivePace()
+        """How long drives and the store took lately."""
         self._hanging: Counter[str] = Counter()
         """Reads left to themselves that have not come back, by drive."""
 
@@ -49,40 +64,77 @@ class DiskReads:
         """Read all of *block* into its buffer.
 
         Raises:
-            CacheError: It cannot be read, or not in time.
+            LeftError: It takes too long; :meth:`late` still gives its bytes.
+            CacheError: It cannot be read.
         """
         one = _Read(block)
         if self._hanging[one.drive]:
             await trio.lowlevel.checkpoint()
             raise CacheError("an earlier read hangs")
+        patience_s = self.pace.patience_s(one.drive)
         self._nursery().start_soon(self._run, one)
         try:
-            with trio.move_on_after(PATIENCE_S):
+            with trio.move_on_after(patience_s):
                 await one.done.wait()
-            if not one.done.is_set() and not self._leave(one, block):
+            if not one.done.is_set() and not self._leave(one, block, patience_s):
                 await one.done.wait()
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 await one.done.wait()  # the thread writes into the block's memory
             raise
         if one.left:
-            raise CacheError(f"the disk has not answered for {PATIENCE_S:g} s")
+            raise LeftError(one, f"the disk has not answered for {patience_s:g} s")
         if one.error is not None:
             raise one.error
 
-    def _leave(self, one: _Read, block: Block) -> bool:
+    @contextmanager
+    def late(self, error: CacheError, block: Block) -> Iterator[Callable[[], bool]]:
+        """Go on with a fetch of *block* until it ends or the read that was left comes back.
+
+        Args:
+            error: What :meth:`read` raised.
+            block: What is fetched.
+
+        Yields:
+            Tells whether the read has come back; the block holds its bytes then, and the fetch was cancelled.
+        """
+        if not isinstance(error, LeftError):
+            yield lambda: False
+            return
+        one, came = error.one, False
+
+        def take() -> None:
+            nonlocal came
+            assert block.buffer is not None
+            came = True
+            block.buffer[: block.length_bytes] = one.buffer[: block.length_bytes]
+            race.cancel()
+
+        with trio.CancelScope() as race:
+            one.take = take
+            try:
+                yield lambda: came
+            finally:
+                one.take = None
+
+    def _leave(self, one: _Read, block: Block, patience_s: float) -> bool:
         """Leave a read to itself, with its buffer, if *block* can have another one."""
         if block.have.total or len(block.parts) > 1 or not self._memory.exchange(block):
             return False
         one.left = True
         self._hanging[one.drive] += 1
-        if self._hanging[one.drive] == 1:
-            log.warning("the cache's disk has not answered for %g s; fetching what %s has", PATIENCE_S, one.drive)
+        if self._hanging[one.drive] == 1 and patience_s:
+            log.warning("the cache's disk has not answered for %g s; fetching what %s has", patience_s, one.drive)
         return True
 
     async def _run(self, one: _Read) -> None:
+        began_s = trio.current_time()
         try:
             await one.read()
+            if one.error is None:
+                self.pace.note_read(one.drive, trio.current_time() - began_s)
+                if one.take is not None:
+                    one.take()
         finally:
             one.done.set()
             if one.left:
@@ -103,6 +155,8 @@ class _Read:
         self.error: CacheError | None = None
         self.left = False
         """Whether nobody waits for it any more."""
+        self.take: Callable[[], None] | None = None
+        """Called with its bytes there, while somebody still has a use for them."""
 
     async def read(self) -> None:
         try:

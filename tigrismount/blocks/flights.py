@@ -96,6 +96,11 @@ class Flights:
         """Answers so far that asked for fewer requests."""
         return self._client.statistics().slow_downs
 
+    @property
+    def degraded(self) -> str:
+        """Why the disk cache gives less than it should; empty where it does not."""
+        return self._disk_reads.pace.complaint()
+
     # ------------------------------------------------------------------ wanting
 
     def want(self, block: Block, start: int, stop: int, priority: Priority) -> bool:
@@ -326,7 +331,7 @@ class Flights:
 
     async def _fetch(self, part: Part) -> None:
         self._counters.parts += 1
-        since_s = self._log.clock()
+        since_s, began_s = self._log.clock(), trio.current_time()
         try:
             await self._client.fetch(part.state.obj, part.start, part.stop, part)
         finally:
@@ -338,18 +343,23 @@ class Flights:
                 bucket=part.state.obj.bucket,
                 key=part.state.obj.key,
             )
+        if part.stop - part.start >= part.blocks[0].length_bytes:
+            self._disk_reads.pace.note_fetch(trio.current_time() - began_s)
 
     async def _read_from_disk(self, part: Part) -> None:
-        block = part.blocks[0]
+        block, drive = part.blocks[0], part.drive
         since_s = self._log.clock()
         try:
             await self._disk_reads.read(block)
         except CacheError as exc:
             if isinstance(exc, CacheCorruptError):
                 log.warning("%s; fetching it again", exc)
-            self.queue.move(part, None)  # the same buffer and the same waiters, filled from the store
-            await self._fetch(part)
-            return
+            self.queue.move(part, None)  # the same waiters, and a buffer, filled from the store
+            with self._disk_reads.late(exc, block) as has_come:
+                await self._fetch(part)
+            if not has_come():
+                return
+            self.queue.move(part, drive)
         self._log.note((loadlog.DISK, block.state.obj, block.start, block.stop, since_s, self._log.clock(), "", ""))
         self._counters.from_disk(block.length_bytes)
         part.done = block.length_bytes

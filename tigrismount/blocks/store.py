@@ -343,6 +343,11 @@ class BlockStore:
         """Whether nothing is on its way, from the store or from the disk cache."""
         return not any(self._flights.queue.in_flight.values())
 
+    @property
+    def degraded(self) -> str:
+        """Why the disk cache gives less than it should; empty where it does not."""
+        return self._flights.degraded
+
     def statistics(self) -> BlocksStatistics:
         """Return counters and gauges."""
         in_flight = self._flights.queue.in_flight
