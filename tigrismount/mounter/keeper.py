@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import os
 import signal
-import socket
 import threading
 import time
 from dataclasses import replace
@@ -37,6 +35,7 @@ from tigrismount.holder.replacement import Replacement
 from tigrismount.holder.request import MountRequest, with_snapshot
 from tigrismount.holder.watchdog import Watchdog
 from tigrismount.holder.workers import Workers
+from tigrismount.mounter.inbox import Inbox, drop
 from tigrismount.mounter.report import Report
 from tigrismount.mounter.volumes import resolve
 from tigrismount.mounter.wire import texts
@@ -55,7 +54,8 @@ if TYPE_CHECKING:
 
 _RELEASE_S = 5.0
 """How long a worker that leaves may take to give up the connection; it takes a tenth of a second."""
-_WAKE_BYTES = 4096  # read at once; far more than can wait between two turns
+_TURN_S = 0.1
+"""How often whoever waits for a turn listens to the driver."""
 
 
 class Keeper:
@@ -67,6 +67,8 @@ class Keeper:
         log: The mount's part of the log; closed at the end.
         say: Sends a message to the driver, if there is one: type, descriptors, and members by name.
         on_end: Called from the thread, last of all.
+        turns: Taken while a worker takes over from another mounter's: where all of a node's did at once, none would
+            be in time.
     """
 
     def __init__(
@@ -76,20 +78,19 @@ class Keeper:
         log: DaemonLog,
         say: Say,
         on_end: Callable[[Keeper], None],
+        turns: threading.Semaphore,
     ) -> None:
+        self._turns = turns
         self.order = order
         """What is mounted; replaced when the key is."""
         self._installation = installation
         self._log = log
         self._report = Report(order.mount_id, say)
         self._on_end = on_end
-        self._inbox: collections.deque[Message] = collections.deque()
-        self._inbox_lock = threading.Lock()
-        self._has_ended = False
-        self._ours, self._wake = socket.socketpair()
+        self._inbox = Inbox()
         self._thread = threading.Thread(target=self._run, name=f"keeper of {order.mount_id}", daemon=True)
         self._events = Events()
-        self._events.watch(self._ours.fileno(), self._woken)
+        self._events.watch(self._inbox.fileno(), self._inbox.woken)
         self._goal: Message | None = None
         self._hung = ""
         self._attach: Message | None = None
@@ -115,17 +116,12 @@ class Keeper:
 
     def begin(self, message: Message) -> None:
         """Start the thread with ``start`` or ``adopt``."""
-        self._inbox.append(message)
+        self._inbox.post(message)
         self._thread.start()
 
     def post(self, message: Message) -> bool:
         """Have the thread do what *message* says; return whether it is there to do it, and owns its descriptors."""
-        with self._inbox_lock:
-            if self._has_ended:
-                return False
-            self._inbox.append(message)
-            self._wake.send(b"\0")
-        return True
+        return self._inbox.post(message)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end of the thread."""
@@ -135,7 +131,8 @@ class Keeper:
 
     def _run(self) -> None:
         try:
-            first = self._inbox.popleft()
+            first = self._inbox.take()
+            assert first is not None
             config = self._resolve(first)
             if config is None:
                 return
@@ -158,7 +155,7 @@ class Keeper:
                 self._log.warning(f"was not mounted: {exc}")
                 self._report.fail(first, "bad_option", str(exc))
             else:  # the installation was changed since: the driver can mount it in no other way either
-                self._drop(first)
+                drop(first)
                 self._lose(str(exc), may_remount=False)
             return None
 
@@ -220,7 +217,12 @@ class Keeper:
         succession = self._replacement.succession
         succession.count, succession.reason = int(body.get("count", 0)), str(body.get("reason", ""))
         self.is_serving = True
-        return self._take_over("and its mounter ended")
+        while not self._turns.acquire(timeout=_TURN_S):
+            self._obey()
+        try:
+            return self._take_over("and its mounter ended")
+        finally:
+            self._turns.release()
 
     def _begin_to_serve(self, *, anew: bool = False) -> None:
         self.is_serving = True
@@ -288,17 +290,13 @@ class Keeper:
 
     # ------------------------------------------------------------------ what the driver says
 
-    def _woken(self) -> None:
-        self._ours.recv(_WAKE_BYTES)
-
     def _obey(self) -> None:
         """Take what was posted.
 
         Raises:
             InterruptedBySignalError: This mount is no longer this process's business.
         """
-        while self._inbox:
-            message = self._inbox.popleft()
+        while (message := self._inbox.take()) is not None:
             if message.type == "attach":
                 self._attach = message
             elif message.type == "introduce":
@@ -391,19 +389,9 @@ class Keeper:
         self._let_go()
         self.has_released.set()
         self._on_end(self)
-        with self._inbox_lock:
-            self._has_ended = True
-            self._ours.close()
-            self._wake.close()
-        for message in (*self._inbox, *([self._goal] if self._goal is not None else ())):
-            self._drop(message)
+        for message in (*self._inbox.close(), *([self._goal] if self._goal is not None else ())):
+            drop(message)
             if message.type == "stop":
                 self._report.answer(message, "stopped")
         self._events.close()
         self._log.close()
-
-    @staticmethod
-    def _drop(message: Message) -> None:
-        for fd in message.fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)

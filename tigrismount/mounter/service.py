@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 RETRY_S = 0.25
 """How soon the driver is looked for again: a mount without a worker may wait for it."""
+MOST_TAKEOVERS = max(8, 4 * (os.cpu_count() or 1))
+"""Workers that take over at once when a mounter begins; each start takes a second or two of a core."""
 _DRIVER_WAIT_S = 10.0
 """How long a driver is waited for on the way out; a third of the time that Kubernetes gives a pod to end."""
 _END_S = 15.0
@@ -68,6 +70,7 @@ class Mounter:
         self._channel: Channel | None = None
         self._was_alone = False
         self._leaving = False
+        self._turns = threading.Semaphore(MOST_TAKEOVERS)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status."""
@@ -174,7 +177,7 @@ class Mounter:
 
     def _begin(self, message: Message) -> None:
         order = Order.from_values(message.body)
-        keeper = Keeper(order, self._installation, self._make_log(order.mount_id), self._say, self._forget)
+        keeper = Keeper(order, self._installation, self._make_log(order.mount_id), self._say, self._forget, self._turns)
         with self._keepers_lock:
             self._keepers[order.mount_id] = keeper
         keeper.begin(message)

@@ -1,0 +1,56 @@
+"""What a mounter may be (any user, without privilege), and what it may do to readers when it hangs (no harm)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+READ = "import sys; sys.stdout.write(open(sys.argv[1]).read())"
+
+
+@pytest.fixture
+def read():
+    """Read a file in a child, which may hang or fail without taking the test along."""
+
+    def run(path) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", READ, str(path)], capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.stdout if done.returncode == 0 else done.stderr.splitlines()[-1]
+
+    return run
+
+
+def test_a_mounter_of_another_user_serves_without_any_privilege(node_of_another_user, read):
+    node = node_of_another_user
+    node.open()
+    node.mounter()
+    at = node.start("one", "s3://models")
+    node.kill_worker()
+    assert read(at / "file") == "bytes"
+    for pid in (*node.workers(), node.mounters[0].pid):
+        status = Path(f"/proc/{pid}/status").read_text()
+        assert "Uid:\t10001\t10001\t10001\t10001" in status
+        assert "CapEff:\t0000000000000000" in status
+    assert os.stat(node.directory / "comm").st_uid == 10001
+
+
+def test_a_mounter_that_hangs_with_its_worker_is_an_error_and_no_hang(node, read):
+    """It holds the connection as well, so only the kernel can end it."""
+    mounts = node.open(hang_s=1.0, takeover_s=2.0, look_every_s=0.5)
+    node.mounter()
+    at = node.start("one", "s3://models")
+    hung = [node.mounters[0].pid, *node.workers()]
+    for pid in hung:
+        os.kill(pid, signal.SIGSTOP)
+    assert "Error" in read(at / "file")
+    assert mounts.ready() == "the mounter did not answer within 2 s"
+    assert str(at) in node.mounted()
+    for pid in hung:
+        os.kill(pid, signal.SIGCONT)
+    assert "nobody came to serve it" in mounts.state("one").reason
