@@ -64,7 +64,8 @@ def test_a_file_that_does_not_match_is_an_error_until_somebody_looks_again(mount
     bucket.put("m/model.gguf.sha256", hashlib.sha256(b"another").hexdigest().encode())
     log = tmp_path / "log"
     with mount(f"s3://{bucket.name}/m", f"--log-file={log}") as mounted:
-        assert python(_READ, f"{mounted.path}/model.gguf").strip() == model
+        # What is fetched ahead may be whole, and compared, before a slow reader is through.
+        assert python(_READ, f"{mounted.path}/model.gguf").strip() in (model, "EIO")
         assert wait_until(lambda: mounted.status()["checksums"]["mismatched"] == 1)
         assert python(_READ, f"{mounted.path}/model.gguf").strip() == "EIO"
         assert "m/model.gguf.sha256 says" in log.read_text()
@@ -106,7 +107,7 @@ def test_what_nobody_on_the_way_could_tell_is_found_and_can_be_fetched_again(mou
         with flawed(f"s3://{bucket.name}/m") as mounted:
             path = f"{mounted.path}/model.gguf"
             proxy.inject(TroubleRule(match="GET .*/model.gguf$", trouble=trouble, skip=3))
-            assert python(_READ, path).strip() not in ("EIO", model), "nobody can know yet"
+            assert python(_READ, path).strip() != model  # EIO where its reader is slower than what is fetched ahead
             assert proxy.hits == 1
             assert wait_until(lambda: mounted.status()["checksums"]["mismatched"] == 1)
             assert python(_READ, path).strip() == "EIO"
