@@ -8,6 +8,7 @@ The imitations follow what these loaders were seen to do: file order, threads, s
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import mmap
@@ -126,23 +127,27 @@ def vllm_prefetch(path):
     return found
 
 
-def ranks(path, world):
+def ranks(path, world, order="file"):
     """Tensor parallelism: each rank a process that walks all shards and takes its part of every tensor."""
     with multiprocessing.get_context("fork").Pool(world) as pool:
-        parts = pool.starmap(rank, [(path, number, world) for number in range(world)])
+        parts = pool.starmap(rank, [(path, number, world, order) for number in range(world)])
     return {name: value for part in parts for name, value in part.items()}
 
 
-def rank(path, number, world):
+def rank(path, number, world, order):
+    """One of them, shard after shard; in ``natural`` order it opens all shards first, as transformers does."""
     found = {}
-    for shard in shards(path):
-        with safe_open(shard, "pt") as file:
-            for name in file.keys():  # noqa: SIM118 -- no mapping
-                part = file.get_slice(name)
-                rows = part.get_shape()[0]
-                # A share of the rows, uneven where they do not divide.
-                start, stop = rows * number // world, rows * (number + 1) // world
-                found[f"{name}[{number}/{world}]"] = checksum(part[start:stop].clone()) if start < stop else 0
+    with contextlib.ExitStack() as files:
+        opened = [files.enter_context(safe_open(shard, "pt")) for shard in shards(path)]
+        named = [(name, file) for file in opened for name in file.keys()]  # noqa: SIM118 -- no mapping
+        if order == "natural":
+            named.sort(key=lambda one: [int(word) if word.isdecimal() else -1 for word in one[0].split(".")])
+        for name, file in named:
+            part = file.get_slice(name)
+            rows = part.get_shape()[0]
+            # A share of the rows, uneven where they do not divide.
+            start, stop = rows * number // world, rows * (number + 1) // world
+            found[f"{name}[{number}/{world}]"] = checksum(part[start:stop].clone()) if start < stop else 0
     return found
 
 

@@ -63,10 +63,15 @@ def test_numpy_memmap(loading, others):
     assert loading.run("memmap", files) == files.sums
 
 
-def test_eight_processes_that_each_read_a_slice_fetch_each_byte_once(loading, llama, clients, tmp_path, store):
+@pytest.mark.parametrize(("world", "order", "gets_per_block"), [(8, "file", 1), (4, "natural", 2)])
+def test_processes_that_each_read_a_slice_fetch_each_byte_once(
+    loading, llama, clients, tmp_path, store, world, order, gets_per_block
+):
+    """Eight walk the file; four jump from layer to layer in the order of their numbers, a little apart."""
     local = tmp_path / "local"
     local.mkdir()
     for key in llama.sizes:
         store.download_file("loaders", key, str(local / key.rpartition("/")[2]))
 
-    assert loading.run("ranks", llama, world=8) == clients.run("ranks", str(local), world=8)
+    found = loading.run("ranks", llama, gets_per_block=gets_per_block, world=world, order=order)
+    assert found == clients.run("ranks", str(local), world=world)
