@@ -95,6 +95,17 @@ class Node:
             found.update(json.loads(pod.log().strip().splitlines()[-1]))
 
 
+def assert_can_do_nothing(mounter: Container) -> None:
+    """The workers have no capability and no way to one, and there is no device: the connection was passed to them."""
+    (worker,) = workers(mounter)
+    lines = Path(f"/proc/{worker}/status").read_text().splitlines()
+    status = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    assert set(status["Uid"]) == {"10001"}
+    assert {int(status[name][0], 16) for name in ("CapEff", "CapPrm", "CapBnd")} == {0}
+    assert status["NoNewPrivs"] == ["1"]
+    assert mounter.status_of("test", "-e", "/dev/fuse") == 1
+
+
 def restart(container: Container) -> None:
     """Kill a container and start it, as a kubelet does."""
     container.engine("podman", "kill", container.name)
@@ -156,6 +167,7 @@ def volume(bucket, s3) -> Volume:
 def test_readers_see_no_error_when_the_mounter_is_killed_twice_and_the_driver_once(node, volume):
     target = node.kubelet.target("pod-1")
     node.kubelet.publish(volume, target)
+    assert_can_do_nothing(node.mounter)
     with node.reading(target, "weights", 30) as found:
         for connections, container in enumerate((node.mounter, node.driver, node.mounter), 2):
             restart(container)
