@@ -56,6 +56,7 @@ _RELEASE_S = 5.0
 """How long a worker that leaves may take to give up the connection; it takes a tenth of a second."""
 _TURN_S = 0.1
 """How often whoever waits for a turn listens to the driver."""
+_WHERE_TO_LOOK = "the mounter's log says more, and its memory limit is what most often ends a worker"
 
 
 class Keeper:
@@ -180,7 +181,8 @@ class Keeper:
             kind = exc.kind if isinstance(exc, StartError) else ""
             late = time.monotonic() >= deadline_s
             self._log.warning(f"was not mounted: {exc}")
-            self._report.fail(message, kind or ("timeout" if late else "internal"), str(exc))
+            text = str(exc) if kind else f"{self.order.source}: {exc}; {_WHERE_TO_LOOK}"
+            self._report.fail(message, kind or ("timeout" if late else "internal"), text)
             self._end()
             return False
         self._report.answer(message, "serving", init_reply=self._connection.init_reply.hex())
