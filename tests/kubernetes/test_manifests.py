@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from ipaddress import ip_network
 from pathlib import Path
 
 import click
@@ -260,9 +261,23 @@ def test_a_cache_stays_below_the_limit_of_its_volume(pods):
 # ------------------------------------------------------------------ the driver
 
 
+def test_no_volume_reaches_the_clouds_metadata_service_by_its_endpoint(base):
+    """A volume names its endpoint; the node's credentials must not be what it finds there."""
+    policy = base["NetworkPolicy", "tigrismount-mounter"]["spec"]
+    labels = base["DaemonSet", "tigrismount-mounter"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["egress"]
+    blocks = [to["ipBlock"] for to in rule["to"] if "ipBlock" in to]
+    assert blocks
+    for block in blocks:
+        network, metadata = ip_network(block["cidr"]), [ip_network("169.254.169.254"), ip_network("fd00:ec2::254")]
+        inside = {str(address) for address in metadata if address.version == network.version}
+        assert inside == set(block["except"])
+
+
 def test_the_base_asks_nothing_of_the_api_server(base):
     """No roles, no tokens: whoever takes a node over finds nothing in these pods that reaches further."""
-    assert {kind for kind, _ in base} == {"Namespace", "CSIDriver", "ServiceAccount", "DaemonSet"}
+    assert {kind for kind, _ in base} == {"Namespace", "CSIDriver", "ServiceAccount", "DaemonSet", "NetworkPolicy"}
     for (kind, _), document in base.items():
         if kind in ("ServiceAccount", "DaemonSet"):
             place = pod_of(document) if kind == "DaemonSet" else document
