@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 
 from tigrismount.holder.protocol import Message
 from tigrismount.mounter.keeper import Keeper
@@ -21,7 +22,8 @@ def test_a_worker_that_is_killed_as_it_starts_is_told_with_what_to_look_at(tmp_p
         environment={**os.environ, "TIGRISMOUNT_CACHE_DIR": "off"}, flags={"cache_dir": ("off",)}, worker_command=killed
     )
     log = MountLog("one", level="error", json_lines=False)
-    keeper = Keeper(order, installation, log, lambda type_, fds=(), /, **body: said.append((type_, body)), print)
+    turns = threading.Semaphore()
+    keeper = Keeper(order, installation, log, lambda type_, fds=(), /, **body: said.append((type_, body)), print, turns)
 
     keeper.begin(Message("start", {**order.to_values(), "order": 1, "within_s": 60.0}))
     keeper.join(60)
