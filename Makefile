@@ -101,7 +101,7 @@ bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 LONG := -o faulthandler_timeout=0 --timeout
 
 # All that mounts stays in one of them; tests/conftest.py says which that is.
-PROCESSES = $(if $(TEST_PROCESSES),--numprocesses=$(TEST_PROCESSES) --dist=loadgroup)
+PROCESSES = $(if $(TEST_PROCESSES),--numprocesses=$(TEST_PROCESSES) --dist=loadscope)
 
 .PHONY: test
 test: $(LOADERS) ## the tests: real S3 server, real mounts, real loaders; those that take minutes apart

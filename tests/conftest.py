@@ -28,12 +28,20 @@ _BESIDE = {
 """Directories of tests that mount nothing and start no command that looks at the host's mounts."""
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where tests run in several processes, have one of them do all that mounts, and each file stay in one."""
-    if not item.config.pluginmanager.hasplugin("xdist"):
-        return
-    directory = item.path.relative_to(Path(__file__).parent).parts[0]
-    item.add_marker(pytest.mark.xdist_group(str(item.path) if directory in _BESIDE else "mounts"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in several processes, have one of them do all that mounts, and each file stay in one.
+
+    Not by marks: pytest-xdist 3.8 looks for those of pytest before 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if Path(path).parts[1] in _BESIDE else "mounts"
+
+    return Scheduling(config, log)
 
 
 @dataclass(frozen=True)
