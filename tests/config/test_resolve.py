@@ -58,6 +58,20 @@ def test_defaults_need_no_configuration(resolved):
 
 
 @pytest.mark.parametrize(
+    ("written", "limit_bytes_s", "gets"),
+    [
+        ({"bandwidth": "1MiB"}, MIB, 2),
+        ({"bandwidth": "40MiB"}, 40 * MIB, 10),
+        ({"bandwidth": "1GiB"}, 1024 * MIB, 32),
+        ({"bandwidth": "1MiB", "concurrency": "16"}, MIB, 16),
+    ],
+)
+def test_a_limited_bandwidth_is_shared_by_few_gets(resolved, written, limit_bytes_s, gets):
+    config = resolved(**written)
+    assert (config.s3.bandwidth_bytes_s, config.blocks.concurrency) == (limit_bytes_s, gets)
+
+
+@pytest.mark.parametrize(
     ("memory_bytes", "limit_bytes", "read_ahead_bytes"),
     [
         (128 * MIB, 32 * MIB, 16 * MIB),
@@ -243,6 +257,7 @@ def test_the_report_names_every_value_and_its_origin(resolved):
         ("block_size", "512KiB"),
         ("block_size", "128MiB"),
         ("memory_limit", "1MiB"),
+        ("bandwidth", "1000"),
         ("concurrency", "0"),
         ("concurrency", 1.5),
         ("concurrency", True),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 
 import pytest
 import trio
@@ -89,6 +90,15 @@ async def test_connections_are_used_again(server, say, client):
     for _ in range(5):
         await fetch(client)
     assert server.connections == 1
+
+
+async def test_bodies_are_read_no_faster_than_the_bandwidth_allows(server, say, make_client):
+    server.answer(say.part(DATA, 0, SIZE))
+    client = make_client(server.url, bandwidth_bytes_s=5 * SIZE)
+    began_s = time.monotonic()
+    for _ in range(3):
+        await fetch(client)
+    assert time.monotonic() - began_s > 0.45, "three fifths of a second, less what is made up for"
 
 
 async def test_the_connection_of_an_unfinished_body_is_not_used_again(server, say, client):

@@ -46,7 +46,7 @@ _SAME = ("endpoint_url", "store_id", "cache_dir", "snapshot", "no_sign_request")
 """Options in which a mount must agree, so that its daemon does what this process would."""
 
 _OPTIONS = (
-    *("snapshot", "store_id", "cache_dir", "cache_size", "cache_free", "block_size", "memory_limit"),
+    *("snapshot", "store_id", "cache_dir", "cache_size", "cache_free", "block_size", "memory_limit", "bandwidth"),
     *CONNECTION,
 )
 

@@ -190,6 +190,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="N",
     ),
     Option(
+        name="bandwidth",
+        parse=size_from(MIB, "1MiB"),
+        default="none",
+        help="Most bytes a second from the store, so that others have the rest of the network.",
+        metavar="SIZE",
+    ),
+    Option(
         name="read-ahead",
         parse=parse_size_bytes,
         default="60% of the memory limit, at most 512MiB",

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _GIB = 1 << 30
 _SYSTEM_CACHE_DIRECTORY = "/var/cache/tigrismount"
 _PROCESS_BYTES = 160 << 20  # what worker and supervisor take besides the buffers: measured 120 MiB, and threads
+_LEAST_GETS = 2
+_GET_BYTES_S = 4 * MIB
+"""Share of a limited bandwidth that one GET is worth: at less, each would wait for its turn by the second."""
 _LEAST_BLOCKS = 4  # below this, one reader's demand and one flight ahead cannot both have a buffer
 _DEFAULT_CACHE_SHARE = 0.8
 _DEFAULT_FREE_FLOOR = 0.05
@@ -177,12 +180,22 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
         request_timeout_s=timeout_s,
         metadata_timeout_s=min(base.metadata_timeout_s, timeout_s),
         max_retries=values.get("max_retries", base.max_retries),
-        concurrency=with_demand(values.get("concurrency", BlocksConfig().concurrency)),
+        concurrency=with_demand(_concurrency(values)),
+        bandwidth_bytes_s=values.get("bandwidth"),
         requester_pays=values.get("requester_pays", base.requester_pays),
         snapshot=values.get("snapshot"),
         consistent=values.get("consistent", base.consistent),
         tigris_prefetch=values.get("tigris_prefetch", base.tigris_prefetch),
     )
+
+
+def _concurrency(values: Mapping[str, Any]) -> int:
+    """Return how many GETs there may be; under a limit of bytes a second few, as each must get somewhere."""
+    usual: int = BlocksConfig().concurrency
+    if (limit_bytes_s := values.get("bandwidth")) is not None:
+        usual = min(usual, max(_LEAST_GETS, limit_bytes_s // _GET_BYTES_S))
+    found: int = values.get("concurrency", usual)
+    return found
 
 
 def _region(endpoint_url: str, environment: Mapping[str, str]) -> str:
@@ -201,7 +214,7 @@ def _blocks(values: Mapping[str, Any], host: HostFacts) -> BlocksConfig:
     return BlocksConfig(
         block_bytes=block_bytes,
         memory_limit_bytes=values.get("memory_limit", default_bytes),
-        concurrency=values.get("concurrency", BlocksConfig().concurrency),
+        concurrency=_concurrency(values),
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 VOLUME_OPTIONS = (
     *("endpoint_url", "region", "addressing", "no_sign_request", "requester_pays", "request_timeout", "max_retries"),
-    *("block_size", "memory_limit", "concurrency", "read_ahead", "prefetch", "push"),
+    *("block_size", "memory_limit", "concurrency", "bandwidth", "read_ahead", "prefetch", "push"),
     *("kernel_read_ahead", "verify", "metadata_ttl", "negative_ttl", "snapshot", "consistent", "tigris_prefetch"),
     *("uid", "gid", "file_mode", "dir_mode"),
 )
@@ -41,7 +41,7 @@ _INLINE, _POD_INFO, _PROVISIONER = "csi.storage.k8s.io/ephemeral", "csi.storage.
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?[KMGTP]i")  # Kubernetes leaves the B away
 _INLINE_ID = re.compile(r"csi-[0-9a-f]{64}")
-_SIZES = ("memory_limit", "read_ahead", "block_size")
+_SIZES = ("memory_limit", "read_ahead", "block_size", "bandwidth")
 
 
 def attribute_name(key: str) -> str:

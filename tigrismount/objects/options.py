@@ -37,6 +37,8 @@ class S3Config:
     """Seconds without a byte after which a GET is cut and resumed from where it was."""
     concurrency: int = 32
     """Most GETs in flight at once; also sizes the connection pool."""
+    bandwidth_bytes_s: int | None = None
+    """Most bytes a second of all data reads together; None for no limit."""
     requester_pays: bool = False
     """Send ``x-amz-request-payer: requester``."""
     snapshot: str | None = None

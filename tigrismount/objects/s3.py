@@ -34,6 +34,7 @@ from tigrismount.errors import (
     SlowDownError,
 )
 from tigrismount.objects.asking import Asking
+from tigrismount.objects.bandwidth import Bandwidth
 from tigrismount.objects.body import BodyReader
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
@@ -119,6 +120,7 @@ class S3Client:
         self._counters = Counters()
         self._limit = AdaptiveLimit(config.concurrency)
         self._data_lane = trio.CapacityLimiter(config.concurrency)
+        self._bandwidth = Bandwidth(config.bandwidth_bytes_s)
         self._metadata_lane = trio.CapacityLimiter(METADATA_THREADS)
         self._stragglers = Stragglers(
             lambda: self._data_lane.available_tokens > 0, lambda: self._counters.add("given_up")
@@ -265,6 +267,7 @@ class S3Client:
     async def aclose(self) -> None:
         """Close the connections; further calls fail."""
         self._closed = True
+        self._bandwidth.close()
         await trio.to_thread.run_sync(self._boto.close)
 
     # -- Tigris's own ------------------------------------------------------------------------------------------
@@ -448,10 +451,14 @@ class S3Client:
             answered_s = time.monotonic()
             transfer.answer(answered_s)
             self._versions.learn(obj, answer.get("VersionId"))
-            transfer.receive(body, target, lambda count: self._counters.add("bytes_fetched", count))
+            transfer.receive(body, target, self._received)
             self._counters.took(answered_s - sent_s, time.monotonic() - sent_s)
         finally:
             body.close(complete=transfer.complete)
+
+    def _received(self, count: int) -> None:
+        self._counters.add("bytes_fetched", count)
+        self._bandwidth.spend(count)
 
     def _check_frozen(self, headers: Mapping[str, str], target: Target) -> None:
         """Refuse what a cache answers to a snapshot's reader: its bytes are of the present, or of anybody's past."""
