@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tigrismount.demo.command import wait_until
+
 READ = "import sys; sys.stdout.write(open(sys.argv[1]).read())"
 
 
@@ -54,3 +56,17 @@ def test_a_mounter_that_hangs_with_its_worker_is_an_error_and_no_hang(node, read
     for pid in hung:
         os.kill(pid, signal.SIGCONT)
     assert "nobody came to serve it" in mounts.state("one").reason
+
+
+def test_a_mount_that_was_lost_on_the_way_to_the_mounter_is_given_again(node, read):
+    """As where a machine is so busy that the mounter reads no message for seconds."""
+    mounts = node.open(hang_s=1.0, look_every_s=0.5)
+    node.mounter()
+    at = node.start("one", "s3://models")
+    reply, mounts._mounts["one"].init_reply = mounts._mounts["one"].init_reply, ""  # so that it is not given at first
+    node.kill_mounter()
+    node.mounter()
+    assert wait_until(lambda: mounts.ready() is None, timeout_s=60)
+    assert node.workers() == []
+    mounts._mounts["one"].init_reply = reply
+    assert read(at / "file") == "bytes"

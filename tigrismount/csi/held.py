@@ -253,6 +253,8 @@ class HeldMounts:
                         self._link.tell("stop", id=message.body.get("id"))
                 elif message.type == "have":
                     self._take_back(held, message, fds)
+                elif message.type == "unknown":  # it was given, and the message was lost on the way
+                    self._give_one(held)
                 elif message.type == "journal":
                     os.close(held.journal_fd)
                     held.journal_fd = fds.pop()
@@ -269,17 +271,22 @@ class HeldMounts:
         """Give a mounter that has just connected all mounts that it does not hold."""
         with self._lock:
             for mount_id, held in self._mounts.items():
-                if mount_id not in has and held.can_be_adopted:
-                    log.info("%s: given to the mounter", mount_id)
-                    self._link.tell(
-                        "adopt",
-                        [held.fuse_fd, held.journal_fd],
-                        **held.order.to_values(),
-                        init=held.init,
-                        init_reply=held.init_reply,
-                        count=held.count,
-                        reason=held.reason,
-                    )
+                if mount_id not in has:
+                    self._give_one(held)
+
+    def _give_one(self, held: Held) -> None:
+        if not held.can_be_adopted:
+            return
+        log.info("%s: given to the mounter", held.order.mount_id)
+        self._link.tell(
+            "adopt",
+            [held.fuse_fd, held.journal_fd],
+            **held.order.to_values(),
+            init=held.init,
+            init_reply=held.init_reply,
+            count=held.count,
+            reason=held.reason,
+        )
 
     def _take_back(self, held: Held, message: Message, fds: list[int]) -> None:
         """Hold again what the mounter has kept over the end of a driver."""

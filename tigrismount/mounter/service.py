@@ -171,7 +171,9 @@ class Mounter:
             self._say("stopped", order=message.body.get("order"))
         else:
             self._close(message.fds)
-            if "order" in message.body:
+            if message.type == "kill":
+                self._say("unknown", id=mount_id)
+            elif "order" in message.body:
                 text = "the mounter does not know this mount"
                 self._say("failed", order=message.body["order"], kind="internal", message=text)
 

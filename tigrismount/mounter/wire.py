@@ -25,6 +25,7 @@ Without a number::
     mounter → driver   journal {id} + [journal], where a worker has written it anew
     mounter → driver   lost {id, message, may_remount}: no worker can serve it any more
     driver → mounter   kill {id, how}: the worker does not answer the kernel
+    mounter → driver   unknown {id}: told to kill the worker of a mount it does not hold; an adopt follows
 
 Members are added, never renamed: the two are replaced one after the other. Nothing in a message from the mounter is
 taken for a path or an option by the driver unless it has asked for the same itself.
