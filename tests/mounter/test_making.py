@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from tigrismount.csi.holding import Operations
+from tigrismount.csi.holding import Held, Operations
 from tigrismount.csi.link import AnswerTimeoutError
 from tigrismount.csi.making import Maker
 from tigrismount.csi.mounts import MountFailure
@@ -24,23 +25,29 @@ STARTING_S = 18.0
 class HangingWorker:
     """A link to a mounter whose worker finds the store, and then answers nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_ahead_kib: int | None = None) -> None:
         self.waits_s: dict[str, float] = {}
+        self._read_ahead_kib = read_ahead_kib
 
     def ask(self, type_, fds=(), /, *, timeout_s, **body):
         self.waits_s[type_] = timeout_s
         if type_ == "start":
-            return Message("ready", {"fsname": "s3://models"})
+            return Message("ready", {"fsname": "s3://models", "read_ahead_kib": self._read_ahead_kib})
         raise AnswerTimeoutError
 
 
-@pytest.mark.fuse
-def test_a_worker_that_hangs_after_its_start_leaves_nothing_within_the_time_of_a_call(tmp_path):
+@pytest.fixture
+def order(tmp_path):
     require_fuse()
     if os.geteuid() != 0:
         pytest.skip("the driver mounts with the node's privilege")
-    link, at = HangingWorker(), tmp_path / "volumes" / "one"
-    order = Order(mount_id="one", source="s3://models", options={}, mountpoint=str(at), secret={})
+    at = tmp_path.resolve() / "volumes" / "one"
+    return Order(mount_id="one", source="s3://models", options={}, mountpoint=str(at), secret={})
+
+
+@pytest.mark.fuse
+def test_a_worker_that_hangs_after_its_start_leaves_nothing_within_the_time_of_a_call(tmp_path, order):
+    link, at = HangingWorker(), Path(order.mountpoint)
     maker = Maker(link, Records(tmp_path / "mounts"))
 
     with pytest.raises(MountFailure) as failure:
@@ -50,6 +57,18 @@ def test_a_worker_that_hangs_after_its_start_leaves_nothing_within_the_time_of_a
     assert mount_at(str(at)) is None
     assert not at.exists()
     assert STARTING_S + link.waits_s["stop"] < 28, "of a call's 30 s, with a moment for the target"
+
+
+@pytest.mark.fuse
+def test_the_mounter_may_not_have_the_kernel_read_ahead_without_bound(tmp_path, order):
+    maker, seen = Maker(HangingWorker(1 << 30), Records(tmp_path / "mounts")), []
+
+    def look(held: Held) -> None:
+        seen.append(Path(f"/sys/class/bdi/{mount_at(order.mountpoint).device}/read_ahead_kb").read_text())
+
+    with pytest.raises(MountFailure):
+        maker.make(order, time.monotonic() + STARTING_S, look, on_top=False)
+    assert list(map(int, seen)) == [1 << 20]
 
 
 def test_one_at_a_time_is_busy_with_a_mount_and_nobody_waits_for_ever():

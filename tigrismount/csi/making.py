@@ -31,6 +31,7 @@ _STOP_S = 15.0
 _UNDO_S = 4.0
 """The same where a mount did not come to serve: its worker may hang, and the caller's time is almost up. The mounter
 sees to its end all the same."""
+_MOST_READ_AHEAD_KIB = 1 << 20  # as in the options; the mounter has no privilege, and this is the kernel's memory
 _GRACE_S = 1.0
 """How long the mounter's own word about a deadline is waited for: it says more than that the time is up."""
 
@@ -131,7 +132,8 @@ class Maker:
         self._records.write(held.order)
         kernel.make_directory(held.at)
         fsname = fsname if isinstance(fsname, str) else held.order.source
-        held.fuse_fd, init = kernel.make_mount(held.at, fsname, kib if isinstance(kib, int) else None)
+        kib = min(kib, _MOST_READ_AHEAD_KIB) if isinstance(kib, int) else None
+        held.fuse_fd, init = kernel.make_mount(held.at, fsname, kib)
         held.init = init.hex()
         held.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
 

@@ -28,7 +28,8 @@ Without a number::
     mounter → driver   unknown {id}: told to kill the worker of a mount it does not hold; an adopt follows
 
 Members are added, never renamed: the two are replaced one after the other. Nothing in a message from the mounter is
-taken for a path or an option by the driver unless it has asked for the same itself.
+taken for a path or an option by the driver unless it has asked for the same itself, but for the name and the
+read-ahead of a mount.
 """
 
 from __future__ import annotations
