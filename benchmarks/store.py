@@ -178,6 +178,12 @@ def delay_server(latency_s: float) -> Iterator[int]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         server.close()
+        connections = asyncio.all_tasks(loop)
+        for task in connections:
+            task.cancel()
+        if connections:
+            loop.run_until_complete(asyncio.wait(connections))
+        loop.close()
 
 
 async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, latency_s: float) -> None:

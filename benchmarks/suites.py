@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks import peers, push
+from benchmarks import fill, peers, push
 from benchmarks.bench import HOWS, Bench, scatter_path
 from benchmarks.loads import RANGE_BYTES
 from benchmarks.report import Row, ratio_row, value_row
@@ -279,5 +279,6 @@ SUITES = {
     "p7": Suite(run_amplification, amplification_rows),
     "p8": Suite(run_together, together_rows),
     "push": Suite(push.run, push.rows),
+    "warm": Suite(fill.run, fill.rows),
 }
 """P5, the daemon's CPU, is counted by p1 and p3."""
