@@ -35,6 +35,7 @@ def test_an_explicit_addressing_style_wins():
         ("https://t3.storage.dev", "tigris"),
         ("https://Minio.Example.org:443/", "https://minio.example.org"),
         ("http://minio.example.org:80", "http://minio.example.org"),
+        ("http://t3.storage.dev", "http://t3.storage.dev"),
         ("http://minio.example.org:9000/s3/", "http://minio.example.org:9000/s3"),
     ],
 )

@@ -46,11 +46,12 @@ def is_amazon(endpoint_url: str) -> bool:
 def store_id(endpoint_url: str) -> str:
     """Return the name of the store in node ids and cache keys: ``tigris``, else the normalised endpoint.
 
-    Two spellings of one endpoint give one id: letter case, a default port and a trailing slash do not count.
+    Two spellings of one endpoint give one id: letter case, a default port and a trailing slash do not count. What came
+    without TLS may be anybody's, so it never serves those who ask Tigris with TLS.
     """
-    if is_tigris(endpoint_url):
-        return "tigris"
     parts = urlsplit(endpoint_url)
+    if is_tigris(endpoint_url) and parts.scheme == "https":
+        return "tigris"
     host = (parts.hostname or "").lower()
     port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
