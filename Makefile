@@ -95,6 +95,10 @@ bench: $(RUNTIME) ## the mount beside a plain download and the raw disk, as rati
 bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 	@$(BIN)/python -m benchmarks.tail $(BENCH_ARGS)
 
+.PHONY: bench-fleet
+bench-fleet: $(RUNTIME) ## what up to a thousand nodes do to a store, simulated in about a minute
+	@$(BIN)/python -m benchmarks.fleet $(BENCH_ARGS)
+
 ## Tests and checks
 
 # Where a test rightly takes minutes: the dump of a busy interpreter's stacks can bring it down.
