@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.fleet_node import Load, Node, layout_of
+from benchmarks.fleet_node import CONCURRENCY, Load, Node, layout_of
 from benchmarks.fleet_store import Assumptions, Direct, Store, Tag
 from tigrismount.cli.warm import delay_s
 
@@ -66,6 +66,8 @@ class Outcome:
     """Most requests that the store saw in one second."""
     last_ready_s: float
     """When the last node had its model."""
+    longest_get_s: float
+    """The longest that one range took, refusals and waits with it; a mount gives up after 300 s."""
     first_ready_s: float
     """When the first had."""
 
@@ -98,6 +100,7 @@ def simulate(
     sample: int = 16,
     tags: int = 1,
     spread: str = "5m",
+    concurrency: int = CONCURRENCY,
 ) -> Outcome:
     """Return what *count* nodes do that begin in the same second.
 
@@ -109,6 +112,7 @@ def simulate(
         sample: Most mounts to simulate; more of those that warm.
         tags: How many TAGs share their cache.
         spread: What ``--spread`` is given.
+        concurrency: What ``--concurrency`` is given.
     """
     events, draw, sizes_bytes = Events(), random.Random(f"{way} {count}"), list(shards_bytes)
     store = Store(events, world)
@@ -120,7 +124,7 @@ def simulate(
     for number in range(simulated):
         weight = count // simulated + (number < count % simulated)
         load = Load(sizes_bytes, layouts) if reads else None
-        nodes.append(Node(events, tag or Direct(store), world, sizes_bytes, load, draw, weight))
+        nodes.append(Node(events, tag or Direct(store), world, sizes_bytes, load, draw, weight, concurrency))
         # No two machines are given their pods in the same millisecond.
         events.at(delay_s(spread if way == "spread" else "1s", draw.random()), nodes[-1].start)
     events.run()
@@ -147,6 +151,7 @@ def _outcome(way: str, store: Store, nodes: list[Node], tag: Tag | None, model_b
         models_from_store=store.sent_bytes / model_bytes,
         peak_requests_s=max(store.requests.values(), default=0),
         last_ready_s=max(ready_s),
+        longest_get_s=max(node.longest_s for node in nodes),
         first_ready_s=min(ready_s),
     )
 
@@ -154,12 +159,14 @@ def _outcome(way: str, store: Store, nodes: list[Node], tag: Tag | None, model_b
 def table(outcomes: Sequence[Outcome]) -> str:
     """Return the outcomes in Markdown."""
     lines = [
-        "| way | nodes | requests | models from the store | SlowDown | peak requests/s | first ready | last ready |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| way | nodes | requests | models from the store | SlowDown | peak requests/s | longest range | first ready "
+        "| last ready |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
         f"| {one.way} | {one.nodes} | {one.requests:,} | {one.models_from_store:,.1f} | {one.slow_down_share:.1%} "
-        f"| {one.peak_requests_s:,} | {one.first_ready_s:,.0f} s | {one.last_ready_s:,.0f} s |"
+        f"| {one.peak_requests_s:,} | {one.longest_get_s:,.1f} s | {one.first_ready_s:,.0f} s "
+        f"| {one.last_ready_s:,.0f} s |"
         for one in outcomes
     ]
     return "\n".join(lines)
@@ -200,6 +207,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=16, help="mounts to simulate of a larger fleet [16]")
     parser.add_argument("--tags", type=int, default=1, help="TAGs that share their cache [1]")
     parser.add_argument("--spread", default="5m", help="what --spread is given [5m]")
+    parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help="what --concurrency is given [32]")
     parser.add_argument("--store-requests", type=float, default=usual.store_requests_s, help="a second [5500]")
     parser.add_argument("--store-gigabytes", type=float, default=50.0, help="a second [50]")
     parser.add_argument("--json", type=Path, help="where the figures go")
@@ -209,8 +217,16 @@ def main() -> None:
     outcomes = []
     for way, count in itertools.product(arguments.ways, arguments.nodes):
         begun_s = time.monotonic()
-        options = {"sample": arguments.sample, "tags": arguments.tags, "spread": arguments.spread}
-        outcomes.append(simulate(way, count, world, **options))
+        outcome = simulate(
+            way,
+            count,
+            world,
+            sample=arguments.sample,
+            tags=arguments.tags,
+            spread=arguments.spread,
+            concurrency=arguments.concurrency,
+        )
+        outcomes.append(outcome)
         print(f"  {way}, {count} nodes: simulated in {time.monotonic() - begun_s:.1f} s", file=sys.stderr)
     print(table(outcomes))
     if arguments.json:

@@ -123,6 +123,7 @@ class Node:
         load: Plans of the loader; None for a node that warms.
         draw: Random numbers, for the waits.
         weight: How many it stands for.
+        concurrency: What ``--concurrency`` is given.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class Node:
         load: Load | None,
         draw: random.Random,
         weight: int,
+        concurrency: int = CONCURRENCY,
     ) -> None:
         self._clock, self._route, self._world, self._draw, self.weight = clock, route, world, draw, weight
         self._shards_bytes = shards_bytes
@@ -146,18 +148,22 @@ class Node:
         self._wanted: deque[Block] = deque() if load else deque(self._blocks)
         self._again: deque[tuple[Block, int]] = deque()
         """What was refused, and how often, and may be asked again now."""
-        self._asked: set[Block] = set()
+        self._asked: dict[Block, float] = {}
+        """When each block was asked for first."""
         self._here: set[Block] = set()
         self._waits_for: Block | None = None
-        self._limit = AdaptiveLimit(CONCURRENCY)
+        self._concurrency = concurrency
+        self._limit = AdaptiveLimit(concurrency)
         self._network = Pipe(world.node_bytes_s)
-        self._jobs = with_demand(CONCURRENCY) if load else FIRST_JOBS
+        self._jobs = with_demand(concurrency) if load else min(FIRST_JOBS, concurrency)
         self._flights = 0
         """GETs that have begun, those that wait after a refusal too."""
         self._sent = 0
         """Of those, how many the store has not answered."""
         self.fetched_bytes = 0
         self.refused = 0
+        self.longest_s = 0.0
+        """The longest that a block took, refusals and waits with it."""
         self.ready_s: float | None = None
 
     def start(self, left: int = METADATA_REQUESTS, failures: int = 0) -> None:
@@ -212,12 +218,14 @@ class Node:
                 self._wanted.popleft()
             # The last places are for what somebody waits for.
             places = (
-                self._jobs if not self._load or (self._wanted and self._wanted[0] == self._waits_for) else CONCURRENCY
+                self._jobs
+                if not self._load or (self._wanted and self._wanted[0] == self._waits_for)
+                else self._concurrency
             )
             if not self._wanted or self._flights >= places:
                 return
             self._flights += 1
-            self._asked.add(self._wanted[0])
+            self._asked[self._wanted[0]] = self._clock.now_s
             self._send(self._wanted.popleft(), 0)
 
     def _send(self, block: Block, failures: int) -> None:
@@ -250,9 +258,10 @@ class Node:
         self._route.ended(self.weight)
         self._limit.succeeded(sent_in_round)
         self._here.add(block)
+        self.longest_s = max(self.longest_s, self._clock.now_s - self._asked[block])
         self.fetched_bytes += size_bytes * self.weight
         if self._load is None:
-            self._jobs = min(CONCURRENCY, self._jobs + 1)
+            self._jobs = min(self._concurrency, self._jobs + 1)
             if len(self._here) == len(self._blocks):
                 self.ready_s = self._clock.now_s
         else:

@@ -110,6 +110,28 @@ def _sorted(found) -> list[str]:
 # ------------------------------------------------------------------ what we ask of all of them
 
 
+@pytest.mark.parametrize("overlay", ["tag", "everything"])
+def test_tag_has_the_settings_without_which_it_is_in_the_way(overlay):
+    every = {(found["kind"], found["metadata"]["name"]): found for found in render(ROOT / "overlays" / overlay)}
+    config = yaml.safe_load(every["ConfigMap", "tag"]["data"]["config.yaml"])
+    assert config["cache"]["size_threshold"] > 10 << 30, "larger shards are never cached"
+    (tag,) = pod_of(every["StatefulSet", "tag"])["containers"]
+    variables = {one["name"]: one.get("value") for one in tag["env"]}
+    assert int(variables["TAG_CACHE_MAX_DISK_USAGE"]) > config["cache"]["size_threshold"], "else nothing is evicted"
+    assert "/etc/tag/config.yaml" in tag["args"]
+    mounter = pod_of(every["DaemonSet", "tigrismount-mounter"])["containers"][0]
+    ours = {one["name"]: one.get("value") for one in mounter["env"]}
+    port = every["Service", "tag"]["spec"]["ports"][0]["port"]
+    assert ours["TIGRISMOUNT_ENDPOINT_URL"].endswith(f"//tag.tigrismount.svc.cluster.local:{port}")
+    assert (ours["TIGRISMOUNT_ADDRESSING"], ours["TIGRISMOUNT_STORE_ID"]) == ("path", "tigris")
+
+
+def test_a_snapshot_is_read_past_tag():
+    (pod,) = documents(ROOT / "volumes" / "snapshot.yaml")
+    (volume,) = pod_of(pod)["volumes"]
+    assert volume["csi"]["volumeAttributes"]["endpoint"] == "https://t3.storage.dev"
+
+
 def test_every_image_has_a_version_and_a_registry(pods):
     for pod in pods:
         for container in containers(pod):
