@@ -296,7 +296,8 @@ def test_reads_that_wait_keep_nobody_waiting_who_only_looks(store, patient, fill
     with waiting(CROWD, patient, "") as crowd:
         crowd.go()
         assert crowd.said() == "asked"
-        assert wait_until(lambda: patient.status()["flights"]["remote"] > 16), patient.status()
+        # The kernel lets only so many requests through, and a few files may have taken all of them.
+        assert wait_until(lambda: patient.status()["flights"]["remote"] > 2), patient.status()["flights"]
         count, has_size = python(LOOK, patient.path).split()
         assert (int(count) > len(files), has_size) == (True, "True")
         store.heal()
