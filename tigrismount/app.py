@@ -82,7 +82,7 @@ _KINDS: dict[type, str] = {
     ObjectUnavailableError: "unreachable",
     ObjectProtocolError: "unreachable",
 }
-"""What each error means to a program that asked for the mount (docs/adr/0020)."""
+"""What each error means to a program that asked for the mount (docs/adr/0022)."""
 
 
 class Worker:
