@@ -15,6 +15,7 @@ from tigrismount.cache.inspect import read_cache_statistics
 from tigrismount.demo.command import run_child, wait_until
 from tigrismount.demo.faults import FaultRule
 from tigrismount.demo.model import plan_model, upload_model
+from tigrismount.errors import CacheError
 
 MIB = 1 << 20
 BLOCK = MIB
@@ -191,26 +192,34 @@ def test_an_interrupted_run_keeps_what_it_has_and_the_next_one_goes_on(warm, mou
 
 
 def test_a_run_that_is_killed_loses_what_was_on_its_way_and_nothing_else(warm, mount, bucket, s3, python, noise):
-    """Mutation: a cache that records blocks at its end alone has nothing, and all of it is fetched again."""
+    """Mutation: a cache that records blocks at its end alone has nothing to wait for."""
     data = noise(24 * BLOCK + 17, 1)
     bucket.put("m/file", data)
-    s3.inject(FaultRule(match="GET /[^/]*/m/file", action="delay", delay_s=0.1, count=-1))
+    s3.inject(FaultRule(match="GET /[^/]*/m/file", action="delay", delay_s=0.25, count=-1))
     command = [sys.executable, "-m", "tigrismount", "warm", f"s3://{bucket.name}/m", "--jobs=2", *mount.flags]
+
+    def cached_bytes() -> int:
+        try:
+            return read_cache_statistics(str(mount.cache_dir)).bytes_cached
+        except CacheError:  # there is none yet
+            return 0
+
     for _ in range(2):
-        s3.reset_requests()
-        cached_bytes = read_cache_statistics(str(mount.cache_dir)).bytes_cached if mount.cache_dir.exists() else 0
+        enough_bytes = cached_bytes() + 2 * BLOCK
         with subprocess.Popen(command, env=mount.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as killed:
-            assert wait_until(lambda: len(s3.requests("GetObject")) >= 7)
+            assert wait_until(lambda: cached_bytes() >= enough_bytes)  # noqa: B023 -- asked within the turn
             killed.kill()
-        kept_bytes = read_cache_statistics(str(mount.cache_dir)).bytes_cached
-        assert kept_bytes >= cached_bytes + 2 * BLOCK, "seven were asked for, and two at most are on their way"
+        kept_bytes = cached_bytes()
+        assert enough_bytes <= kept_bytes < len(data), "killed on its way"
     s3.inject()
     s3.reset_requests()
 
     report = json.loads(warm(f"s3://{bucket.name}/m", "--json").check().output)
 
     assert report["cached_bytes"] == kept_bytes
-    assert report["fetched_bytes"] == len(data) - kept_bytes == fetched(s3)
+    missing_bytes = len(data) - kept_bytes
+    assert report["fetched_bytes"] == missing_bytes
+    assert missing_bytes <= fetched(s3) <= missing_bytes + 2 * BLOCK, "two of the run that was killed may end now"
     warm(f"s3://{bucket.name}/m", "--check").check()
     s3.reset_requests()
     with mount(f"s3://{bucket.name}") as mounted:
