@@ -21,12 +21,11 @@ def pace(reads_s: list[float], fetches_s: list[float]) -> DrivePace:
     [
         ([], [], True),
         ([9] * 3, [0.01] * 16, True),  # too few reads
-        ([0.2] * 8, [0.01] * 16, True),  # too quick to matter
-        ([0.3] * 8, [], True),  # the store may be slower
-        ([0.6] * 8, [], False),  # worth a GET to find out
-        ([0.3] * 8, [0.1] * 4, False),
-        ([0.3] * 8, [0.1] * 3 + [0.3] * 4, True),
-        ([0.3] * 8, [0.25] * 16, True),  # hardly slower
+        ([0.9] * 8, [0.01] * 16, True),  # too quick to matter
+        ([1.2] * 8, [], False),  # worth a GET to find out
+        ([1.2] * 8, [0.1] * 4, False),
+        ([1.2] * 8, [0.1] * 3 + [1.2] * 4, True),
+        ([1.2] * 8, [1.0] * 16, True),  # hardly slower
         ([0.01] * 5 + [9] * 3, [0.1] * 16, True),  # now and then
         ([9] * 8 + [0.01] * 5, [0.1] * 16, True),  # it was
     ],
@@ -39,4 +38,4 @@ def test_who_is_waited_for(reads_s, fetches_s, waits) -> None:
 
 
 def test_a_complaint_says_which_and_how_slow() -> None:
-    assert pace([0.75] * 8, [0.1] * 16).complaint() == "a takes 0.8 s for a block; the store is asked as well"
+    assert pace([1.75] * 8, [0.1] * 16).complaint() == "a takes 1.8 s for a block; the store is asked as well"

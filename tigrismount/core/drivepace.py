@@ -12,10 +12,9 @@ from statistics import median
 
 PATIENCE_S = 2.0
 """Longest wait for a block: an NVMe needs milliseconds, a busy disk of a cloud a few hundred."""
-_SLOW_S = 0.25
-"""A block that comes sooner is not worth a GET: a busy machine's own threads may take a tenth of a second."""
-_VERY_SLOW_S = 0.5
-"""From here on a GET is worth finding out how fast the store is."""
+_SLOW_S = 1.0
+"""A block that comes sooner is not worth a GET. Several are read at once and wait for each other, and a disk that has
+just taken a model is still writing it: some tenths of a second are no sign of a drive that is slow for good."""
 _TIMES_SLOWER = 1.5
 """How many times longer than the store a drive must take; it costs the bucket's owner nothing, the store may."""
 _READS = 8
@@ -44,9 +43,8 @@ class DrivePace:
         read_s, fetch_s = _usual(self._reads_s[drive]), _usual(self._fetches_s)
         if read_s is None or read_s < _SLOW_S:
             return PATIENCE_S
-        if fetch_s is None:
-            return PATIENCE_S if read_s < _VERY_SLOW_S else 0.0
-        return 0.0 if read_s > _TIMES_SLOWER * fetch_s else PATIENCE_S
+        # Where the store is not known yet, a GET is worth finding out.
+        return 0.0 if fetch_s is None or read_s > _TIMES_SLOWER * fetch_s else PATIENCE_S
 
     def complaint(self) -> str:
         """Say which drive is slower than the store; empty where none is."""
