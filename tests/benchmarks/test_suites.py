@@ -7,7 +7,8 @@ import pytest
 from benchmarks.bench import Bench
 from benchmarks.loads import RANGE_BYTES, Measurement, scattered
 from benchmarks.report import ratio_row, value_row
-from benchmarks.suites import SUITES, half_of
+from benchmarks.suites import SUITES
+from benchmarks.suites.amplification import half_of
 from tigrismount.demo.model import plan_model
 
 MIB = 1 << 20
