@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,11 @@ from benchmarks.mounts import Mount, drop_page_cache, mounted, warm_memory
 from benchmarks.store import BUCKET, PREFIX, SCATTER_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from benchmarks.store import Store
     from tigrismount.demo.model import Model
 
 HOWS = ("mmap", "read")
@@ -25,15 +27,19 @@ class Bench:
     """One endpoint, one model, one scratch directory on the cache disk.
 
     Args:
-        endpoint_url: The store.
+        store: Where it is served.
         model: What it serves.
         disk: Scratch directory on the cache disk.
         jobs: GETs in flight of the plain download.
         flags: Further flags of ``mount``.
+        tls: Whether everything goes over TLS.
     """
 
-    def __init__(self, endpoint_url: str, model: Model, disk: Path, jobs: int, flags: Sequence[str]) -> None:
-        self.endpoint_url = endpoint_url
+    def __init__(
+        self, store: Store, model: Model, disk: Path, jobs: int, flags: Sequence[str], *, tls: bool = False
+    ) -> None:
+        self.store = store
+        self.endpoint_url = store.tls_url if tls else store.url
         self.model = model
         self.shards = [shard.name for shard in model.shards]
         self.size_bytes = model.tensor_bytes
@@ -65,6 +71,13 @@ class Bench:
     def mounted(self, cache: Path, *, prefix: str = PREFIX) -> AbstractContextManager[Mount]:
         """Mount the model, or another *prefix* of the bucket, with a cache directory."""
         return mounted(f"s3://{BUCKET}/{prefix}", self.disk / "mount", self.endpoint_url, cache, self.flags)
+
+    @contextlib.contextmanager
+    def at(self, endpoint_url: str) -> Iterator[None]:
+        """Use another endpoint of the store for a while."""
+        before, self.endpoint_url = self.endpoint_url, endpoint_url
+        yield
+        self.endpoint_url = before
 
     def empty_cache(self) -> Path:
         """Return a cache directory with nothing in it."""

@@ -7,12 +7,14 @@ JSON object: seconds, bytes and CPU seconds, imports and clients excluded.
 from __future__ import annotations
 
 import argparse
+import functools
 import http.client
 import json
 import mmap
 import os
 import random
 import resource
+import ssl
 import statistics
 import subprocess
 import sys
@@ -177,7 +179,7 @@ def download_plain(
 
     def connection() -> http.client.HTTPConnection:
         if not hasattr(local, "connection"):
-            local.connection = http.client.HTTPConnection(urlsplit(endpoint_url).netloc)
+            local.connection = connect(endpoint_url)
             local.buffer = memoryview(bytearray(RANGE_BYTES))
         made: http.client.HTTPConnection = local.connection
         return made
@@ -203,6 +205,19 @@ def download_plain(
 
     with ThreadPoolExecutor(jobs) as pool:
         return measured(lambda: sum(pool.map(fetch, _parts(sizes))))
+
+
+def connect(endpoint_url: str) -> http.client.HTTPConnection:
+    """Return a connection that is opened with its first request; of TLS, all have one context."""
+    parts = urlsplit(endpoint_url)
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(parts.netloc, context=_trusting())
+    return http.client.HTTPConnection(parts.netloc)
+
+
+@functools.cache
+def _trusting() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
 
 
 def _files(directory: Path | None, sizes: dict[str, int]) -> dict[str, int]:
@@ -239,7 +254,7 @@ def first_bytes(path: Path, how: str, seed: int, count: int) -> Measurement:
 
 def gets(endpoint_url: str, bucket: str, key: str, size_bytes: int, seed: int, count: int) -> Measurement:
     """Ask for one page at random, *count* times, by plain GETs over one warm connection."""
-    connection = http.client.HTTPConnection(urlsplit(endpoint_url).netloc)
+    connection = connect(endpoint_url)
 
     def get(offset: int) -> None:
         connection.request("GET", f"/{bucket}/{quote(key)}", headers={"Range": f"bytes={offset}-{offset + 4095}"})

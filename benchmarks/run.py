@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bench import Bench
 from benchmarks.mounts import CommandFailedError
-from benchmarks.store import StoreUnavailableError, embedded_store, nginx_store
+from benchmarks.store import Store, StoreUnavailableError, embedded_store, nginx_store
 from benchmarks.suites import SUITES
 from tigrismount.config.units import parse_seconds, parse_size_bytes
 from tigrismount.demo.model import plan_model
@@ -25,12 +25,21 @@ FOREIGN = ("AWS_", "TIGRIS_", "TIGRISMOUNT_")
 # Neither store checks signatures here, but boto3 wants to make one.
 ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-secret", "NO_PROXY": "127.0.0.1"}
 
+TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+"""Where boto3 and we, Python's ssl and Go, and curl look for a bundle of authorities."""
+
 
 def prepare_environment() -> None:
     """Leave nothing in the environment that would lead a child elsewhere."""
     for name in [name for name in os.environ if name.startswith(FOREIGN)]:
         del os.environ[name]
     os.environ.update(ENVIRONMENT)
+
+
+def trust(store: Store) -> None:
+    """Let every child trust the store's certificate."""
+    if store.ca_bundle:
+        os.environ.update(dict.fromkeys(TRUST, store.ca_bundle))
 
 
 def parsed_arguments() -> argparse.Namespace:
@@ -44,6 +53,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--latency", type=parse_seconds, default=0.02, help="time to the first byte (20ms)")
     parser.add_argument("--jobs", type=int, default=32, help="GETs in flight of the plain download (32, as the mount)")
     parser.add_argument("--directory", default="/var/tmp", help="scratch space on the cache disk (/var/tmp)")
+    parser.add_argument("--tls", action="store_true", help="everything over TLS; the suite tls compares both")
     parser.add_argument("--embedded", action="store_true", help="use the demo's S3 server in place of nginx")
     parser.add_argument("flags", nargs="*", help="further flags of mount, after --")
     arguments = parser.parse_args()
@@ -65,8 +75,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=arguments.directory) as disk:
         (Path(disk) / "mount").mkdir()
         try:
-            with embedded_store(model) if arguments.embedded else nginx as endpoint_url:
-                bench = Bench(endpoint_url, model, Path(disk), arguments.jobs, arguments.flags)
+            with embedded_store(model) if arguments.embedded else nginx as store:
+                trust(store)
+                bench = Bench(store, model, Path(disk), arguments.jobs, arguments.flags, tls=arguments.tls)
                 for number in range(1, arguments.rounds + 1):
                     print(f"round {number} of {arguments.rounds}, {bench.size_bytes / 2**20:.0f} MiB", flush=True)
                     bench.number = number

@@ -8,7 +8,10 @@ is measured.
 Two things make it resemble a remote store: ``limit_rate`` caps each connection, and a first-byte delay is had by an
 ``auth_request`` to a tiny server that answers late.
 
-Where nginx is missing the demo's server takes its place, at its own speed and cost.
+It listens on a second port for TLS, with a certificate of its own. Who trusts it is given the public authorities as
+well, as everybody has them: a client that reads that bundle for each connection pays for it here too.
+
+Where nginx is missing the demo's server takes its place, at its own speed and cost, without TLS.
 """
 
 from __future__ import annotations
@@ -23,13 +26,17 @@ import subprocess
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
+from botocore.httpsession import get_cert_path
+
 from tigrismount.demo.embedded import EmbeddedS3
 from tigrismount.demo.model import upload_model
+from tigrismount.testing.certificates import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,7 +66,8 @@ http {{
   }}
   upstream delay {{ server 127.0.0.1:{delay_port}; keepalive 256; }}
   server {{
-    listen 127.0.0.1:{port}; root {root}/www; {limit_rate}
+    listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl; root {root}/www; {limit_rate}
+    ssl_certificate {root}/store.pem; ssl_certificate_key {root}/store.pem; ssl_protocols TLSv1.2 TLSv1.3;
     location = /_delay {{
       internal; proxy_pass http://delay; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_pass_request_body off; proxy_set_header Content-Length "";
@@ -75,9 +83,21 @@ class StoreUnavailableError(Exception):
     """The store cannot be started here; the message says what is missing."""
 
 
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Where the bucket is served."""
+
+    url: str
+    """By plain HTTP."""
+    tls_url: str = ""
+    """The same bucket by TLS; empty where there is none."""
+    ca_bundle: str = ""
+    """Authorities to trust there, the public ones among them."""
+
+
 @contextlib.contextmanager
-def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterator[str]:
-    """Serve *model* from memory, and yield the endpoint's URL.
+def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterator[Store]:
+    """Serve *model* from memory, and yield where.
 
     Args:
         model: What lies under ``bench/model/``.
@@ -93,13 +113,17 @@ def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterato
     with scratch_in_memory() as directory, delay_server(latency_s) as delay_port:
         write_bucket(model, directory / "www")
         (directory / "tmp").mkdir()
-        port = free_port()
+        make_certificate(directory / "store.pem")
+        bundle = directory / "bundle.pem"
+        bundle.write_bytes(Path(get_cert_path(True)).read_bytes() + (directory / "store.pem").read_bytes())
+        port, tls_port = free_port(), free_port()
         configuration = CONFIGURATION.format(
             root=directory,
             bucket=BUCKET,
             prefix=PREFIX,
             scatter=SCATTER_PREFIX,
             port=port,
+            tls_port=tls_port,
             delay_port=delay_port or DISCARD_PORT,
             user="user root;" if os.geteuid() == 0 else "",
             limit_rate=f"limit_rate {rate_bytes_s};" if rate_bytes_s else "",
@@ -109,21 +133,21 @@ def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterato
         process = subprocess.Popen([binary, "-p", directory, "-c", directory / "nginx.conf"])
         try:
             wait_for_port(process, port, directory / "error.log")
-            yield f"http://127.0.0.1:{port}"
+            yield Store(f"http://127.0.0.1:{port}", f"https://127.0.0.1:{tls_port}", str(bundle))
         finally:
             process.terminate()
             process.wait()
 
 
 @contextlib.contextmanager
-def embedded_store(model: Model) -> Iterator[str]:
-    """Serve *model* with the demo's server, and yield the endpoint's URL."""
+def embedded_store(model: Model) -> Iterator[Store]:
+    """Serve *model* with the demo's server, and yield where."""
     with EmbeddedS3(auth=False) as server:
         client = server.client()
         client.create_bucket(Bucket=BUCKET)
         upload_model(client, BUCKET, PREFIX, model)
         client.upload_fileobj(io.BytesIO(bytes(model.tensor_bytes)), BUCKET, SCATTER_KEY)
-        yield server.endpoint_url
+        yield Store(server.endpoint_url)
 
 
 def write_bucket(model: Model, root: Path) -> None:

@@ -6,7 +6,7 @@ The names are those of the targets that every release is held to; what each comp
 from __future__ import annotations
 
 from benchmarks.suite import Suite
-from benchmarks.suites import again, amplification, beside, cold, fill, first_bytes, push, together
+from benchmarks.suites import again, amplification, beside, cold, fill, first_bytes, push, tls, together
 
 SUITES = {
     "p1": Suite(cold.run, cold.rows),
@@ -16,6 +16,7 @@ SUITES = {
     "p7": Suite(amplification.run, amplification.rows),
     "p8": Suite(together.run, together.rows),
     "push": Suite(push.run, push.rows),
+    "tls": Suite(tls.run, tls.rows),
     "warm": Suite(fill.run, fill.rows),
 }
 """P5, the daemon's CPU, is counted by p1 and p3."""

@@ -7,6 +7,7 @@ import pytest
 from benchmarks.bench import Bench
 from benchmarks.loads import RANGE_BYTES, Measurement, scattered
 from benchmarks.report import ratio_row, value_row
+from benchmarks.store import Store
 from benchmarks.suites import SUITES
 from benchmarks.suites.amplification import half_of
 from tigrismount.demo.model import plan_model
@@ -16,7 +17,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def bench(tmp_path):
-    return Bench("http://127.0.0.1", plan_model(64 * MIB, shard_bytes=20 * MIB), tmp_path, 4, [])
+    return Bench(Store("http://127.0.0.1"), plan_model(64 * MIB, shard_bytes=20 * MIB), tmp_path, 4, [])
 
 
 def test_a_target_says_which_side_is_good():
@@ -49,3 +50,21 @@ def test_absent_peers_leave_no_row(bench):
     bench.rounds["rclone, cache off, mmap"] = [Measurement(2.0, MIB, 0.1)]
     (row,) = SUITES["p2"].rows(bench)
     assert (row.name, row.value, row.holds) == ("P2 cold mmap / rclone", 2.0, True)
+
+
+def test_a_store_without_tls_leaves_no_row_of_it(bench):
+    SUITES["tls"].run(bench)
+
+    assert SUITES["tls"].rows(bench) == []
+    assert bench.notes == ["TLS: absent, the store speaks HTTP alone"]
+
+
+def test_what_tls_costs_is_told_beside_plain_http(tmp_path):
+    store = Store("http://127.0.0.1", "https://127.0.0.1", "bundle.pem")
+    bench = Bench(store, plan_model(64 * MIB, shard_bytes=20 * MIB), tmp_path, 4, [], tls=True)
+    assert bench.endpoint_url == store.tls_url
+    for scheme, seconds in (("HTTP", 1.0), ("TLS", 2.0)):
+        for name in (f"download, plain, over {scheme}", f"mount, cold, read, over {scheme}"):
+            bench.rounds[name] = bench.rounds[f"daemon: {name}"] = [Measurement(seconds, MIB, 0.1)]
+
+    assert [row.value for row in SUITES["tls"].rows(bench)][:3] == [0.5, 0.5, 1.0]
