@@ -19,6 +19,7 @@ from botocore.config import Config
 from tigrismount import __version__
 from tigrismount.errors import ConfigError
 from tigrismount.objects.endpoints import addressing_style, is_amazon
+from tigrismount.objects.trust import read_bundles_once
 
 if TYPE_CHECKING:
     from tigrismount.objects.keys import SigningKeys
@@ -49,6 +50,7 @@ def make_boto_client(config: S3Config, keys: SigningKeys, connections: int) -> A
     except (ValueError, botocore.exceptions.BotoCoreError) as exc:
         raise ConfigError(f"cannot use {config.endpoint_url} as an S3 endpoint: {exc}") from exc
     _do_not_guess(client.meta.events)
+    read_bundles_once(client)
     if not is_amazon(config.endpoint_url):
         client.meta.events.register("before-call.s3", _stay_with_this_endpoint)
     return client
