@@ -7,6 +7,7 @@ import contextlib
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.blocks.memory import DISK_TURNS, MEMORY_TURNS, TURN_S
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, ObjectId, Priority
@@ -165,3 +166,73 @@ async def test_a_read_without_hurry_survives_the_failure_of_another_one(client, 
                 nursery.start_soon(reader, BLOCK)
     assert len(got) == 1
     assert len(client.requests) == 2
+
+
+async def _read_all(store: BlockStore, obj: ObjectId, data: bytes) -> None:
+    for start in range(0, len(data), BLOCK):
+        await _check(store, obj, data, start, min(start + BLOCK, len(data)))
+    await store.drain()
+
+
+async def test_memory_of_an_open_file_that_nobody_reads_goes_back_where_the_disk_has_it(
+    client, open_store, autojump_clock
+) -> None:
+    data, disk = pattern(8 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", data)
+    async with open_store(cache=disk) as store:
+        store.retain(obj)
+        await _read_all(store, obj, data)
+        await trio.sleep(TURN_S * DISK_TURNS - 1)
+        assert store.statistics().memory_used_bytes == 8 * BLOCK
+        await trio.sleep(3 * TURN_S)
+        assert store.statistics().memory_held_bytes == 0
+        await _read_all(store, obj, data)
+        assert len(client.requests) == 8, "the disk has it"
+        store.check_invariants()
+        store.release(obj)
+
+
+async def test_memory_that_only_the_store_could_fill_again_goes_back_later(client, open_store, autojump_clock) -> None:
+    data = pattern(8 * BLOCK)
+    obj = client.put("a", data)
+    async with open_store() as store:
+        store.retain(obj)
+        await _read_all(store, obj, data)
+        await trio.sleep(TURN_S * MEMORY_TURNS - 1)
+        await _check(store, obj, data, 0, 10)  # this one is used
+        assert store.statistics().memory_used_bytes == 8 * BLOCK
+        await trio.sleep(3 * TURN_S)
+        assert store.statistics().memory_held_bytes == BLOCK
+        await trio.sleep(TURN_S * MEMORY_TURNS)
+        assert store.statistics().memory_held_bytes == 0
+        await _read_all(store, obj, data)
+        assert len(client.requests) == 16
+        store.check_invariants()
+        store.release(obj)
+
+
+async def test_what_a_plan_wants_of_a_loader_that_pauses_stays(client, open_store, autojump_clock) -> None:
+    data = pattern(8 * BLOCK)
+    obj = client.put("a", data)
+    async with open_store() as store:
+        store.retain(obj)
+        store.plan(obj, [Extent(0, 8 * BLOCK)], Priority.READAHEAD)
+        await trio.sleep(2 * TURN_S * MEMORY_TURNS)
+        assert store.statistics().memory_used_bytes == 8 * BLOCK
+        await _read_all(store, obj, data)
+        assert sum(stop - start for _, _, start, stop in client.requests) == 8 * BLOCK
+        store.plan(obj, [], Priority.READAHEAD)
+        store.release(obj)
+
+
+async def test_buffers_that_were_free_for_a_while_are_not_kept(client, open_store, autojump_clock) -> None:
+    data, disk = pattern(8 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", data)
+    async with open_store(cache=disk, memory_limit_bytes=8 * BLOCK) as store:
+        await _read_all(store, obj, data)
+        assert store.forget(obj)
+        assert store.statistics().memory_held_bytes == 8 * BLOCK, "for reuse, at once"
+        await trio.sleep(TURN_S)
+        await _check(store, obj, data, 0, 10)
+        await trio.sleep(2 * TURN_S)
+        assert store.statistics().memory_held_bytes == BLOCK

@@ -40,6 +40,8 @@ class BufferPool:
         self.used_bytes = 0
         self._free: dict[int, list[memoryview]] = {}
         self._free_bytes = 0
+        self._surplus_bytes = 0
+        """Least that was free since :meth:`give_back_surplus`."""
 
     @property
     def held_bytes(self) -> int:
@@ -68,6 +70,7 @@ class BufferPool:
         if same:
             self.used_bytes += size
             self._free_bytes -= size
+            self._surplus_bytes = min(self._surplus_bytes, self._free_bytes)
             return same.pop()
         self._shrink(self.limit_bytes - self.used_bytes - size)
         buffer = self._map_pages(size)
@@ -82,9 +85,10 @@ class BufferPool:
         self._free.setdefault(size, []).append(buffer)
         self._shrink(self.limit_bytes - self.used_bytes)
 
-    def trim(self) -> None:
-        """Return everything that is kept for reuse to the kernel."""
-        self._shrink(0)
+    def give_back_surplus(self) -> None:
+        """Return what nobody has needed since the last call to the kernel."""
+        self._shrink(self._free_bytes - self._surplus_bytes)
+        self._surplus_bytes = self._free_bytes
 
     def _shrink(self, keep_bytes: int) -> None:
         if self._free_bytes <= keep_bytes:
@@ -97,6 +101,7 @@ class BufferPool:
                 self._free_bytes -= size
             if not buffers:
                 del self._free[size]
+        self._surplus_bytes = min(self._surplus_bytes, self._free_bytes)
 
 
 def _map(size: int) -> memoryview:

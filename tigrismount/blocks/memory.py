@@ -4,6 +4,9 @@ A block keeps its buffer until another block needs it. Demand takes the least re
 plan wants when there is no other; plans only take buffers that no current plan wants, and leave a share of the budget
 to demand. Beyond ``spent_bytes``, blocks that were read whole and are on the disk give theirs up before fresh memory
 is touched.
+
+Memory that nobody uses goes back to the system, whatever is open: a mount between two loads costs what its process
+costs. What the disk has is let go first, as it can be had again for little.
 """
 
 from __future__ import annotations
@@ -27,6 +30,17 @@ _RECYCLE_LOOKS = 64
 """Spent blocks looked at for a warm buffer. Without a disk cache none will do, and small files can be many."""
 
 
+TURN_S = 15.0
+"""How often :meth:`BlockMemory.grow_old` is called. Buffers that were free for that long are not kept for reuse."""
+DISK_TURNS = 4
+"""Turns after which a block gives up its memory that the disk has, a minute: no loader pauses so long between two
+reads of a block, and reading it back takes milliseconds."""
+MEMORY_TURNS = 20
+"""The same where only the store has it, five minutes."""
+_AGE_LOOKS = 4096
+"""Blocks looked at in a turn: a millisecond or two. Small files can be many."""
+
+
 class BlockMemory:
     """Gives blocks their buffers, under one hard budget.
 
@@ -43,8 +57,9 @@ class BlockMemory:
         self._on_evicted = on_evicted
         self._demand_reserve_bytes = min(max(2 * config.block_bytes, config.memory_limit_bytes // 16), half_bytes)
         self._spent_limit_bytes = config.spent_bytes
-        self._recent: OrderedDict[Block, None] = OrderedDict()
-        """Blocks with a buffer, least recently used first."""
+        self._turn = 0
+        self._recent: OrderedDict[Block, int] = OrderedDict()
+        """Blocks with a buffer and the turn they were used in, least recently used first."""
         self._spent: OrderedDict[Block, None] = OrderedDict()
         """Blocks that were read whole, oldest first."""
         self._spent_bytes = 0
@@ -55,11 +70,12 @@ class BlockMemory:
 
     def touch(self, block: Block) -> None:
         """Note that *block*, which has a buffer, is used now."""
+        self._recent[block] = self._turn
         self._recent.move_to_end(block)
 
     def delivered(self, block: Block, size_bytes: int) -> None:
         """Note that bytes of *block* went to a reader; a block that was read whole is *spent*."""
-        self._recent.move_to_end(block)
+        self.touch(block)
         block.delivered_bytes += size_bytes
         if block.delivered_bytes >= block.length_bytes and block not in self._spent:
             self._spent[block] = None
@@ -94,7 +110,7 @@ class BlockMemory:
         block.buffer = None
         if not self.allocate(block, demand=True):
             block.buffer = old
-            self._recent[block] = None
+            self._recent[block] = self._turn
             return False
         self._lost_bytes += len(old)
         return True
@@ -129,8 +145,20 @@ class BlockMemory:
                 log.warning("the kernel has no memory for a block, going on with what there is: %s", exc)
             self._refused = True
             return False
-        self._recent[block] = None
+        self._recent[block] = self._turn
         return True
+
+    def grow_old(self) -> None:
+        """Give back to the system what nobody has used for long; to be called every ``TURN_S`` seconds."""
+        self._turn += 1
+        for block, used in list(islice(self._recent.items(), _AGE_LOOKS)):
+            turns = self._turn - used
+            if turns <= DISK_TURNS:
+                break
+            is_idle = turns > MEMORY_TURNS and block.index not in block.state.planned
+            if block.evictable and (block.on_disk or is_idle):
+                self._let_go(block)
+        self.pool.give_back_surplus()
 
     def forget(self, block: Block) -> None:
         """Make *block* absent and keep its buffer for reuse."""
@@ -183,6 +211,9 @@ class BlockMemory:
 
     def _evict(self, block: Block) -> None:
         self.evicted_blocks += 1
+        self._let_go(block)
+
+    def _let_go(self, block: Block) -> None:
         had_parts = bool(block.parts)
         block.drop_queued()
         self.forget(block)

@@ -24,7 +24,7 @@ import trio
 
 from tigrismount.blocks.flights import Flights
 from tigrismount.blocks.lending import LENT_SHARE, Loan
-from tigrismount.blocks.memory import BlockMemory
+from tigrismount.blocks.memory import TURN_S, BlockMemory
 from tigrismount.blocks.part import Block, ObjectState, Waiter
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
 from tigrismount.core import loadlog
@@ -97,7 +97,9 @@ class BlockStore:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             task_status.started()
-            await trio.sleep_forever()
+            while True:
+                await trio.sleep(TURN_S)
+                self._memory.grow_old()
 
     # ------------------------------------------------------------------ what readers call
 
