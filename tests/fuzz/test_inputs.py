@@ -21,8 +21,9 @@ from tigrismount.core.journal import decode_records
 from tigrismount.core.names import DirectoryKey
 from tigrismount.errors import CacheCorruptError, ConfigError, ObjectError
 from tigrismount.objects.failures import translated
+from tigrismount.objects.listings import parse_listing
 from tigrismount.objects.responses import ErrorAnswer, Target, error_from_answer, object_size_bytes, retry_after_s
-from tigrismount.objects.rows import info_of, page_of
+from tigrismount.objects.rows import info_of
 from tigrismount.reader.loads import unpack_reports
 from tigrismount.vfs.keptcodec import decode_name, decode_page
 
@@ -74,7 +75,7 @@ def parse(operation: str, body: bytes, headers: dict[str, str]) -> dict:
 def test_listings(body):
     try:
         with translated(TARGET):
-            page = page_of(parse("ListObjectsV2", body, {}), {"Bucket": "bucket"}, TARGET)
+            page = parse_listing(body, {"Bucket": "bucket"}, TARGET).page
     except ObjectError:
         return
     for info in page.objects:

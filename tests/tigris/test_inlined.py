@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from tigrismount.core.types import ObjectId
-from tigrismount.objects.inlined import InlinedFiles, parse_contents
+from tigrismount.objects.inlined import InlinedFiles, contents_of
 from tigrismount.testing.fake_http import serving
 
 SMALL, LARGE = b'{"model_type": "llama"}', b"w" * 20_000
@@ -69,11 +70,7 @@ async def test_contents_that_are_not_the_object_s_are_fetched_instead(stocked, c
 @pytest.mark.parametrize("data", ["not base64!", "", "YQ"])
 def test_damaged_contents_are_none(data):
     row = f"<Contents><Key>a</Key><Data>{data}</Data></Contents>"
-    assert parse_contents(f'<L xmlns="http://s3">{row}<Contents/></L>'.encode()) == (None, None)
-
-
-def test_a_listing_without_contents_is_not_parsed_again():
-    assert parse_contents(b"<not XML at all") == ()
+    assert contents_of(ET.fromstring(f'<L xmlns="http://s3">{row}<Contents/></L>')) == (None, None)
 
 
 def test_the_oldest_go_when_there_are_too_many():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree as ET
+
 import pytest
 
 from tigrismount.core.types import ObjectId
 from tigrismount.objects.client import ListPage, ObjectInfo
-from tigrismount.objects.listed import ListedMetadata, parse_metadata
+from tigrismount.objects.listed import ListedMetadata, metadata_of
 from tigrismount.vfs.links import LinkFinder
 
 LINK = {"--symlink-target": "../blobs/a%25b", "Other": "<&>"}
@@ -61,14 +63,10 @@ async def test_once_seen_a_page_without_metadata_has_no_links(hub, connect):
     assert [page.objects[0].symlink_target for page in (before, after)] == [None, b""]
 
 
-def test_a_listing_without_metadata_is_not_parsed_again():
-    assert parse_metadata(b"<not XML at all") == ()
-
-
 def test_names_may_come_as_in_headers_and_damaged_pairs_are_none():
     rows = "<Contents><Metadata><Name>X-Amz-Meta-A</Name><Value>1</Value></Metadata></Contents>"
     rows += "<Contents><Metadata><Value>2</Value></Metadata></Contents><Contents/>"
-    assert parse_metadata(f'<L xmlns="http://s3">{rows}</L>'.encode()) == ({"a": "1"}, {"": "2"}, {})
+    assert metadata_of(ET.fromstring(f'<L xmlns="http://s3">{rows}</L>')) == ({"a": "1"}, {"": "2"}, {})
 
 
 def test_rows_that_do_not_fit_the_page_are_not_believed():

@@ -1,9 +1,10 @@
 """The request headers that boto3 has no arguments for: Tigris's own, and ``Cache-Control``.
 
-Two handlers sit on our private boto3 client. The first runs before a request is signed, so that Tigris's headers are
-part of the signature: a snapshot header that somebody can take off on the way would silently turn a frozen mount into
-a live one. The second runs after, because gateways take ``Cache-Control`` for themselves, and a signature over a
-header that does not arrive is a refusal.
+Handlers sit on our private boto3 client, two of them for headers. The first runs before a request is signed, so that
+Tigris's headers are part of the signature: a snapshot header that somebody can take off on the way would silently turn
+a frozen mount into a live one. The second runs after, because gateways take ``Cache-Control`` for themselves, and a
+signature over a header that does not arrive is a refusal. Another takes the bodies of listings, which botocore parses
+too slowly (``listings``), and the last one looks at what answers tell of the store.
 
 What is the same for every request comes from the configuration. What one request needs more stands in its *manner*,
 which the thread that sends it holds while it does.
@@ -14,10 +15,8 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-
-from tigrismount.objects.inlined import parse_contents
-from tigrismount.objects.listed import parse_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,11 +24,8 @@ if TYPE_CHECKING:
     from tigrismount.objects.options import S3Config
     from tigrismount.objects.traits import StoreTraits
 
-INLINED = "TigrisData"
-"""Where an answer to a listing holds what came with its rows; one entry per row, or none at all."""
-
-LISTED = "TigrisMetadata"
-"""Where it holds the user metadata of its rows, likewise."""
+DOCUMENT = "Document"
+"""Where the answer to a listing holds its body, which botocore has not parsed."""
 
 _METADATA = frozenset({"HeadObject", "ListObjectsV2"})
 _FROZEN = frozenset({"GetObject", "HeadObject", "ListObjectsV2"})
@@ -79,6 +75,7 @@ class RequestHeaders:
         """Work for the client that owns *events*, botocore's emitter, and look at its answers."""
         events.register("before-sign.s3", self._before_sign)
         events.register("before-send.s3", self._before_send)
+        events.register("before-parse.s3.ListObjectsV2", self._before_parse)
         events.register("after-call.s3", self._after_call)
 
     @contextmanager
@@ -122,8 +119,10 @@ class RequestHeaders:
         if self._manner().no_store:
             request.headers["Cache-Control"] = "no-store"
 
-    def _after_call(self, http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+    def _before_parse(self, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+        """Take the body of a listing out of botocore's hands: see ``listings``."""
+        if response_dict["status_code"] == HTTPStatus.OK:
+            customized_response_dict[DOCUMENT], response_dict["body"] = response_dict["body"], b""
+
+    def _after_call(self, http_response: Any, **_: Any) -> None:
         self._traits.observe(http_response.headers)
-        if model.name == "ListObjectsV2" and "Contents" in parsed:
-            parsed[INLINED] = parse_contents(http_response.content)
-            parsed[LISTED] = parse_metadata(http_response.content)

@@ -3,7 +3,7 @@
 Asked for it, Tigris puts the bytes of tiny objects into the rows of a listing. A model directory has a dozen of them
 (configurations, the tokenizer, the index), which a loader opens one after the other, a round trip each.
 
-boto3 drops what it does not know, so the rows are parsed a second time. Nothing is believed: bytes count only where
+Nothing is believed: bytes count only where
 their length is the object's and their MD5 is its ETag, which holds for objects that were put in one piece. What does
 not fit, or is not offered, is fetched as always.
 
@@ -18,30 +18,27 @@ import hashlib
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from xml.etree import ElementTree as ET
 
     from tigrismount.core.types import ObjectId
 
 KEPT_BYTES = 8 << 20
 """Most bytes kept: the small files of many model directories."""
 
-_MARK = b"<Data>"
-_NONE: tuple[bytes | None, ...] = ()
+MARK = b"<Data>"
+"""What a listing holds in which rows carry anything."""
 
 
-def parse_contents(document: bytes) -> tuple[bytes | None, ...]:
-    """Return the bytes that each row of a listing carries, None for rows without; nothing where no row has any.
+def contents_of(rows: Iterable[ET.Element]) -> tuple[bytes | None, ...]:
+    """Return the bytes that each row of a listing carries, None for rows without.
 
     Args:
-        document: The answer's body, which somebody else has parsed already.
+        rows: Its ``Contents`` elements.
     """
-    if _MARK not in document:
-        return _NONE
-    root = ET.fromstring(document)  # noqa: S314 -- botocore has just parsed the same bytes in the same way
-    return tuple(_decoded(row) for row in root if _name(row) == "Contents")
+    return tuple([_decoded(row) for row in rows])
 
 
 class InlinedFiles:
@@ -62,7 +59,7 @@ class InlinedFiles:
 
         Args:
             objects: The versions that a listing names.
-            contents: What ``parse_contents`` returned for the same listing.
+            contents: What ``contents_of`` returned for the same listing.
         """
         for obj, data in zip(objects, contents, strict=False):
             if data is not None and _is(obj, data):

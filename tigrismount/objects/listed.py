@@ -4,8 +4,7 @@ Asked for it, Tigris puts the user metadata of objects into the rows of a listin
 whose metadata say where it leads, so a tree of links (a Hugging Face hub cache) otherwise costs a HEAD for each.
 
 That it was asked for does not mean that it is offered. It counts as offered from the first row on that carries any;
-before that, a row without metadata says nothing, and is asked for as anywhere else. boto3 drops what it does not know,
-so the rows are parsed a second time.
+before that, a row without metadata says nothing, and is asked for as anywhere else.
 
 Source: TigrisFS, which asks in the same way and keeps its links so.
 """
@@ -14,29 +13,28 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 from tigrismount.objects.metadata import sha256_of, symlink_target
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from xml.etree import ElementTree as ET
 
     from tigrismount.objects.client import ListPage, ObjectInfo
 
-_MARK = b"<Metadata>"
+MARK = b"<Metadata>"
+"""What a listing holds in which rows carry any."""
+
 _HTTP_PREFIX = "x-amz-meta-"
 
 
-def parse_metadata(document: bytes) -> tuple[Mapping[str, str], ...]:
-    """Return the user metadata that each row of a listing carries; nothing where no row has any.
+def metadata_of(rows: Iterable[ET.Element]) -> tuple[Mapping[str, str], ...]:
+    """Return the user metadata that each row of a listing carries.
 
     Args:
-        document: The answer's body, which somebody else has parsed already.
+        rows: Its ``Contents`` elements.
     """
-    if _MARK not in document:
-        return ()
-    root = ET.fromstring(document)  # noqa: S314 -- botocore has just parsed the same bytes in the same way
-    return tuple(_metadata_of(row) for row in root if _name(row) == "Contents")
+    return tuple([_metadata_of(row) for row in rows])
 
 
 class ListedMetadata:
@@ -49,8 +47,8 @@ class ListedMetadata:
         """Return *page* with what its metadata say, and with no doubt about links where they are offered.
 
         Args:
-            page: As boto3 parsed it.
-            metadata: What ``parse_metadata`` returned for the same listing.
+            page: The rows.
+            metadata: What ``metadata_of`` returned for the same listing.
         """
         if len(metadata) == len(page.objects) and any(metadata):
             self._offered = True

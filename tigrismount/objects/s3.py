@@ -40,14 +40,15 @@ from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.endpoints import is_tigris, is_unprotected
 from tigrismount.objects.failures import translated
-from tigrismount.objects.headers import INLINED, LISTED, PLAIN, UNCACHED, Manner, RequestHeaders
+from tigrismount.objects.headers import DOCUMENT, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.listed import ListedMetadata
+from tigrismount.objects.listings import parse_listing
 from tigrismount.objects.metadata import checksums_of, sha256_of, symlink_target
 from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
-from tigrismount.objects.rows import info_of, page_of
+from tigrismount.objects.rows import info_of
 from tigrismount.objects.snapshots import Snapshot, parse_rows
 from tigrismount.objects.stragglers import Stragglers, settle
 from tigrismount.objects.traits import StoreTraits
@@ -256,6 +257,11 @@ class S3Client:
         """Take over the id of a version that somebody else learned."""
         self._versions.learn(obj, version_id)
 
+    @property
+    def version_ids(self) -> int:
+        """Versions whose ids are remembered."""
+        return len(self._versions)
+
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""
         return self._counters.snapshot()
@@ -361,9 +367,9 @@ class S3Client:
             self._counters.add("list_requests")
             with translated(target), self._headers.manner(manner):
                 answer = self._boto.list_objects_v2(**query, **self._extra)
-                page = page_of(answer, query, target)
-            self._inlined.keep((info.id for info in page.objects), answer.get(INLINED, ()))
-            return self._listed.complete(page, answer.get(LISTED, ())) if manner.page else page
+                listing = parse_listing(answer.get(DOCUMENT, b""), query, target)
+            self._inlined.keep((info.id for info in listing.page.objects), listing.contents)
+            return self._listed.complete(listing.page, listing.metadata) if manner.page else listing.page
 
         return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
 

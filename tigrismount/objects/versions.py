@@ -44,6 +44,9 @@ class VersionIds:
         self._lock = threading.Lock()
         self._known: OrderedDict[ObjectId, _Remembered] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def learn(self, obj: ObjectId, version_id: str | None) -> None:
         """Remember the id that an answer about *obj* named; None or empty where it named none."""
         if not version_id or version_id == _NO_VERSION:
