@@ -173,8 +173,24 @@ class Engine:
             loads=self.loads.in_progress(),
             finished_loads=self.loads.finished(),
             kernel_reads=(self.adapter.reads, self.adapter.read_bytes),
+            tables=self._tables(),
         )
         return mount_status(self.config, facts)
+
+    def _tables(self) -> dict[str, int]:
+        """Return how much is remembered, by kind."""
+        readers = self.readers.statistics()
+        return {
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+            "readers_open": readers.open,
+            "readers_kept": readers.kept,
+            "layouts": readers.layouts,
+            "models": readers.models,
+            "block_versions": self.store.statistics().objects,
+            "push_plans": self.pusher.remembered,
+            "version_ids": self.client.version_ids,
+            **self.cache.tables(),
+        }
 
 
 @contextlib.asynccontextmanager
@@ -216,7 +232,10 @@ async def running_engine(
         engine = Engine(config, client, cache, takeovers, away=away)
         stack.push_async_callback(_shielded, engine.loads.finish)
         async with trio.open_nursery() as nursery:
-            services = (cache, engine.store, engine.readers, engine.loads, engine.kept_names, engine.verifying)
+            services = (
+                *(cache, engine.store, engine.readers, engine.loads, engine.kept_names, engine.verifying),
+                engine.filesystem,
+            )
             for service in services:
                 if service is not None:
                     await nursery.start(_run_service, service)

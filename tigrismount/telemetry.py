@@ -10,7 +10,7 @@ import logging
 import os
 import resource
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -82,6 +82,8 @@ class MountFacts:
     """What the loads that have ended came to."""
     kernel_reads: tuple[int, int]
     """READs that the kernel sent, and their bytes."""
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """What is remembered now, by kind; a table that grows for ever is a leak."""
 
 
 def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
@@ -146,6 +148,7 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
         "push": asdict(facts.pusher),
         "cache": asdict(cache),
         "names": asdict(facts.vfs),
+        "tables": dict(facts.tables),
         "checksums": {**asdict(facts.checksums), "refused": list(facts.checksums.refused)},
         "loads": list(facts.loads),
         "finished_loads": asdict(facts.finished_loads),

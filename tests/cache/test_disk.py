@@ -17,7 +17,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tigrismount.cache import datafile, disk
+from tigrismount.cache import datafile, disk, versions
 from tigrismount.cache.directory import open_cache_directory
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.errors import CacheCorruptError, CacheError
@@ -145,6 +145,21 @@ async def test_verify_once_checks_once_also_over_several_opens(place: Any) -> No
         place.flip(BLOCK_BYTES)
         with pytest.raises(CacheCorruptError):
             await read_raw(cache, 1)
+
+
+async def test_what_was_found_right_is_remembered_of_so_many_versions(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who evict are other processes too, and say nothing: eviction alone would not bound it."""
+    monkeypatch.setattr(versions, "VERIFIED_MAX", 2)
+    objects = [object_id(f"model-{number}") for number in range(4)]
+    async with place.open() as cache:
+        for obj in objects:
+            await fill(cache, obj)
+    async with place.open(verify="once") as cache:
+        for obj in objects:
+            assert await check_all(cache, obj)
+        assert cache.tables() == {"cache_open": 0, "cache_verified": 2}
 
 
 async def test_verify_off_trusts_what_was_closed_cleanly(place: Any) -> None:

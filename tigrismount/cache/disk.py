@@ -347,6 +347,10 @@ class DiskBlockCache:
         # Removing 100 GB takes seconds and can be done another time: stopping does not wait for it.
         await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
+    def tables(self) -> dict[str, int]:
+        """Return how much is remembered, by kind."""
+        return {"cache_open": self._versions.open_count, "cache_verified": self._versions.verified_count}
+
     def statistics(self) -> CacheStatistics:
         """Return counters and gauges."""
         totals = self._index.totals

@@ -129,6 +129,10 @@ class NoCache:
         task_status.started()
         await trio.sleep_forever()
 
+    def tables(self) -> dict[str, int]:
+        """Return nothing: nothing is remembered."""
+        return {}
+
     def statistics(self) -> CacheStatistics:
         """Return zeros, and why there is no cache."""
         return CacheStatistics(degraded=self._degraded)

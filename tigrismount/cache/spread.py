@@ -124,6 +124,11 @@ class SpreadBlockCache:
                 await nursery.start(cache.run)
             task_status.started()
 
+    def tables(self) -> dict[str, int]:
+        """Return how much is remembered, by kind; the sums over all directories."""
+        each = [cache.tables() for cache in self._caches.values()]
+        return {name: sum(tables[name] for tables in each) for name in each[0]}
+
     def statistics(self) -> CacheStatistics:
         """Return the sums over all directories, and each one's trouble under its name."""
         each = {directory: cache.statistics() for directory, cache in self._caches.items()}

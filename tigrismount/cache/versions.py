@@ -9,6 +9,7 @@ with (``using``), so that a file is closed when its last reader is done and neve
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 _THREADS = 8
 """Opens that wait for the disk at once; a directory of small files is opened by many processes together."""
+
+
+VERIFIED_MAX = 4096
+"""Closed versions of which it is remembered what was found right, at a kilobyte for a shard of 5 GB; one of a version
+beyond is looked at once more. Another process may evict versions without a word, so what is evicted is no bound."""
 
 
 @dataclass(slots=True, eq=False)
@@ -68,8 +74,19 @@ class OpenVersions:
         self._on_open = on_open
         self._on_close = on_close
         self._open: dict[bytes, OpenVersion] = {}
-        self._verified: dict[bytes, tuple[int, set[int]]] = {}
+        self._verified: OrderedDict[bytes, tuple[int, set[int]]] = OrderedDict()
+        """What was found right in versions that nobody has open, by file, least recently closed first."""
         self._limiter = trio.CapacityLimiter(_THREADS)
+
+    @property
+    def open_count(self) -> int:
+        """Versions that are open."""
+        return len(self._open)
+
+    @property
+    def verified_count(self) -> int:
+        """Closed versions of which it is remembered what was found right."""
+        return len(self._verified)
 
     async def open(self, digest: bytes, record: ObjectRecord, handle: Hashable) -> OpenVersion:
         """Open a version for *handle* with all that the index knows of it now.
@@ -111,6 +128,9 @@ class OpenVersions:
         storage = version.storage
         if storage.verified:
             self._verified[version.digest] = storage.file.inode, storage.verified
+            self._verified.move_to_end(version.digest)
+            if len(self._verified) > VERIFIED_MAX:
+                self._verified.popitem(last=False)
         self.release(storage)
         self._on_close(version.digest)
 

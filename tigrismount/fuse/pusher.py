@@ -175,6 +175,11 @@ class Pusher:
             await self._progress.wait()
         self._plans.pop(obj, None)
 
+    @property
+    def remembered(self) -> int:
+        """Versions whose pushes are remembered."""
+        return len(self._plans)
+
     def statistics(self) -> PusherStatistics:
         """Return the counters."""
         return PusherStatistics(**self._counts)

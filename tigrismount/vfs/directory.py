@@ -2,20 +2,26 @@
 
 The knowledge lies in ``core.dentries`` and ``core.listing``; this module does the requests between two decisions of
 theirs. Whoever asks for the same name, or the same page, at the same time shares one request. A page is fetched when a
-reader of the directory comes to it, not before: the first names appear while the last ones are still in the store.
+reader of the directory comes near it, not before: the first names appear while the last ones are still in the store.
+Whoever has taken a second helping of a directory is taken for one who reads it all, and the next page is asked for
+while the present one is read.
 
 All state changes in the trio thread, between two awaits.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import trio
+
 from tigrismount.core.dentries import Dentries, Known
 from tigrismount.core.listing import ListingShelf
 from tigrismount.core.names import check_key, check_name
+from tigrismount.errors import ObjectError
 from tigrismount.vfs.singleflight import SingleFlight
 
 if TYPE_CHECKING:
@@ -25,6 +31,12 @@ if TYPE_CHECKING:
     from tigrismount.core.names import DirectoryKey
     from tigrismount.vfs.names import NameSource
     from tigrismount.vfs.options import VfsConfig
+
+
+log = logging.getLogger(__name__)
+
+AHEAD_NAMES = 1000
+"""A reader who has fewer names before them than this, a page, has the next page fetched."""
 
 
 class Directories:
@@ -57,6 +69,19 @@ class Directories:
         self._expirations = 0
         self._asking: SingleFlight[Known] = SingleFlight()
         self._listing: SingleFlight[None] = SingleFlight()
+        self._nursery: trio.Nursery | None = None
+        self._ahead: set[Listing] = set()
+        """Listings whose next page is on its way before anybody waits for it."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the pages fetched ahead until cancelled; without it each is fetched when somebody waits for it."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def find(self, where: DirectoryKey, name: bytes) -> Known:
         """Return what *name* stands for, or that there is no such name, and for how long that may be trusted.
@@ -89,7 +114,24 @@ class Directories:
         listing, ordinal = self.shelf.resume(where, cursor, self._clock())
         while ordinal >= len(listing.dentries) and not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
+        if ordinal and len(listing.dentries) - ordinal < AHEAD_NAMES:
+            self._fetch_ahead(listing)
         return listing, ordinal
+
+    def _fetch_ahead(self, listing: Listing) -> None:
+        """Fetch the next page of a listing, if there is one and nobody does."""
+        if self._nursery is None or listing.complete or listing in self._ahead:
+            return
+        self._ahead.add(listing)
+        self._nursery.start_soon(self._fetch_one_ahead, listing)
+
+    async def _fetch_one_ahead(self, listing: Listing) -> None:
+        try:
+            await self._listing.run(listing, partial(self._fetch_page, listing))
+        except ObjectError as exc:
+            log.debug("a page that nobody waits for yet could not be had: %s", exc)  # whoever comes to it asks again
+        finally:
+            self._ahead.discard(listing)
 
     async def names(self, where: DirectoryKey, limit: int) -> list[Dentry]:
         """Return the names of a directory, of a large one the first *limit* or some more; what is fresh is not asked.
@@ -162,6 +204,8 @@ class Directories:
         return self.dentries.add(where, dentry, self._clock())
 
     async def _fetch_page(self, listing: Listing) -> None:
+        if listing.complete:  # whoever fetched ahead came just before
+            return
         if listing.next_token is None:
             self.listings += 1
         asked_s = self._clock()

@@ -18,6 +18,8 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from tigrismount.core.bookmarks import Bookmark
 from tigrismount.core.inodes import InodeTable, Node
 from tigrismount.core.names import DirectoryKey, place_of
@@ -104,6 +106,10 @@ class FileSystem:
         )
         self._open: dict[int, OpenFile] = {}
         self._open_ids: dict[ObjectId, int] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Fetch pages of listings ahead of their readers until cancelled; all else works without."""
+        await self._directories.run(task_status=task_status)
 
     def nodes(self) -> Iterator[Node]:
         """Give all nodes that the kernel may know, but the root."""
