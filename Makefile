@@ -124,6 +124,13 @@ stress: $(DEV) ## ten minutes of 200 readers, then an hour of thousands of cases
 	@TIGRISMOUNT_STRESS_S=600 TIGRISMOUNT_STRESS_PROCESSES=200 TIGRISMOUNT_FAULT_CASES=$(FAULT_CASES) \
 	    $(BIN)/python -m pytest -s $(LONG)=7200 tests/stress tests/faults tests/e2e/test_faults.py $(TEST_ARGS)
 
+SOAK_MINUTES ?= 30
+
+.PHONY: soak
+soak: $(DEV) ## half an hour of use by three mounts: nothing may grow (SOAK_MINUTES=, CSV and plot in build/soak)
+	@SOAK_MINUTES=$(SOAK_MINUTES) SOAK_OUT=build/soak $(BIN)/python -m pytest -s -o faulthandler_timeout=0 \
+	    tests/stress/test_soak.py $(TEST_ARGS)
+
 .PHONY: fuzz
 fuzz: $(LOADERS) ## damaged and made-up files, answers, flags and records for the parsers, for minutes (FUZZ_EXAMPLES=20000)
 	@$(BIN)/python -m pytest tests/formats tests/fuzz -m hypothesis --hypothesis-profile=fuzz $(LONG)=0 $(TEST_ARGS)
