@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
+import statistics
+import subprocess
+import traceback
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import report
 from benchmarks.loads import Measurement, finished, start
 from benchmarks.mounts import Mount, drop_page_cache, mounted, warm_memory
+from benchmarks.peer import Installed, PeerFailedError, Place, mounted_peer
 from benchmarks.store import BUCKET, PREFIX, SCATTER_KEY
 
 if TYPE_CHECKING:
@@ -16,11 +22,26 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from benchmarks.jobs import Job
     from benchmarks.store import Store
     from tigrismount.demo.model import Model
 
 HOWS = ("mmap", "read")
 """The two ways in which loaders take tensors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is measured besides the loads of the model."""
+
+    size_bytes: int = 0
+    """What the model was planned for."""
+    peers: Sequence[Installed] = ()
+    """Other mounts to compare with."""
+    fio_jobs: Sequence[tuple[Job, float]] = ()
+    """Published jobs, each with its most seconds."""
+    keys: int = 0
+    """Keys of the large directory."""
 
 
 class Bench:
@@ -33,10 +54,19 @@ class Bench:
         jobs: GETs in flight of the plain download.
         flags: Further flags of ``mount``.
         tls: Whether everything goes over TLS.
+        plan: What is measured with it.
     """
 
     def __init__(
-        self, store: Store, model: Model, disk: Path, jobs: int, flags: Sequence[str], *, tls: bool = False
+        self,
+        store: Store,
+        model: Model,
+        disk: Path,
+        jobs: int,
+        flags: Sequence[str],
+        *,
+        tls: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         self.store = store
         self.endpoint_url = store.tls_url if tls else store.url
@@ -46,6 +76,7 @@ class Bench:
         self.disk = disk
         self.jobs = jobs
         self.flags = flags
+        self.plan = plan or Plan()
         self.number = 0
         """The round; seeds of random offsets are made from it."""
         self.rounds: dict[str, list[Measurement]] = {}
@@ -55,6 +86,14 @@ class Bench:
         """What the mount counted while a variant ran."""
         self.notes: list[str] = []
         """What is missing, and versions of what was compared with."""
+        self.completed: set[str] = set()
+        """Suites that ran at least once."""
+        self.failures: dict[str, str] = {}
+        """Why a suite was given up, by its name."""
+        self.commands: dict[str, str] = {}
+        """Commands that mount and read, by what they are called; the last of each."""
+        self._broken: set[str] = set()
+        """Peers that failed once."""
 
     def rates(self, name: str) -> list[float]:
         """Return the rates of a variant, one per round."""
@@ -68,16 +107,33 @@ class Bench:
         """Return the CPU seconds per GiB of a variant, one per round."""
         return [report.cost_s_per_gib(measurement) for measurement in self.rounds[name]]
 
-    def mounted(self, cache: Path, *, prefix: str = PREFIX) -> AbstractContextManager[Mount]:
-        """Mount the model, or another *prefix* of the bucket, with a cache directory."""
-        return mounted(f"s3://{BUCKET}/{prefix}", self.disk / "mount", self.endpoint_url, cache, self.flags)
+    def mounted(self, cache: Path, *, prefix: str = PREFIX, flags: Sequence[str] = ()) -> AbstractContextManager[Mount]:
+        """Mount the model, or another *prefix* of the bucket, with a cache directory and further *flags*."""
+        source = f"s3://{BUCKET}/{prefix}"
+        return mounted(source, self.disk / "mount", self.endpoint_url, cache, [*self.flags, *flags])
+
+    def with_peer(self, installed: Installed, variant: str, prefix: str, work: Callable[[Path], None]) -> None:
+        """Run *work* on a peer's mount of *prefix*; one that fails is noted and left alone from then on."""
+        label = installed.label(variant)
+        if label in self._broken:
+            return
+        place = Place(self.endpoint_url, BUCKET, prefix, self.disk / "peer", self.disk / "peer-cache")
+        self.commands[label] = shlex.join(installed.peer.command(installed.executable, place, variant))
+        try:
+            with mounted_peer(installed, place, variant) as directory:
+                work(directory)
+        except (PeerFailedError, subprocess.SubprocessError) as exc:
+            self._broken.add(label)
+            self.note(f"{label}: {exc}")
 
     @contextlib.contextmanager
     def at(self, endpoint_url: str) -> Iterator[None]:
         """Use another endpoint of the store for a while."""
         before, self.endpoint_url = self.endpoint_url, endpoint_url
-        yield
-        self.endpoint_url = before
+        try:
+            yield
+        finally:
+            self.endpoint_url = before
 
     def empty_cache(self) -> Path:
         """Return a cache directory with nothing in it."""
@@ -95,10 +151,20 @@ class Bench:
         self.measure(name, what, *(f"{PREFIX}/{shard}" for shard in self.shards), *arguments)
         shutil.rmtree(directory, ignore_errors=True)
 
-    def load(self, name: str, directory: Path, how: str, *, together: int = 1, most_bytes: int = 0) -> None:
+    def load(
+        self,
+        name: str,
+        directory: Path,
+        how: str,
+        *,
+        together: int = 1,
+        most_bytes: int = 0,
+        on_warm_pages: bool = False,
+    ) -> None:
         """Load the model from *directory* in one or several processes that start together."""
-        paths = [str(directory / shard) for shard in self.shards]
-        self.measure(name, "load", *paths, "--how", how, "--most-bytes", str(most_bytes), together=together)
+        arguments = ["load", *(str(directory / shard) for shard in self.shards)]
+        arguments += ["--how", how, "--most-bytes", str(most_bytes)]
+        self.measure(name, *arguments, together=together, on_warm_pages=on_warm_pages)
 
     def counted(self, name: str, mount: Mount, work: Callable[[], None]) -> dict[str, int]:
         """Run *work* and return what the mount counted meanwhile, daemon CPU until its blocks are on disk included."""
@@ -113,15 +179,19 @@ class Bench:
         self.record(f"daemon: {name}", Measurement(last.seconds, last.size_bytes, cpu_s), quiet=True)
         return counted
 
-    def measure(self, name: str, *arguments: str, together: int = 1) -> None:
-        """Run a variant in processes of its own, on cold pages and warm memory."""
-        drop_page_cache([])
-        # Room for the model in the page cache, in buffers and in the loader.
-        warm_memory(3 * self.size_bytes)
+    def measure(self, name: str, *arguments: str, together: int = 1, on_warm_pages: bool = False) -> None:
+        """Run a variant in processes of its own, on warm memory and, unless told otherwise, cold pages."""
+        if not on_warm_pages:
+            self.settle()
         found = [finished(process) for process in [start(*arguments) for _ in range(together)]]
         slowest_s = max(measurement.seconds for measurement in found)
         total_bytes = sum(measurement.size_bytes for measurement in found)
         self.record(name, Measurement(slowest_s, total_bytes, sum(measurement.cpu_s for measurement in found)))
+
+    def settle(self) -> None:
+        """Leave no pages and warm memory to what runs next: room for the model in pages, buffers and the loader."""
+        drop_page_cache([])
+        warm_memory(3 * self.size_bytes)
 
     def record(self, name: str, measurement: Measurement, *, quiet: bool = False) -> None:
         """Book a measurement."""
@@ -130,10 +200,37 @@ class Bench:
         if not quiet:
             print(f"  {name:34} {measurement.seconds:7.3f} s {measurement.rate_mb_s:7.0f} MB/s {cost}", flush=True)
 
-    def value(self, name: str, value: float) -> None:
+    def value(self, name: str, value: float, *, quiet: bool = False) -> None:
         """Book a count or a share."""
         self.values.setdefault(name, []).append(value)
-        print(f"  {name:34} {value:7.3f}", flush=True)
+        if not quiet:
+            print(f"  {name:34} {value:7.3f}", flush=True)
+
+    def median_rate(self, name: str) -> float | None:
+        """Return the median rate of a variant in MB/s, None where it did not run."""
+        return statistics.median(self.rates(name)) if name in self.rounds else None
+
+    def median_value(self, name: str) -> float:
+        """Return the median of a count or a share."""
+        return statistics.median(self.values[name])
+
+    def attempt(self, name: str, run: Callable[[Bench], None]) -> None:
+        """Run a suite; one that fails leaves nothing of this round, says why, and is given up."""
+        if name in self.failures:
+            return
+        books: tuple[dict[str, list[Any]], ...] = (self.rounds, self.values, self.counters)
+        before = [{key: len(found) for key, found in book.items()} for book in books]
+        try:
+            run(self)
+            self.completed.add(name)
+        except Exception as exc:  # noqa: BLE001 -- whatever it is, the other suites shall run
+            traceback.print_exc()
+            self.failures[name] = f"round {self.number}: {type(exc).__name__}: {exc}"
+            for book, lengths in zip(books, before, strict=True):
+                for key in list(book):
+                    del book[key][lengths.get(key, 0) :]
+                    if not book[key]:
+                        del book[key]
 
     def note(self, text: str) -> None:
         """Book a remark, once."""

@@ -310,6 +310,49 @@ def read_disk(paths: Sequence[Path]) -> Measurement:
         return measured(lambda: sum(pool.map(read_range, parts)))
 
 
+def list_pages(endpoint_url: str, bucket: str, prefix: str, *, parsed: bool) -> Measurement:
+    """Page through a listing, by boto3 or by bare requests whose answers are only searched for the next token."""
+
+    def work() -> int:
+        return sum(_boto3_pages(endpoint_url, bucket, prefix) if parsed else _bare_pages(endpoint_url, bucket, prefix))
+
+    return measured(work)
+
+
+def _boto3_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
+    import boto3
+    from botocore.config import Config
+
+    config = Config(s3={"addressing_style": "path"})
+    client = boto3.client("s3", endpoint_url=endpoint_url, region_name="auto", config=config)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+        yield len(page["Contents"])
+
+
+def _bare_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
+    connection, token = connect(endpoint_url), ""
+    while True:
+        more = f"&continuation-token={quote(token)}" if token else ""
+        connection.request("GET", f"/{bucket}?list-type=2&prefix={quote(prefix, safe='')}&delimiter=%2F{more}")
+        body = connection.getresponse().read()
+        yield body.count(b"<Contents>")
+        token = body.partition(b"<NextContinuationToken>")[2].partition(b"<")[0].decode()
+        if not token:
+            return
+
+
+def list_directory(directory: Path) -> Measurement:
+    """Run ``ls -l`` on a directory; its size counts lines."""
+
+    def work() -> int:
+        listed = subprocess.run(
+            ["ls", "-l", directory], check=True, capture_output=True, env={**os.environ, "LC_ALL": "C"}
+        )
+        return listed.stdout.count(b"\n") - 1  # the first says the total
+
+    return measured(work)
+
+
 def run(arguments: argparse.Namespace) -> Measurement:
     """Run what the command line names."""
     names, how, seed, count = arguments.names, arguments.how, arguments.seed, arguments.count
@@ -326,10 +369,16 @@ def run(arguments: argparse.Namespace) -> Measurement:
             return gets(arguments.endpoint_url, arguments.bucket, names[0], arguments.size, seed, count)
         case "scatter":
             return scatter(Path(names[0]), how, seed, count)
+        case "list":
+            return list_pages(arguments.endpoint_url, arguments.bucket, names[0], parsed=True)
+        case "list-bare":
+            return list_pages(arguments.endpoint_url, arguments.bucket, names[0], parsed=False)
+        case "ls":
+            return list_directory(Path(names[0]))
     return read_disk([Path(name) for name in names])
 
 
-WHATS = ("load", "download", "download-plain", "first-bytes", "gets", "scatter", "read-disk")
+WHATS = ("load", "download", "download-plain", "first-bytes", "gets", "scatter", "list", "list-bare", "ls", "read-disk")
 
 
 def main() -> None:

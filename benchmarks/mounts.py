@@ -27,6 +27,8 @@ class Mount:
 
     mountpoint: Path
     """Where it is mounted."""
+    mount_s: float = 0.0
+    """Seconds until ``mount`` returned."""
 
     def status(self) -> dict[str, Any]:
         """Return its element of ``status --json``."""
@@ -36,6 +38,11 @@ class Mount:
     def cpu_seconds(self) -> float:
         """Return user and system time of the process that answers FUSE, so far."""
         return process_cpu_seconds(self.status()["pid"])
+
+    def peak_rss_bytes(self) -> int:
+        """Return the most memory that the process that answers FUSE and its children ever held, all added up."""
+        status = self.status()
+        return sum(peak_rss_bytes(pid) for pid in [status["pid"], *descendants(status["pid"])])
 
     def wait_until_cached(self, size_bytes: int) -> None:
         """Return once *size_bytes* are on disk, or nothing is added any more."""
@@ -55,6 +62,25 @@ def process_cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def peak_rss_bytes(pid: int) -> int:
+    """Return the most memory that process *pid* ever held; 0 once it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) << 10
+    return 0
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes that *pid* started, and theirs."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
+    return found
+
+
 @contextlib.contextmanager
 def mounted(
     source: str, mountpoint: Path, endpoint_url: str, cache_directory: Path, flags: Sequence[str]
@@ -62,9 +88,10 @@ def mounted(
     """Mount *source* in the background for the length of the context; the daemon logs beside the mountpoint."""
     log = mountpoint.with_suffix(".log")
     places = [source, str(mountpoint), "--endpoint-url", endpoint_url, "--cache-dir", str(cache_directory)]
+    began_s = time.monotonic()
     run([*COMMAND, "mount", *places, "--log-file", str(log), *flags])
     try:
-        yield Mount(mountpoint)
+        yield Mount(mountpoint, time.monotonic() - began_s)
     finally:
         run([*COMMAND, "unmount", str(mountpoint)])
 
@@ -108,3 +135,8 @@ def warm_memory(size_bytes: int) -> None:
         "mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)"
     )
     subprocess.run([sys.executable, "-c", code, str(size_bytes)], check=True)
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Tell whether something is mounted at *mountpoint*, without touching it."""
+    return f" {mountpoint} " in Path("/proc/self/mountinfo").read_text()

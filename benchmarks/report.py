@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.plot import draw
+from benchmarks.plot import draw, draw_rates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
     from benchmarks.loads import Measurement
 
+WORDS = {True: "reached", False: "not reached", None: "-"}
+"""How a target is said to hold."""
 RESULTS = Path(__file__).parent / "results"
 """Where JSON goes; ignored by git."""
 
@@ -78,9 +84,27 @@ def machine() -> dict[str, str]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Return what ran, ours and the store's."""
+    nginx = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    said = subprocess.run([nginx, "-v"], check=False, capture_output=True, text=True).stderr.strip() if nginx else "-"
+    names = ("tigrismount", "pyfuse3", "trio", "boto3", "botocore", "urllib3", "lmdb", "safetensors")
+    return {"nginx": said, **{name: metadata.version(name) for name in names}}
+
+
+def fio_rates(bench: Bench) -> dict[str, dict[str, float]]:
+    """Return the median rates of fio's jobs in MB/s, by job and by mount."""
+    found: dict[str, dict[str, float]] = {}
+    for name, measurements in bench.rounds.items():
+        job, separator, label = name.removeprefix("fio ").rpartition(" | ")
+        if separator and name.startswith("fio "):
+            found.setdefault(job, {})[label] = statistics.median(m.rate_mb_s for m in measurements)
+    return found
+
+
 def ratio_row(name: str, ours: Sequence[float], reference: Sequence[float], target: str) -> Row:
     """Compare rates: the median of the rounds' ratios, each between neighbours in time."""
-    return value_row(name, [a / b for a, b in zip(ours, reference, strict=True)], target)
+    return value_row(name, [a / b for a, b in zip(ours, reference, strict=False)], target)
 
 
 def value_row(name: str, values: Sequence[float], target: str) -> Row:
@@ -111,11 +135,12 @@ def show(bench: Bench, rows: Sequence[Row]) -> None:
     if bench.counters:
         console.print(_counters_table(bench))
     results = Table("result", title="Results")
-    for column in ("median", "rounds", "target", "holds"):
+    for column in ("median", "rounds", "target", ""):
         results.add_column(column, justify="right")
-    words = {True: "yes", False: "no", None: "-"}
     for row in rows:
-        results.add_row(row.name, f"{row.value:.2f}", row.spread, row.target, words[row.holds])
+        results.add_row(row.name, f"{row.value:.2f}", row.spread, row.target, WORDS[row.holds])
+    for name, why in bench.failures.items():
+        results.add_row(f"the suite {name}", "failed", "", "", why, style="red")
     console.print(results)
 
 
@@ -142,14 +167,23 @@ def command() -> str:
     return " ".join(["python -m benchmarks.run", *sys.argv[1:]])
 
 
-def save(bench: Bench, rows: Sequence[Row]) -> Path:
-    """Write everything as JSON and a plot beside it; return the JSON file."""
+def save(bench: Bench, rows: Sequence[Row], images: Path | None = None) -> Path:
+    """Write everything as JSON and plots beside it; return the JSON file.
+
+    Args:
+        bench: What was measured.
+        rows: What it says.
+        images: Directory that gets the plots, too.
+    """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / time.strftime("%Y%m%dT%H%M%S.json")
     content = {
         "machine": machine(),
         "command": command(),
+        "versions": versions(),
+        "commands": bench.commands,
         "notes": bench.notes,
+        "failures": bench.failures,
         "rounds": {name: [asdict(m) for m in measurements] for name, measurements in bench.rounds.items()},
         "counters": bench.counters,
         "values": bench.values,
@@ -157,6 +191,14 @@ def save(bench: Bench, rows: Sequence[Row]) -> Path:
     }
     path.write_text(json.dumps(content, indent=2) + "\n")
     caption = f"{command()}; {machine()['cpu']}; load {machine()['load']}"
-    if not draw(rows, path.with_suffix(".png"), caption):
-        print("no plot: matplotlib is missing")
+    pictures = {
+        "": partial(draw, rows, caption=caption),
+        "-fio": partial(draw_rates, fio_rates(bench), caption=caption),
+    }
+    for suffix, picture in pictures.items():
+        places = [path.with_name(f"{path.stem}{suffix}.png")]
+        places += [images / f"benchmarks{suffix}.png"] if images else []
+        if not all(picture(place) for place in places):
+            print("no plot: matplotlib is missing")
+            break
     return path

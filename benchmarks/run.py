@@ -1,7 +1,8 @@
 """``python -m benchmarks.run``: the rounds of the suites, or of those that ``--only`` names.
 
 Each round runs every variant once, one after the other, so that neighbours in time are compared; what the machine does
-besides then hits all of them. Ratios are taken per round, and the table shows their medians.
+besides then hits all of them. Ratios are taken per round, and the table shows their medians. A suite that fails is left
+out from then on and says why; Ctrl-C ends the rounds and shows what there is.
 """
 
 from __future__ import annotations
@@ -10,15 +11,26 @@ import argparse
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks import report
-from benchmarks.bench import Bench
-from benchmarks.mounts import CommandFailedError
+from benchmarks import markdown, report
+from benchmarks.bench import Bench, Plan
+from benchmarks.peer import installed_peers, known_peers
+from benchmarks.published import jobs_for
 from benchmarks.store import Store, StoreUnavailableError, embedded_store, nginx_store
 from benchmarks.suites import SUITES
 from tigrismount.config.units import parse_seconds, parse_size_bytes
 from tigrismount.demo.model import plan_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    from benchmarks.jobs import Job
+    from benchmarks.report import Row
+    from tigrismount.demo.model import Model
 
 FOREIGN = ("AWS_", "TIGRIS_", "TIGRISMOUNT_")
 """Variables that would send us to another store, or change what is measured."""
@@ -27,6 +39,10 @@ ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench-sec
 
 TRUST = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 """Where boto3 and we, Python's ssl and Go, and curl look for a bundle of authorities."""
+KEYS, QUICK_KEYS = 100_000, 10_000
+"""Keys of the large directory."""
+QUICK_BYTES = 256 << 20
+"""The model of a look."""
 
 
 def prepare_environment() -> None:
@@ -42,7 +58,7 @@ def trust(store: Store) -> None:
         os.environ.update(dict.fromkeys(TRUST, store.ca_bundle))
 
 
-def parsed_arguments() -> argparse.Namespace:
+def parsed_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--only", metavar="NAME[,NAME...]", help=f"suites to run, of {', '.join(SUITES)} (all)")
@@ -55,15 +71,33 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("--directory", default="/var/tmp", help="scratch space on the cache disk (/var/tmp)")
     parser.add_argument("--tls", action="store_true", help="everything over TLS; the suite tls compares both")
     parser.add_argument("--embedded", action="store_true", help="use the demo's S3 server in place of nginx")
+    help_peer = f"where a peer's executable is, again for each: {', '.join(known_peers())} (those on the PATH)"
+    parser.add_argument("--peer", metavar="NAME=PATH", action="append", default=[], type=_named, help=help_peer)
+    parser.add_argument("--no-peers", action="store_true", help="measure ours alone")
+    help_fio = "publishers whose read jobs the suite fio runs (all)"
+    parser.add_argument("--fio", metavar="NAME[,NAME...]", default="", help=help_fio)
+    help_markdown = "write the tables there; between its marks where it has them, as docs/benchmarks.md does"
+    parser.add_argument("--markdown", metavar="FILE", type=Path, help=help_markdown)
+    parser.add_argument("--images", metavar="DIR", type=Path, help="write the plots there, too")
     parser.add_argument("flags", nargs="*", help="further flags of mount, after --")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     arguments.suites = arguments.only.lower().split(",") if arguments.only else list(SUITES)
     unknown = [name for name in arguments.suites if name not in SUITES]
     if unknown:
         parser.error(f"no such suite: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    strangers = [name for name, _ in arguments.peer if name not in known_peers()]
+    if strangers:
+        parser.error(f"no such peer: {', '.join(strangers)}; there are {', '.join(known_peers())}")
     if arguments.quick:
-        arguments.rounds, arguments.size = 1, 256 << 20
+        arguments.rounds, arguments.size = 1, QUICK_BYTES
     return arguments
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=PATH")
+    return name, path
 
 
 def main() -> int:
@@ -71,28 +105,67 @@ def main() -> int:
     arguments = parsed_arguments()
     prepare_environment()
     model = plan_model(arguments.size)
-    nginx = nginx_store(model, rate_bytes_s=arguments.rate, latency_s=arguments.latency)
+    here, absent = installed_peers(dict(arguments.peer))
     with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=arguments.directory) as disk:
         (Path(disk) / "mount").mkdir()
         try:
-            with embedded_store(model) if arguments.embedded else nginx as store:
+            plan = Plan(
+                size_bytes=arguments.size,
+                peers=[] if arguments.no_peers else here,
+                fio_jobs=[] if arguments.embedded else _fio_jobs(arguments),
+                keys=0 if arguments.embedded else QUICK_KEYS if arguments.quick else KEYS,
+            )
+            with _store(arguments, model, plan) as store:
                 trust(store)
-                bench = Bench(store, model, Path(disk), arguments.jobs, arguments.flags, tls=arguments.tls)
-                for number in range(1, arguments.rounds + 1):
-                    print(f"round {number} of {arguments.rounds}, {bench.size_bytes / 2**20:.0f} MiB", flush=True)
-                    bench.number = number
-                    for name in arguments.suites:
-                        SUITES[name].run(bench)
+                bench = Bench(store, model, Path(disk), arguments.jobs, arguments.flags, tls=arguments.tls, plan=plan)
+                for installed in plan.peers:
+                    bench.note(f"{installed.peer.name}: {installed.peer.version(installed.executable)}")
+                bench.note(f"not installed: {', '.join(absent)}")
+                _run_rounds(bench, arguments.suites, arguments.rounds)
         except StoreUnavailableError as exc:
             print(f"bench: {exc}, or add --embedded", file=sys.stderr)
             return 1
-        except CommandFailedError as exc:
-            print(f"bench: {exc}", file=sys.stderr)
-            return 1
-    rows = [row for name in arguments.suites for row in SUITES[name].rows(bench)]
+    _tell(bench, _rows(bench, arguments.suites), arguments)
+    return 1 if bench.failures else 0
+
+
+def _fio_jobs(arguments: argparse.Namespace) -> list[tuple[Job, float]]:
+    wanted = [name for name in arguments.fio.split(",") if name]
+    return [found for found in jobs_for(quick=arguments.quick) if not wanted or found[0].publisher in wanted]
+
+
+def _store(arguments: argparse.Namespace, model: Model, plan: Plan) -> AbstractContextManager[Store]:
+    if arguments.embedded:
+        return embedded_store(model)
+    files = {name: job.file_bytes for job, _ in plan.fio_jobs for name in job.file_names()}
+    rate_bytes_s, latency_s = arguments.rate, arguments.latency
+    return nginx_store(model, rate_bytes_s=rate_bytes_s, latency_s=latency_s, files=files, keys=plan.keys)
+
+
+def _run_rounds(bench: Bench, suites: Sequence[str], rounds: int) -> None:
+    try:
+        for number in range(1, rounds + 1):
+            bench.number = number
+            for name in suites:
+                print(f"round {number} of {rounds}, {name}, {bench.size_bytes / 2**20:.0f} MiB", flush=True)
+                began_s = time.monotonic()
+                bench.attempt(name, SUITES[name].run)
+                print(f"  {name} took {time.monotonic() - began_s:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        bench.note(f"interrupted in round {bench.number}")
+
+
+def _rows(bench: Bench, suites: Sequence[str]) -> list[Row]:
+    """Return what the suites say that ran at least once."""
+    return [row for name in suites if name in bench.completed for row in SUITES[name].rows(bench)]
+
+
+def _tell(bench: Bench, rows: list[Row], arguments: argparse.Namespace) -> None:
     report.show(bench, rows)
-    print(f"saved to {report.save(bench, rows)}")
-    return 0
+    print(f"saved to {report.save(bench, rows, arguments.images)}")
+    if arguments.markdown:
+        markdown.write(bench, rows, arguments.markdown)
+        print(f"tables written to {arguments.markdown}")
 
 
 if __name__ == "__main__":

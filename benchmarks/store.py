@@ -39,7 +39,7 @@ from tigrismount.demo.model import upload_model
 from tigrismount.testing.certificates import make_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tigrismount.demo.model import Model
 
@@ -48,11 +48,17 @@ PREFIX = "model"
 SCATTER_PREFIX = "scatter"
 SCATTER_KEY = f"{SCATTER_PREFIX}/large.dat"
 """One file of the model's size that no format explains; it is all holes, so it takes no memory to serve."""
+FIO_PREFIX = "fio"
+"""Files that fio reads; all holes, too."""
+MANY_PREFIX = "many"
+"""Keys that are listed and not there."""
+PAGE_KEYS = 1000
+"""Keys on one page of a listing, as S3 has it."""
 START_TIMEOUT_S = 10.0
 DISCARD_PORT = 9
 """Stands in the configuration where no delay is asked for; nothing connects to it."""
 
-CONFIGURATION = """
+CONFIGURATION = r"""
 worker_processes 1; daemon off; pid {root}/nginx.pid; error_log {root}/error.log warn; {user}
 events {{ worker_connections 4096; multi_accept on; }}
 http {{
@@ -62,8 +68,10 @@ http {{
   client_body_temp_path {root}/tmp; proxy_temp_path {root}/tmp; fastcgi_temp_path {root}/tmp;
   uwsgi_temp_path {root}/tmp; scgi_temp_path {root}/tmp;
   map $arg_prefix $listing {{
-    default /empty.xml; "" /bucket.xml; "~^{prefix}(/|%2[fF])?$" /bucket.xml; "~^{scatter}(/|%2[fF])?$" /scatter.xml;
+    default /empty.xml; "" /model.xml; "~^(?<directory>{directories})(/|%2[fF])?$" /$directory.xml;
+    "~^{many}(/|%2[fF])?$" /{many}.$page.xml;
   }}
+  map $args $page {{ default 0; "~continuation-token=page(?<number>\d+)" $number; }}
   upstream delay {{ server 127.0.0.1:{delay_port}; keepalive 256; }}
   server {{
     listen 127.0.0.1:{port}; listen 127.0.0.1:{tls_port} ssl; root {root}/www; {limit_rate}
@@ -96,13 +104,17 @@ class Store:
 
 
 @contextlib.contextmanager
-def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterator[Store]:
+def nginx_store(
+    model: Model, *, rate_bytes_s: int, latency_s: float, files: Mapping[str, int] | None = None, keys: int = 0
+) -> Iterator[Store]:
     """Serve *model* from memory, and yield where.
 
     Args:
         model: What lies under ``bench/model/``.
         rate_bytes_s: Most bytes per second of one connection, 0 for no limit.
         latency_s: Seconds before the first byte of each answer.
+        files: Sizes of the files under ``bench/fio/``, by name.
+        keys: How many there are under ``bench/many/``.
 
     Raises:
         StoreUnavailableError: nginx is missing or does not start.
@@ -111,7 +123,7 @@ def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterato
     if binary is None:
         raise StoreUnavailableError("nginx is missing: apt-get install nginx-core")
     with scratch_in_memory() as directory, delay_server(latency_s) as delay_port:
-        write_bucket(model, directory / "www")
+        write_bucket(model, directory / "www", files or {}, keys)
         (directory / "tmp").mkdir()
         make_certificate(directory / "store.pem")
         bundle = directory / "bundle.pem"
@@ -120,8 +132,8 @@ def nginx_store(model: Model, *, rate_bytes_s: int, latency_s: float) -> Iterato
         configuration = CONFIGURATION.format(
             root=directory,
             bucket=BUCKET,
-            prefix=PREFIX,
-            scatter=SCATTER_PREFIX,
+            directories="|".join((PREFIX, SCATTER_PREFIX, FIO_PREFIX)),
+            many=MANY_PREFIX,
             port=port,
             tls_port=tls_port,
             delay_port=delay_port or DISCARD_PORT,
@@ -150,8 +162,8 @@ def embedded_store(model: Model) -> Iterator[Store]:
         yield Store(server.endpoint_url)
 
 
-def write_bucket(model: Model, root: Path) -> None:
-    """Write the files of *model* and the listing of the bucket under *root*."""
+def write_bucket(model: Model, root: Path, files: Mapping[str, int], keys: int) -> None:
+    """Write all files and the listings of the bucket under *root*."""
     bucket = root / BUCKET / PREFIX
     bucket.mkdir(parents=True)
     for name, content in model.small_files.items():
@@ -159,30 +171,53 @@ def write_bucket(model: Model, root: Path) -> None:
     for shard in model.shards:
         (bucket / shard.name).write_bytes(shard.render()[0])
     scatter = root / BUCKET / SCATTER_KEY
-    scatter.parent.mkdir()
-    with scatter.open("wb") as file:
-        file.truncate(model.tensor_bytes)
-    (root / "bucket.xml").write_text(listing(PREFIX, sorted(bucket.iterdir())))
-    (root / "scatter.xml").write_text(listing(SCATTER_PREFIX, [scatter]))
-    (root / "empty.xml").write_text(listing("", []))
+    _write_holes(scatter, model.tensor_bytes)
+    for name, size_bytes in files.items():
+        _write_holes(root / BUCKET / FIO_PREFIX / name, size_bytes)
+    for prefix in (PREFIX, SCATTER_PREFIX, FIO_PREFIX):
+        found = sorted((root / BUCKET / prefix).glob("*"))
+        (root / f"{prefix}.xml").write_text(listing([_row(prefix, path) for path in found]))
+    (root / "empty.xml").write_text(listing([]))
+    for page, start in enumerate(range(0, keys, PAGE_KEYS)):
+        more = f"page{page + 1}" if start + PAGE_KEYS < keys else ""
+        rows = [row(f"{MANY_PREFIX}/{number:07}.json", 512, 0) for number in range(start, min(start + PAGE_KEYS, keys))]
+        (root / f"{MANY_PREFIX}.{page}.xml").write_text(listing(rows, more))
 
 
-def listing(prefix: str, files: Sequence[Path]) -> str:
-    """Return the ListObjectsV2 answer that names *files* under *prefix*, with the ETags that nginx will send."""
-    rows = []
-    for path in files:
-        stat = path.stat()
-        modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(stat.st_mtime)))
-        etag = f"&quot;{int(stat.st_mtime):x}-{stat.st_size:x}&quot;"
-        rows.append(
-            f"<Contents><Key>{prefix}/{escape(path.name)}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
-            f"<Size>{stat.st_size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
-        )
+def _write_holes(path: Path, size_bytes: int) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("wb") as file:
+        file.truncate(size_bytes)
+
+
+def _row(prefix: str, path: Path) -> str:
+    stat = path.stat()
+    return row(f"{prefix}/{path.name}", stat.st_size, int(stat.st_mtime))
+
+
+def row(key: str, size_bytes: int, mtime_s: int) -> str:
+    """Return one row of a listing, with the ETag that nginx sends for such a file."""
+    modified = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(mtime_s))
+    return (
+        f"<Contents><Key>{escape(key)}</Key><LastModified>{modified}</LastModified>"
+        f"<ETag>&quot;{mtime_s:x}-{size_bytes:x}&quot;</ETag>"
+        f"<Size>{size_bytes}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+    )
+
+
+def listing(rows: Sequence[str], more: str = "") -> str:
+    """Return a page of ListObjectsV2.
+
+    Args:
+        rows: What is on it.
+        more: Continuation token of the next page; empty on the last.
+    """
+    following = f"<NextContinuationToken>{more}</NextContinuationToken>" if more else ""
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Name>{BUCKET}</Name><KeyCount>{len(rows)}</KeyCount><MaxKeys>1000</MaxKeys>"
-        f"<IsTruncated>false</IsTruncated>{''.join(rows)}</ListBucketResult>\n"
+        f"<Name>{BUCKET}</Name><KeyCount>{len(rows)}</KeyCount><MaxKeys>{PAGE_KEYS}</MaxKeys>"
+        f"<IsTruncated>{'true' if more else 'false'}</IsTruncated>{following}{''.join(rows)}</ListBucketResult>\n"
     )
 
 

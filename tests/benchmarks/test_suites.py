@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.bench import Bench
+from benchmarks.bench import Bench, Plan
 from benchmarks.loads import RANGE_BYTES, Measurement, scattered
+from benchmarks.peer import Installed, known_peers
 from benchmarks.report import ratio_row, value_row
 from benchmarks.store import Store
 from benchmarks.suites import SUITES
@@ -43,13 +44,16 @@ def test_scattered_places_lie_in_blocks_of_their_own():
 
 
 def test_absent_peers_leave_no_row(bench):
+    peer = Installed(known_peers()["rclone"], "/bin/rclone")
+    bench.plan = Plan(peers=[peer])
     for how in ("mmap", "read"):
-        bench.rounds[f"mount, cold, {how}"] = [Measurement(1.0, MIB, 0.1)]
+        bench.rounds[f"mount, cold, {how}"] = [Measurement(1.0, MIB, 0.1)] * 2
     assert SUITES["p2"].rows(bench) == []
 
-    bench.rounds["rclone, cache off, mmap"] = [Measurement(2.0, MIB, 0.1)]
+    bench.rounds["rclone, cache full, mmap"] = [Measurement(4.0, MIB, 0.1)] * 2
+    bench.rounds["rclone, cache off, mmap"] = [Measurement(2.0, MIB, 0.1)] * 2
     (row,) = SUITES["p2"].rows(bench)
-    assert (row.name, row.value, row.holds) == ("P2 cold mmap / rclone", 2.0, True)
+    assert (row.name, row.value, row.holds) == ("P2 cold mmap / rclone", 2.0, True), "beside the faster of its ways"
 
 
 def test_a_store_without_tls_leaves_no_row_of_it(bench):

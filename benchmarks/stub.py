@@ -1,0 +1,142 @@
+"""Our file system over memory: what FUSE costs, without what a store costs. ``python -m benchmarks.stub`` mounts it.
+
+Two cuts. ``handlers`` answers each READ from bytes that lie there: session, adapter, file system, and nothing else.
+``store`` puts the whole read path below it, blocks and planning included, on an object store in memory, without a disk
+cache. Mounts a generated model at the mountpoint, says one line, and serves until it is unmounted.
+
+The idea is ``stub_mode`` of Mountpoint's benchmarks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.none import NoCache
+from tigrismount.demo.model import plan_model
+from tigrismount.fuse.adapter import Adapter
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.session import Session
+from tigrismount.holder.init import INIT_REQUEST_BYTES, patch_init_reply
+from tigrismount.holder.knobs import raise_read_ahead
+from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mounting import MountSpec, mount
+from tigrismount.objects.memory import MemoryObjectClient
+from tigrismount.reader.options import ReaderConfig
+from tigrismount.reader.readers import Readers
+from tigrismount.vfs.filesystem import FileSystem
+from tigrismount.vfs.options import VfsConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tigrismount.core.types import ObjectId
+
+CUTS = ("handlers", "store")
+KERNEL_READ_AHEAD_KIB = 4096
+"""As ``mount`` sets it for root."""
+
+
+@dataclass(frozen=True, slots=True)
+class LyingReader:
+    """Reads bytes that lie there."""
+
+    obj: ObjectId
+    """The version."""
+    data: memoryview
+    """All of it."""
+
+    def try_read(self, start: int, stop: int) -> memoryview:
+        """Return the bytes."""
+        return self.data[start:stop]
+
+    async def read(self, start: int, stop: int) -> memoryview:
+        """Return the bytes."""
+        return self.data[start:stop]
+
+
+class LyingReaders:
+    """Readers of bytes that lie there.
+
+    Args:
+        data: Them, by key.
+    """
+
+    def __init__(self, data: dict[str, memoryview]) -> None:
+        self._data = data
+
+    def open(self, obj: ObjectId, key: str) -> LyingReader:
+        """Return a reader of *key*."""
+        return LyingReader(obj, self._data[key])
+
+    def close(self, reader: LyingReader) -> None:
+        """Forget it."""
+
+
+@contextlib.asynccontextmanager
+async def _filesystem(client: MemoryObjectClient, data: dict[str, memoryview], cut: str) -> AsyncIterator[FileSystem]:
+    config = VfsConfig(bucket=client.bucket, metadata_ttl_s=float("inf"))
+    if cut == "handlers":
+        lying: Any = LyingReaders(data)
+        yield FileSystem(client, lying, config, clock=time.monotonic)
+        return
+    blocks = BlocksConfig()
+    store = BlockStore(client, NoCache(blocks.block_bytes), blocks)
+    readers = Readers(store, ReaderConfig(), siblings=lambda obj, below: filesystem.siblings(obj, below))
+    filesystem = FileSystem(client, readers, config, clock=time.monotonic)
+    async with trio.open_nursery() as nursery:
+        for service in (store, readers):
+            await nursery.start(_run, service)
+        yield filesystem
+        nursery.cancel_scope.cancel()
+
+
+async def _run(service: Any, *, task_status: trio.TaskStatus[None]) -> None:
+    await service.run(task_status=task_status)
+
+
+async def serve(mountpoint: str, cut: str, size_bytes: int) -> None:
+    """Mount, and answer until it is unmounted.
+
+    Args:
+        mountpoint: Empty directory.
+        cut: One of ``CUTS``.
+        size_bytes: Size of the model.
+    """
+    client = MemoryObjectClient()
+    data = {shard.name: memoryview(shard.render()[0]) for shard in plan_model(size_bytes).shards}
+    for key, content in data.items():
+        client.put(key, content, etag="made")
+    config = FuseConfig()
+    async with _filesystem(client, data, cut) as filesystem:
+        connection = mount(MountSpec(mountpoint=mountpoint, fsname="stub", allow_other=False))
+        session = Session(Adapter(filesystem, config))
+        init = await trio.to_thread.run_sync(os.read, connection, INIT_REQUEST_BYTES)
+        reply = await session.replay_init(init)
+        background = config.max_background
+        os.write(connection, patch_init_reply(reply, max_background=background, congestion_threshold=background))
+        session.attach(connection, resend=False)
+        entry = mount_at(mountpoint)
+        if entry is not None:
+            raise_read_ahead(entry.device, KERNEL_READ_AHEAD_KIB)
+        print("mounted", flush=True)
+        await session.serve(config)
+        session.close()
+
+
+def main() -> None:
+    """Serve what the command line says: mountpoint, cut, bytes."""
+    mountpoint, cut, size_bytes = sys.argv[1:]
+    trio.run(serve, mountpoint, cut, int(size_bytes))
+
+
+if __name__ == "__main__":
+    main()
