@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tigrismount.objects.options import S3Config
     from tigrismount.objects.traits import StoreTraits
@@ -91,8 +91,20 @@ class RequestHeaders:
         manner: Manner = getattr(self._local, "manner", PLAIN)
         return manner
 
+    def signed(self, operation: str) -> dict[str, str]:
+        """Return what this thread's request has to sign."""
+        return self._signed(operation, self._manner())
+
+    def unsigned(self) -> dict[str, str]:
+        """Return what goes with this thread's request beside that."""
+        return {"Cache-Control": "no-store"} if self._manner().no_store else {}
+
+    def observe(self, headers: Mapping[str, str]) -> None:
+        """Learn from an answer's headers what the store is."""
+        self._traits.observe(headers)
+
     def _before_sign(self, request: Any, operation_name: str, **_: Any) -> None:
-        for name, value in self._signed(operation_name, self._manner()).items():
+        for name, value in self.signed(operation_name).items():
             del request.headers[name]  # assignment alone would add a second one to a request that is signed again
             request.headers[name] = value
 
@@ -116,8 +128,8 @@ class RequestHeaders:
         return headers
 
     def _before_send(self, request: Any, **_: Any) -> None:
-        if self._manner().no_store:
-            request.headers["Cache-Control"] = "no-store"
+        for name, value in self.unsigned().items():
+            request.headers[name] = value
 
     def _before_parse(self, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
         """Take the body of a listing out of botocore's hands: see ``listings``."""
@@ -125,4 +137,4 @@ class RequestHeaders:
             customized_response_dict[DOCUMENT], response_dict["body"] = response_dict["body"], b""
 
     def _after_call(self, http_response: Any, **_: Any) -> None:
-        self._traits.observe(http_response.headers)
+        self.observe(http_response.headers)

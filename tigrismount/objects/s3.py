@@ -40,6 +40,7 @@ from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.endpoints import is_tigris, is_unprotected
 from tigrismount.objects.failures import translated
+from tigrismount.objects.gets import object_getter
 from tigrismount.objects.headers import DOCUMENT, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
@@ -113,6 +114,7 @@ class S3Client:
         self._boto = make_boto_client(config, self._keys, config.concurrency + METADATA_THREADS)
         self._headers = RequestHeaders(config, self.traits)
         self._headers.register(self._boto.meta.events)
+        self._get_object = object_getter(self._boto, self._keys, self._headers)
         self._inlined = InlinedFiles()
         self._listed = ListedMetadata()
         self._versions = VersionIds()
@@ -446,7 +448,7 @@ class S3Client:
         sent_s = time.monotonic()
         transfer.send(sent_s)
         with translated(target), self._headers.manner(manner):
-            answer = self._boto.get_object(
+            answer = self._get_object(
                 Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{stop - 1}", **condition, **self._extra
             )
         body = BodyReader(answer["Body"])
