@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 import pytest
 import urllib3
@@ -47,6 +48,30 @@ def test_a_plain_body_is_read_straight_from_the_socket(server, say, get):
     reader = get()
     assert reader.direct
     assert read_all(reader) == DATA
+
+
+def test_what_comes_in_pieces_is_read_by_one_call(server, say, get):
+    def later(_request) -> bytes:
+        time.sleep(0.05)
+        return DATA[30_000:]
+
+    server.answer(say.response(200, DATA)[: -len(DATA)], DATA[:20_000], DATA[20_000:30_000], later)
+    reader, memory = get(), memoryview(bytearray(len(DATA)))
+    assert reader.readinto(memory[:40_000]) == 40_000
+    assert reader.readinto(memory[40_000:]) == 10_000
+    assert memory == DATA
+    assert reader.readinto(memory) == 0
+
+
+def test_a_read_that_waits_in_vain_times_out_and_keeps_what_came(server, say, pool):
+    server.answer(say.response(200, DATA)[: -len(DATA)] + DATA[:20_000], say.Then.STALL)
+    raw = pool.request("GET", server.url, preload_content=False, decode_content=False, timeout=0.2)
+    reader, memory = BodyReader(StreamingBody(raw, len(DATA))), memoryview(bytearray(len(DATA)))
+    assert reader.readinto(memory) == 20_000
+    assert memory[:20_000] == DATA[:20_000]
+    with pytest.raises(TimeoutError):
+        reader.readinto(memory)
+    reader.close(complete=False)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ layers below, ``http.client.HTTPResponse.readinto`` receives straight into our b
 per byte. The way there leads through attributes that promise nothing (``_raw_stream``, ``_fp``), so each step is
 checked and anything unknown (a wrapped body, a framed transfer, a content coding) takes the ordinary way.
 
+``http.client`` in turn asks the socket again and again for what it holds at that moment, and each time Python waits for
+its turn twice: when the socket is readable, and when it was read. So bytes are taken from the socket itself: of a plain
+one by a single call that the kernel completes (``MSG_WAITALL``), of TLS record by record without the layers between.
+
 A body read to its end gives its connection back to the pool; one that was not is closed with its connection, because
 the rest of it is still on the way.
 """
@@ -13,6 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
+import ssl
+import struct
 from typing import Any
 
 
@@ -26,6 +33,9 @@ class BodyReader:
     def __init__(self, body: Any) -> None:
         self._body = body
         self._response = direct_response(body)
+        self._socket = None if self._response is None else socket_under(self._response)
+        self._begun = False
+        """Whether what came together with the head of the answer was taken."""
 
     @property
     def direct(self) -> bool:
@@ -33,11 +43,13 @@ class BodyReader:
         return self._response is not None
 
     def readinto(self, view: memoryview) -> int:
-        """Fill *view* as far as the body goes and return the count; less than asked only at the end.
+        """Read into *view* and return the count; zero only at the end.
 
         Raises:
             Exception: Whatever urllib3, ``http.client``, ``ssl`` or the socket raise.
         """
+        if self._response is not None and self._socket is not None:
+            return self._receive(self._response, self._socket, view)
         if self._response is not None:
             return self._response.readinto(view)
         filled = 0
@@ -48,6 +60,28 @@ class BodyReader:
             view[filled : filled + len(data)] = data
             filled += len(data)
         return filled
+
+    def _receive(self, response: http.client.HTTPResponse, source: socket.socket, view: memoryview) -> int:
+        if response.fp is None or response.length is None:
+            return 0
+        view = view[: response.length]
+        count = 0 if self._begun else self._take_buffered(response, source, view)
+        if count < len(view):
+            rest = view[count:]
+            count += _receive_records(source, rest) if isinstance(source, ssl.SSLSocket) else _receive_all(source, rest)
+        response.length -= count
+        if not (response.length and count):
+            response.close()
+        return count
+
+    def _take_buffered(self, response: http.client.HTTPResponse, source: socket.socket, view: memoryview) -> int:
+        """Take what was read together with the head; once that is gone, nothing more is buffered."""
+        buffered = len(response.fp.peek())
+        if buffered <= len(view):
+            self._begun = True
+            if not isinstance(source, ssl.SSLSocket):
+                _let_the_kernel_wait(source)
+        return response.fp.readinto(view[:buffered])
 
     def interrupt(self) -> None:
         """Make a read that hangs in another thread end now, and later reads fail."""
@@ -68,6 +102,44 @@ class BodyReader:
             raw.release_conn()
         else:
             self._body.close()
+
+
+def _receive_records(source: ssl.SSLSocket, view: memoryview) -> int:
+    """Fill *view* from a TLS socket, which gives one record of at most 16 KiB at a time."""
+    filled = 0
+    while filled < len(view):
+        count = source.recv_into(view[filled:])
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+def _let_the_kernel_wait(source: socket.socket) -> None:
+    """Leave the timeout of reads to the kernel: a socket with one of Python's never blocks, and is waited for apart."""
+    seconds = source.gettimeout()
+    if seconds is not None:
+        whole, rest = divmod(seconds, 1.0)
+        source.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(whole), int(rest * 1e6)))
+        source.settimeout(None)
+
+
+def _receive_all(source: socket.socket, view: memoryview) -> int:
+    """Fill *view* by one call; what came in time, or before the end, is returned.
+
+    Raises:
+        TimeoutError: Nothing came in time.
+    """
+    try:
+        return source.recv_into(view, len(view), socket.MSG_WAITALL)
+    except BlockingIOError:
+        raise TimeoutError("timed out") from None
+
+
+def socket_under(response: http.client.HTTPResponse) -> socket.socket | None:
+    """Return the socket that *response* reads, None where something unknown lies between."""
+    source = getattr(getattr(response.fp, "raw", None), "_sock", None)
+    return source if type(source) in {socket.socket, ssl.SSLSocket} and hasattr(response.fp, "peek") else None
 
 
 def direct_response(body: Any) -> http.client.HTTPResponse | None:
