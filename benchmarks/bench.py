@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-import statistics
 import subprocess
 import traceback
 from dataclasses import dataclass
@@ -205,14 +204,6 @@ class Bench:
         self.values.setdefault(name, []).append(value)
         if not quiet:
             print(f"  {name:34} {value:7.3f}", flush=True)
-
-    def median_rate(self, name: str) -> float | None:
-        """Return the median rate of a variant in MB/s, None where it did not run."""
-        return statistics.median(self.rates(name)) if name in self.rounds else None
-
-    def median_value(self, name: str) -> float:
-        """Return the median of a count or a share."""
-        return statistics.median(self.values[name])
 
     def attempt(self, name: str, run: Callable[[Bench], None]) -> None:
         """Run a suite; one that fails leaves nothing of this round, says why, and is given up."""

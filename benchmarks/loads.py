@@ -34,6 +34,8 @@ RANGE_BYTES = 8 << 20
 DISK_THREADS = 4
 """Reads in flight on the disk: where ours stopped gaining."""
 PAGE_BYTES = 4096
+LIMIT_S = 120.0
+"""A load of a GiB below 9 MB/s, as one way of one peer had it, would make an hour of what is to be said in a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,13 @@ def finished(process: subprocess.Popen[str]) -> Measurement:
 
     Raises:
         CalledProcessError: It failed.
+        TimeoutExpired: It is far too slow to go on with.
     """
-    output, _ = process.communicate()
+    try:
+        output, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, process.args)
     return Measurement(**json.loads(output.splitlines()[-1]))

@@ -11,15 +11,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-
-from benchmarks.plot import draw, draw_rates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,16 +89,6 @@ def versions() -> dict[str, str]:
     return {"nginx": said, **{name: metadata.version(name) for name in names}}
 
 
-def fio_rates(bench: Bench) -> dict[str, dict[str, float]]:
-    """Return the median rates of fio's jobs in MB/s, by job and by mount."""
-    found: dict[str, dict[str, float]] = {}
-    for name, measurements in bench.rounds.items():
-        job, separator, label = name.removeprefix("fio ").rpartition(" | ")
-        if separator and name.startswith("fio "):
-            found.setdefault(job, {})[label] = statistics.median(m.rate_mb_s for m in measurements)
-    return found
-
-
 def ratio_row(name: str, ours: Sequence[float], reference: Sequence[float], target: str) -> Row:
     """Compare rates: the median of the rounds' ratios, each between neighbours in time."""
     return value_row(name, [a / b for a, b in zip(ours, reference, strict=False)], target)
@@ -167,20 +154,13 @@ def command() -> str:
     return " ".join(["python -m benchmarks.run", *sys.argv[1:]])
 
 
-def save(bench: Bench, rows: Sequence[Row], images: Path | None = None) -> Path:
-    """Write everything as JSON and plots beside it; return the JSON file.
-
-    Args:
-        bench: What was measured.
-        rows: What it says.
-        images: Directory that gets the plots, too.
-    """
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / time.strftime("%Y%m%dT%H%M%S.json")
-    content = {
+def content(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
+    """Return everything about a run, as it is saved."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
-        "command": command(),
         "versions": versions(),
+        "command": command(),
         "commands": bench.commands,
         "notes": bench.notes,
         "failures": bench.failures,
@@ -189,16 +169,11 @@ def save(bench: Bench, rows: Sequence[Row], images: Path | None = None) -> Path:
         "values": bench.values,
         "results": [asdict(row) for row in rows],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    caption = f"{command()}; {machine()['cpu']}; load {machine()['load']}"
-    pictures = {
-        "": partial(draw, rows, caption=caption),
-        "-fio": partial(draw_rates, fio_rates(bench), caption=caption),
-    }
-    for suffix, picture in pictures.items():
-        places = [path.with_name(f"{path.stem}{suffix}.png")]
-        places += [images / f"benchmarks{suffix}.png"] if images else []
-        if not all(picture(place) for place in places):
-            print("no plot: matplotlib is missing")
-            break
+
+
+def save(found: dict[str, Any]) -> Path:
+    """Write a run as JSON; return the file."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / time.strftime("%Y%m%dT%H%M%S.json")
+    path.write_text(json.dumps(found, indent=2) + "\n")
     return path

@@ -161,10 +161,17 @@ def _rows(bench: Bench, suites: Sequence[str]) -> list[Row]:
 
 
 def _tell(bench: Bench, rows: list[Row], arguments: argparse.Namespace) -> None:
+    """Show, save and draw."""
     report.show(bench, rows)
-    print(f"saved to {report.save(bench, rows, arguments.images)}")
+    found = report.content(bench, rows)
+    path = report.save(found)
+    print(f"saved to {path}")
+    places = [{name: path.with_name(f"{path.stem}-{name}.png") for name in ("targets", "fio")}]
+    places += [markdown.image_places(arguments.images)] if arguments.images else []
+    if not all(markdown.pictures([found], there) for there in places):
+        print("no pictures: matplotlib is missing")
     if arguments.markdown:
-        markdown.write(bench, rows, arguments.markdown)
+        markdown.write([found], arguments.markdown)
         print(f"tables written to {arguments.markdown}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import HOWS
@@ -34,7 +35,7 @@ def rows(bench: Bench) -> list[Row]:
             ways = [bench.rounds.get(_name(installed, variant, how)) for variant in installed.peer.variants]
             rates = [[measurement.rate_mb_s for measurement in way] for way in ways if way]
             if rates:
-                best = [max(found) for found in zip(*rates, strict=False)]
+                best = [max(found) for found in zip_longest(*rates, fillvalue=0.0)]
                 name = f"P2 cold {how} / {installed.peer.name}"
                 rows.append(ratio_row(name, bench.rates(cold_name(how)), best, ">= 2"))
     return rows

@@ -7,7 +7,7 @@ mount. Rates are compared with those of the fastest peer, and what ours fetched 
 from __future__ import annotations
 
 import shlex
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import TYPE_CHECKING
 
 from benchmarks import fio
@@ -81,7 +81,7 @@ def rows(bench: Bench) -> list[Row]:
         others = [bench.rounds.get(_name(job, label)) for label in labels(bench)]
         found = [[measurement.rate_mb_s for measurement in other] for other in others if other]
         if found:
-            best = [max(together) for together in zip(*found, strict=False)]
+            best = [max(together) for together in zip_longest(*found, fillvalue=0.0)]
             rows.append(ratio_row(f"fio {job.label} / fastest peer", rates, best, ">= 1"))
         amplification = bench.values[f"amplification, {job.label}"]
         rows.append(value_row(f"fetched / read, fio {job.label}", amplification, "-"))
@@ -91,23 +91,6 @@ def rows(bench: Bench) -> list[Row]:
 def labels(bench: Bench) -> list[str]:
     """Return what every way of every peer is called."""
     return [installed.label(variant) for installed in bench.plan.peers for variant in installed.peer.variants]
-
-
-def table(bench: Bench) -> list[list[str]]:
-    """Return head and rows of a table of median rates in MB/s, a column for each mount; empty where fio did not run."""
-    columns = [OURS, *labels(bench)]
-    found = [["job (MB/s)", *columns, "ours / fastest", "fetched / read", "p50 / p99 ms, ours"]]
-    for job, _ in bench.plan.fio_jobs:
-        if not bench.rounds.get(_name(job, OURS)):
-            continue
-        rates = {label: bench.median_rate(_name(job, label)) for label in columns}
-        best = max((rate for label, rate in rates.items() if rate and label != OURS), default=0.0)
-        cells = [f"{rate:.3g}" if rate else "-" for rate in rates.values()]
-        ratio = f"{(rates[OURS] or 0.0) / best:.2f}" if best else "-"
-        latencies = [bench.median_value(f"{which} ms, {_name(job, OURS)}") for which in ("p50", "p99")]
-        latency = " / ".join(f"{found_ms:.2f}" for found_ms in latencies)
-        found.append([job.label, *cells, ratio, f"{bench.median_value(f'amplification, {job.label}'):.2f}", latency])
-    return found if len(found) > 1 else []
 
 
 def _name(job: Job, label: str) -> str:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import markdown
 from benchmarks.bench import Bench
 from benchmarks.loads import Measurement
-from benchmarks.report import value_row
 from benchmarks.store import Store
 from tigrismount.demo.model import plan_model
 
@@ -55,41 +53,3 @@ def test_an_endpoint_is_left_again_when_its_suite_fails(bench):
     with pytest.raises(OSError, match="reset"), bench.at("https://127.0.0.1"):
         raise OSError("reset")
     assert bench.endpoint_url == "http://127.0.0.1"
-
-
-def test_the_tables_say_what_was_reached_and_what_failed(bench, capsys):
-    bench.attempt("p6", fail_half_way)
-    bench.attempt("p1", take)
-    rows = [
-        value_row("P11 mount", [0.5], "<= 1"),
-        value_row("P1 cold", [0.5, 0.7, 0.6], ">= 0.90"),
-        value_row("share", [0.5], "-"),
-    ]
-
-    text = markdown.tables(bench, rows)
-
-    assert "**The suite p6 failed**: round 0: OSError: the disk is full." in text
-    assert "| P1 cold | 0.60 | 0.50-0.70 | ≥ 0.90 | not reached |" in text
-    assert text.index("| P1 cold") < text.index("| P11 mount | 0.50 | 0.50-0.50 | ≤ 1 | reached |")
-    assert text.index("### Besides") < text.index("| share | 0.50")
-    assert "| load | 1.000 | 1 | 102.40 | - |" in text
-
-
-def test_only_what_is_between_the_marks_is_replaced(bench, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text(f"before\n{markdown.BEGIN}\nyesterday\n{markdown.END}\nafter\n")
-
-    markdown.write(bench, [value_row("P1 cold", [0.5], ">= 0.90")], page)
-
-    text = page.read_text()
-    assert text.startswith(f"before\n{markdown.BEGIN}\n")
-    assert text.endswith(f"{markdown.END}\nafter\n")
-    assert "yesterday" not in text
-    assert "| P1 cold |" in text
-
-
-def test_a_page_without_marks_is_written_anew(bench, tmp_path):
-    page = tmp_path / "new.md"
-    markdown.write(bench, [value_row("P1 cold", [0.5], ">= 0.90")], page)
-
-    assert "| P1 cold |" in page.read_text()
