@@ -7,6 +7,7 @@ JSON object: seconds, bytes and CPU seconds, imports and clients excluded.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import http.client
 import json
@@ -332,20 +333,21 @@ def _boto3_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
 
     config = Config(s3={"addressing_style": "path"})
     client = boto3.client("s3", endpoint_url=endpoint_url, region_name="auto", config=config)
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
-        yield len(page["Contents"])
+    with contextlib.closing(client):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+            yield len(page["Contents"])
 
 
 def _bare_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
-    connection, token = connect(endpoint_url), ""
-    while True:
-        more = f"&continuation-token={quote(token)}" if token else ""
-        connection.request("GET", f"/{bucket}?list-type=2&prefix={quote(prefix, safe='')}&delimiter=%2F{more}")
-        body = connection.getresponse().read()
-        yield body.count(b"<Contents>")
-        token = body.partition(b"<NextContinuationToken>")[2].partition(b"<")[0].decode()
-        if not token:
-            return
+    with contextlib.closing(connect(endpoint_url)) as connection:
+        token, more = "", True
+        while more:
+            following = f"&continuation-token={quote(token)}" if token else ""
+            connection.request("GET", f"/{bucket}?list-type=2&prefix={quote(prefix, safe='')}&delimiter=%2F{following}")
+            body = connection.getresponse().read()
+            yield body.count(b"<Contents>")
+            token = body.partition(b"<NextContinuationToken>")[2].partition(b"<")[0].decode()
+            more = bool(token)
 
 
 def list_directory(directory: Path) -> Measurement:

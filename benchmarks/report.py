@@ -171,9 +171,9 @@ def content(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def save(found: dict[str, Any]) -> Path:
-    """Write a run as JSON; return the file."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / time.strftime("%Y%m%dT%H%M%S.json")
+def save(found: dict[str, Any], directory: Path) -> Path:
+    """Write a run as JSON into *directory*; return the file."""
+    directory.mkdir(exist_ok=True)
+    path = directory / time.strftime("%Y%m%dT%H%M%S.json")
     path.write_text(json.dumps(found, indent=2) + "\n")
     return path

@@ -63,8 +63,8 @@ def parsed_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--only", metavar="NAME[,NAME...]", help=f"suites to run, of {', '.join(SUITES)} (all)")
     parser.add_argument("--quick", action="store_true", help="one round of 256 MiB: a look, not a result")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each variant runs (3)")
-    parser.add_argument("--size", type=parse_size_bytes, default=1 << 30, help="size of the model (1GiB)")
+    parser.add_argument("--rounds", type=int, help="how often each variant runs (3)")
+    parser.add_argument("--size", type=parse_size_bytes, help="size of the model (1GiB)")
     parser.add_argument("--rate", type=parse_size_bytes, default=80_000_000, help="bytes/s per connection (80MB)")
     parser.add_argument("--latency", type=parse_seconds, default=0.02, help="time to the first byte (20ms)")
     parser.add_argument("--jobs", type=int, default=32, help="GETs in flight of the plain download (32, as the mount)")
@@ -78,6 +78,8 @@ def parsed_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--fio", metavar="NAME[,NAME...]", default="", help=help_fio)
     help_markdown = "write the tables there; between its marks where it has them, as docs/benchmarks.md does"
     parser.add_argument("--markdown", metavar="FILE", type=Path, help=help_markdown)
+    help_results = "directory for the JSON file and the pictures (benchmarks/results)"
+    parser.add_argument("--results", metavar="DIR", type=Path, default=report.RESULTS, help=help_results)
     parser.add_argument("--images", metavar="DIR", type=Path, help="write the plots there, too")
     parser.add_argument("flags", nargs="*", help="further flags of mount, after --")
     arguments = parser.parse_args(words)
@@ -88,8 +90,8 @@ def parsed_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     strangers = [name for name, _ in arguments.peer if name not in known_peers()]
     if strangers:
         parser.error(f"no such peer: {', '.join(strangers)}; there are {', '.join(known_peers())}")
-    if arguments.quick:
-        arguments.rounds, arguments.size = 1, QUICK_BYTES
+    arguments.rounds = arguments.rounds or (1 if arguments.quick else 3)
+    arguments.size = arguments.size or (QUICK_BYTES if arguments.quick else 1 << 30)
     return arguments
 
 
@@ -164,7 +166,7 @@ def _tell(bench: Bench, rows: list[Row], arguments: argparse.Namespace) -> None:
     """Show, save and draw."""
     report.show(bench, rows)
     found = report.content(bench, rows)
-    path = report.save(found)
+    path = report.save(found, arguments.results)
     print(f"saved to {path}")
     places = [{name: path.with_name(f"{path.stem}-{name}.png") for name in ("targets", "fio")}]
     places += [markdown.image_places(arguments.images)] if arguments.images else []

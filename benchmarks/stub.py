@@ -82,7 +82,12 @@ class LyingReaders:
 
 
 @contextlib.asynccontextmanager
-async def _filesystem(client: MemoryObjectClient, data: dict[str, memoryview], cut: str) -> AsyncIterator[FileSystem]:
+async def over_memory(cut: str, size_bytes: int) -> AsyncIterator[FileSystem]:
+    """Run our file system, cut where *cut* says, on a generated model of *size_bytes*."""
+    client = MemoryObjectClient()
+    data = {shard.name: memoryview(shard.render()[0]) for shard in plan_model(size_bytes).shards}
+    for key, content in data.items():
+        client.put(key, content, etag="made")
     config = VfsConfig(bucket=client.bucket, metadata_ttl_s=float("inf"))
     if cut == "handlers":
         lying: Any = LyingReaders(data)
@@ -111,12 +116,8 @@ async def serve(mountpoint: str, cut: str, size_bytes: int) -> None:
         cut: One of ``CUTS``.
         size_bytes: Size of the model.
     """
-    client = MemoryObjectClient()
-    data = {shard.name: memoryview(shard.render()[0]) for shard in plan_model(size_bytes).shards}
-    for key, content in data.items():
-        client.put(key, content, etag="made")
     config = FuseConfig()
-    async with _filesystem(client, data, cut) as filesystem:
+    async with over_memory(cut, size_bytes) as filesystem:
         connection = mount(MountSpec(mountpoint=mountpoint, fsname="stub", allow_other=False))
         session = Session(Adapter(filesystem, config))
         init = await trio.to_thread.run_sync(os.read, connection, INIT_REQUEST_BYTES)
