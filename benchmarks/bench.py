@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 HOWS = ("mmap", "read")
 """The two ways in which loaders take tensors."""
+LIMIT_S_PER_GIB = 120.0
+"""A load below 9 MB/s, as one way of one peer has it, is given up: it would make an hour of what is said in a line."""
+LEAST_LIMIT_S = 30.0
+"""So is a small one after as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,8 @@ class Plan:
     """What the model was planned for."""
     peers: Sequence[Installed] = ()
     """Other mounts to compare with."""
+    all_ways: bool = True
+    """Whether to measure every way to tune a peer, or the first alone."""
     fio_jobs: Sequence[tuple[Job, float]] = ()
     """Published jobs, each with its most seconds."""
     keys: int = 0
@@ -111,6 +117,11 @@ class Bench:
         source = f"s3://{BUCKET}/{prefix}"
         return mounted(source, self.disk / "mount", self.endpoint_url, cache, [*self.flags, *flags])
 
+    def ways(self) -> list[tuple[Installed, str]]:
+        """Return each way of each peer that is to be measured."""
+        most = None if self.plan.all_ways else 1
+        return [(installed, variant) for installed in self.plan.peers for variant in installed.peer.variants[:most]]
+
     def with_peer(self, installed: Installed, variant: str, prefix: str, work: Callable[[Path], None]) -> None:
         """Run *work* on a peer's mount of *prefix*; one that fails is noted and left alone from then on."""
         label = installed.label(variant)
@@ -182,15 +193,20 @@ class Bench:
         """Run a variant in processes of its own, on warm memory and, unless told otherwise, cold pages."""
         if not on_warm_pages:
             self.settle()
-        found = [finished(process) for process in [start(*arguments) for _ in range(together)]]
+        limit_s = max(LEAST_LIMIT_S, LIMIT_S_PER_GIB * self.size_bytes / 2**30)
+        found = [finished(process, limit_s) for process in [start(*arguments) for _ in range(together)]]
         slowest_s = max(measurement.seconds for measurement in found)
         total_bytes = sum(measurement.size_bytes for measurement in found)
         self.record(name, Measurement(slowest_s, total_bytes, sum(measurement.cpu_s for measurement in found)))
 
-    def settle(self) -> None:
-        """Leave no pages and warm memory to what runs next: room for the model in pages, buffers and the loader."""
+    def settle(self, memory_bytes: int = 0) -> None:
+        """Leave no pages and warm memory to what runs next.
+
+        Args:
+            memory_bytes: How much; 0 is room for the model in pages, buffers and the loader.
+        """
         drop_page_cache([])
-        warm_memory(3 * self.size_bytes)
+        warm_memory(memory_bytes or 3 * self.size_bytes)
 
     def record(self, name: str, measurement: Measurement, *, quiet: bool = False) -> None:
         """Book a measurement."""

@@ -21,6 +21,10 @@ class FioFailedError(subprocess.SubprocessError):
     """fio did not run, or a read failed."""
 
 
+class FioHangsError(FioFailedError):
+    """fio does not end: what it reads from does not answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class FioResult:
     """What all readers of one job did together."""
@@ -53,7 +57,8 @@ def run_job(executable: str, job: Job, directory: Path, limit_s: float) -> FioRe
     """Run one job on the files that it names, which exist.
 
     Raises:
-        FioFailedError: It did not run, it hangs, or a read failed.
+        FioHangsError: It does not end.
+        FioFailedError: It did not run, or a read failed.
     """
     command = [executable, *job.arguments(str(directory), limit_s)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -61,7 +66,7 @@ def run_job(executable: str, job: Job, directory: Path, limit_s: float) -> FioRe
         output, complaints = process.communicate(timeout=limit_s + job.ramp_s + GRACE_S)
     except subprocess.TimeoutExpired:
         process.kill()  # and not waited for: a reader that the kernel holds ends with the mount
-        raise FioFailedError(f"fio hangs at {job.label}") from None
+        raise FioHangsError(f"fio hangs at {job.label}") from None
     if process.returncode:
         said = " ".join((complaints or output).split())[-300:]
         raise FioFailedError(f"fio fails at {job.label}: {said}")

@@ -35,8 +35,6 @@ RANGE_BYTES = 8 << 20
 DISK_THREADS = 4
 """Reads in flight on the disk: where ours stopped gaining."""
 PAGE_BYTES = 4096
-LIMIT_S = 120.0
-"""A load of a GiB below 9 MB/s, as one way of one peer had it, would make an hour of what is to be said in a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +73,19 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def finished(process: subprocess.Popen[str]) -> Measurement:
+def finished(process: subprocess.Popen[str], limit_s: float | None = None) -> Measurement:
     """Return the measurement of a process that was started.
+
+    Args:
+        process: What ``start`` returned.
+        limit_s: After as long it is killed.
 
     Raises:
         CalledProcessError: It failed.
         TimeoutExpired: It is far too slow to go on with.
     """
     try:
-        output, _ = process.communicate(timeout=LIMIT_S)
+        output, _ = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -114,6 +114,7 @@ def main() -> int:
             plan = Plan(
                 size_bytes=arguments.size,
                 peers=[] if arguments.no_peers else here,
+                all_ways=not arguments.quick,
                 fio_jobs=[] if arguments.embedded else _fio_jobs(arguments),
                 keys=0 if arguments.embedded else QUICK_KEYS if arguments.quick else KEYS,
             )

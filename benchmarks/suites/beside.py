@@ -21,10 +21,9 @@ def run(bench: Bench) -> None:
     for how in HOWS:
         if len(bench.rounds.get(cold_name(how), ())) < bench.number:  # P1 of this round has it already
             load_cold(bench, how)
-        for installed in bench.plan.peers:
-            for variant in installed.peer.variants:
-                work = partial(bench.load, _name(installed, variant, how), how=how)
-                bench.with_peer(installed, variant, PREFIX, work)
+        for installed, variant in bench.ways():
+            work = partial(bench.load, _name(installed, variant, how), how=how)
+            bench.with_peer(installed, variant, PREFIX, work)
 
 
 def rows(bench: Bench) -> list[Row]:

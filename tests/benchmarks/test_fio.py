@@ -16,6 +16,14 @@ from benchmarks.store import Store
 from benchmarks.suites import published
 from tigrismount.demo.model import plan_model
 
+
+class Careless(Bench):
+    """Leaves the machine's pages and memory as they are."""
+
+    def settle(self, memory_bytes=0):
+        """Do nothing."""
+
+
 READ = {
     "io_bytes": 512 * MIB,
     "bw_bytes": 256 * MIB,
@@ -170,3 +178,16 @@ def test_a_job_that_no_peer_ran_is_shown_without_a_ratio(bench):
     book(bench, "ours", 300, amplification=1.0)
 
     assert [row.name for row in published.rows(bench)] == ["fetched / read, fio mountpoint-s3 seq"]
+
+
+@pytest.mark.skipif(fio() is None, reason="fio is not installed")
+def test_a_job_that_cannot_be_read_is_noted_and_the_others_run(tmp_path, capsys):
+    bench = Careless(Store("http://127.0.0.1"), plan_model(MIB), tmp_path, 4, [])
+    good = Job(publisher="it", name="there", block_bytes=64 * KIB, file_bytes=MIB)
+    (tmp_path / good.file_names()[0]).write_bytes(bytes(MIB))
+    absent = Job(publisher="it", name="absent", block_bytes=64 * KIB, file_bytes=MIB)
+
+    published._run_jobs(bench, fio(), [(absent, 1.0), (good, 1.0)], "rclone", tmp_path)
+
+    assert list(bench.rounds) == ["fio it there | rclone"]
+    assert bench.notes[0].startswith("rclone: fio fails at it absent")
