@@ -96,6 +96,8 @@ ROWS = st.builds(
     st.sampled_from([{}, {"EncodingType": "url"}]),
     st.sampled_from([{}, {"IsTruncated": "true", "NextContinuationToken": "t%20&<"}]),
 )
+@example([row("a+b"), row("a%2Bb")], ["a+b/"], "", {"EncodingType": "url"}, {})
+@example([row("a+b"), row("a%2Bb")], ["a+b/"], "", {}, {})
 @example([row("a", StorageClass="")], [], "", {}, {})
 @example([{"Key": "least", "Size": "0"}], ["p/"], "", {"EncodingType": "url"}, {})
 def test_a_page_says_what_botocore_would_have_made_of_it(rows, prefixes, namespace, encoding, more):

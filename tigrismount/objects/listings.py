@@ -65,11 +65,12 @@ def parse_listing(document: bytes, query: Mapping[str, Any], target: Target) -> 
     except ET.ParseError as exc:
         detail = f"{target.endpoint_url} answered something that is not S3's XML: is it an S3 endpoint?"
         raise ObjectProtocolError(detail, bucket=target.bucket) from exc
+    names = _Names()
     rows: list[ET.Element] = []
     prefixes: list[ET.Element] = []
     about: dict[str, str] = {}
     for child in root:
-        name = child.tag.rpartition("}")[2]
+        name = names[child.tag]
         if name == "Contents":
             rows.append(child)
         elif name == "CommonPrefixes":
@@ -79,8 +80,8 @@ def parse_listing(document: bytes, query: Mapping[str, Any], target: Target) -> 
     encoded = about.get("EncodingType") == "url"
     bucket = query["Bucket"]
     page = ListPage(
-        tuple([_info(bucket, _fields(row), encoded=encoded) for row in rows]),
-        tuple([_decoded(_fields(row)["Prefix"], encoded=encoded) for row in prefixes]),
+        tuple([_info(bucket, _fields(row, names), encoded=encoded) for row in rows]),
+        tuple([_decoded(_fields(row, names)["Prefix"], encoded=encoded) for row in prefixes]),
         _token(about, query, target),
     )
     return Listing(
@@ -102,9 +103,17 @@ def _token(about: Mapping[str, str], query: Mapping[str, Any], target: Target) -
     return token
 
 
-def _fields(row: ET.Element) -> dict[str, str]:
-    """Return the texts of a row's elements by their names without namespace."""
-    return {child.tag.rpartition("}")[2]: child.text or "" for child in row}
+class _Names(dict[str, str]):
+    """Names of elements without their namespace; the few there are come back thousands of times."""
+
+    def __missing__(self, tag: str) -> str:
+        name = self[tag] = tag.rpartition("}")[2]
+        return name
+
+
+def _fields(row: ET.Element, names: _Names) -> dict[str, str]:
+    """Return the texts of a row's elements by their names."""
+    return {names[child.tag]: child.text or "" for child in row}
 
 
 def _info(bucket: str, row: Mapping[str, str], *, encoded: bool) -> ObjectInfo:
@@ -115,14 +124,16 @@ def _info(bucket: str, row: Mapping[str, str], *, encoded: bool) -> ObjectInfo:
     storage_class = row.get("StorageClass") or _STANDARD
     if storage_class == _STANDARD:
         storage_class = _STANDARD  # one string for a million rows
-    obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)
-    if not obj.cacheable:
-        obj = ObjectId(bucket, key, obj.etag, size_bytes, int(mtime_s))
-    return ObjectInfo(obj, mtime_s, storage_class)
+    etag = bare_etag(row.get("ETag"))
+    is_strong = bool(etag) and not etag.startswith("W/")
+    return ObjectInfo(ObjectId(bucket, key, etag, size_bytes, 0 if is_strong else int(mtime_s)), mtime_s, storage_class)
 
 
 def _decoded(text: str, *, encoded: bool) -> str:
-    return unquote_to_bytes(text).decode("utf-8", "surrogateescape") if encoded and "%" in text else text
+    """Return a name; as in forms, a space may come as a plus sign."""
+    if not encoded or ("%" not in text and "+" not in text):
+        return text
+    return unquote_to_bytes(text.replace("+", " ")).decode("utf-8", "surrogateescape")
 
 
 def _seconds(text: str) -> float:
