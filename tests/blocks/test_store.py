@@ -77,6 +77,51 @@ async def test_a_demand_part_starts_at_the_page_asked_for_and_the_head_follows(c
         assert bytes(store.try_read(obj, 0, BLOCK) or b"") == data
 
 
+async def test_reads_that_come_together_have_a_get_each_and_none_waits_for_the_bytes_before_its_own(client, open_store):
+    """A page of a mapping that is touched comes with the READs around it: its own is in the middle of them."""
+    data = pattern(8 * MIB)
+    obj = client.put("a", data)
+    got: dict[int, bytes] = {}
+    gate = client.hold("GET", after_bytes=1)
+    async with open_store(block_bytes=8 * MIB) as store, trio.open_nursery() as nursery:
+
+        async def reader(start: int) -> None:
+            got[start] = bytes(await store.read(obj, start, start + MIB))
+
+        for start in (2 * MIB, 3 * MIB, 4 * MIB, 5 * MIB):
+            nursery.start_soon(reader, start)
+        await wait_all_tasks_blocked()
+        assert sorted(client.requests) == [
+            ("GET", "a", 0, 2 * MIB),
+            ("GET", "a", 2 * MIB, 3 * MIB),
+            ("GET", "a", 3 * MIB, 4 * MIB),
+            ("GET", "a", 4 * MIB, 5 * MIB),
+            ("GET", "a", 5 * MIB, 8 * MIB),
+        ]
+        store.check_invariants()
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert store.try_read(obj, 0, 8 * MIB) == data
+    assert got == {start: data[start : start + MIB] for start in got}
+    assert len(got) == 4
+
+
+async def test_a_read_close_behind_another_and_one_of_a_get_that_was_sent_join_it(client, open_store) -> None:
+    data = pattern(8 * MIB)
+    obj = client.put("a", data)
+    gate = client.hold("GET", after_bytes=1)
+    async with open_store(block_bytes=8 * MIB) as store, trio.open_nursery() as nursery:
+        for start in (0, 256 * KIB):
+            nursery.start_soon(store.read, obj, start, start + 256 * KIB)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(store.read, obj, 4 * MIB, 5 * MIB)
+        await wait_all_tasks_blocked()
+        gate.set()
+    as_they_came = [("GET", "a", 0, 8 * MIB)]
+    the_other_way = [("GET", "a", 0, 256 * KIB), ("GET", "a", 256 * KIB, 8 * MIB)]
+    assert sorted(client.requests) in (as_they_came, the_other_way)
+
+
 async def test_the_first_readers_cancellation_leaves_the_others_served(client, open_store) -> None:
     data = pattern(BLOCK)
     obj = client.put("a", data)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+APART_BYTES = 512 << 10
+"""Bytes that a reader may have to wait for before its own: a GET of its own costs as much as they take to come."""
+
 
 class Flights:
     """Starts, flies and lands the parts of all object versions.
@@ -112,6 +115,8 @@ class Flights:
         if block.buffer is not None:
             self._memory.touch(block)
         missing = block.claimed().gaps(start, stop)
+        if priority is Priority.DEMAND:
+            self._part_early(block, start)
         for part in block.parts:
             if not part.started and part.priority > priority and part.start < stop and part.stop > start:
                 part.priority = priority
@@ -130,6 +135,19 @@ class Flights:
         for part_start, part_stop in self._part_ranges(claimed.gaps(block.start, first)):
             self._enqueue(block, part_start, part_stop, later)
         return False
+
+    def _part_early(self, block: Block, start: int) -> None:
+        """Let what is read from *start* on not wait for what a part that was not asked for yet brings before it.
+
+        The kernel reads around a page that is touched: several READs come at once, and the page is in none but one.
+        """
+        page = start // PAGE_BYTES * PAGE_BYTES
+        for part in list(block.parts):
+            if part.start + APART_BYTES <= page < part.stop and (stop := part.leave(page)) is not None:
+                self._enqueue(block, page, stop, Priority.DEMAND)
+                for waiter in block.waiters:
+                    if waiter.stop > page:
+                        block.parts[-1].expect(waiter.stop)
 
     def _part_ranges(self, gaps: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Return *gaps* cut to the size of a part."""
@@ -331,6 +349,7 @@ class Flights:
 
     async def _fetch(self, part: Part) -> None:
         self._counters.parts += 1
+        part.asked = True
         since_s, began_s = self._log.clock(), trio.current_time()
         try:
             await self._client.fetch(part.state.obj, part.start, part.stop, part)

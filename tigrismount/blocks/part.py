@@ -254,6 +254,7 @@ class Part:
     """
 
     __slots__ = (
+        "asked",
         "blocks",
         "done",
         "drive",
@@ -291,6 +292,8 @@ class Part:
         self.scope = trio.CancelScope()
         """Cancelled when nobody wants it any more."""
         self.started = False
+        self.asked = False
+        """Whether its GET is on its way, so that its range is what it is."""
         self.dropped = False
         """Taken back before it started; the queue skips it."""
         self.waits_elsewhere = False
@@ -331,6 +334,18 @@ class Part:
             block.parts.remove(self)
         del self.blocks[count:]
         self.stop = min(self.stop, self.blocks[-1].stop)
+
+    def leave(self, start: int) -> int | None:
+        """Leave the bytes from *start* on to another part, if it has not asked for them yet.
+
+        Returns:
+            Where they end; None where they stay with this one.
+        """
+        if self.asked or self.from_disk or self.waits_elsewhere or len(self.blocks) > 1:
+            return None
+        stop, self.stop = self.stop, start
+        self.wake_at = min(self.wake_at, start - self.start)
+        return stop
 
     def drop(self) -> None:
         """Take it back; it has not started."""
