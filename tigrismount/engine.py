@@ -34,6 +34,7 @@ from tigrismount.integrity.verifier import Verifier
 from tigrismount.integrity.withdrawal import Withdrawal
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.fetchers.pool import FetcherStatistics, open_fetchers
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.loads import LoadRecorder
 from tigrismount.reader.readers import Readers
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from tigrismount.fuse.options import PushConfig
     from tigrismount.metrics.server import MetricsServer
     from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.fetchers.pool import FetchProcesses
     from tigrismount.objects.keys import FindCredentials
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Engine:
         cache: The disk cache, or none.
         takeovers: What happened to the workers before this one.
         away: Why the store cannot be used at the moment; empty where that is not known.
+        fetchers: The client's fetch processes, which blocks share their memory with; None for none.
     """
 
     def __init__(
@@ -77,8 +80,10 @@ class Engine:
         takeovers: Takeovers,
         *,
         away: str = "",
+        fetchers: FetchProcesses | None = None,
     ) -> None:
         self.config = config
+        self.fetchers = fetchers
         self.takeovers = takeovers
         self.client = client
         self.cache = cache
@@ -105,6 +110,7 @@ class Engine:
             on_complete=self.pusher.arrived,
             on_whole=on_whole,
             is_pressed=room.is_pressed,
+            shared=fetchers.memory if fetchers is not None else None,
         )
         self.readers = Readers(
             self.store,
@@ -157,14 +163,16 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """Return what ``status`` shows of this mount."""
+        fetchers = self.fetchers.statistics() if self.fetchers is not None else FetcherStatistics()
         facts = MountFacts(
             takeovers=self.takeovers,
             degraded=self.degraded(),
             supervisor_pid=os.getppid(),
             uptime_s=time.monotonic() - self._started_s,
             credentials=self.client.key_source,
-            notes=self.client.notes(),
+            notes=[*self.client.notes(), *([fetchers.degraded] if fetchers.degraded else [])],
             objects=self.client.statistics(),
+            fetchers=fetchers,
             cache=self.cache.statistics(),
             blocks=self.store.statistics(),
             pusher=self.pusher.statistics(),
@@ -213,23 +221,27 @@ async def running_engine(
     credentials = find()
     async with contextlib.AsyncExitStack() as stack:
         away = ""
+        fetchers = open_fetchers(config.s3, config.blocks.memory_limit_bytes, log_json=config.log_format == "json")
+        if fetchers is not None:
+            stack.push_async_callback(_shielded, partial(trio.to_thread.run_sync, fetchers.close))
+        connect = partial(_connect, credentials=credentials, find=find, fetchers=fetchers)
         if config.s3.snapshot is not None and config.s3.snapshot_version is None:
             cache = await _open_cache(config)
             stack.push_async_callback(_shielded, cache.aclose)
             beginning = await begin_frozen(config.s3, config.vfs, credentials, cache.records)
             config, away = replace(config, s3=beginning.s3), beginning.away
-            client = await _connect(config, credentials, find)
+            client = await connect(config)
             stack.push_async_callback(_shielded, client.aclose)
             await prove_frozen(client, config.vfs, cache.records, beginning)
         else:
-            client = await _connect(config, credentials, find)
+            client = await connect(config)
             stack.push_async_callback(_shielded, client.aclose)
             if takeovers.count:
                 cache = await _open_cache(config, or_none=(CacheError, ConfigError))
             else:
                 cache = await _open_beside_check(config, client)
             stack.push_async_callback(_shielded, cache.aclose)
-        engine = Engine(config, client, cache, takeovers, away=away)
+        engine = Engine(config, client, cache, takeovers, away=away, fetchers=fetchers)
         stack.push_async_callback(_shielded, engine.loads.finish)
         async with trio.open_nursery() as nursery:
             services = (
@@ -244,8 +256,11 @@ async def running_engine(
             nursery.cancel_scope.cancel()
 
 
-async def _connect(config: MountConfig, credentials: Credentials | None, find: FindCredentials) -> S3Client:
-    return await trio.to_thread.run_sync(partial(S3Client, config.s3, credentials, find_credentials=find))
+async def _connect(
+    config: MountConfig, *, credentials: Credentials | None, find: FindCredentials, fetchers: FetchProcesses | None
+) -> S3Client:
+    make = partial(S3Client, config.s3, credentials, find_credentials=find, fetchers=fetchers)
+    return await trio.to_thread.run_sync(make)
 
 
 async def _shielded(finish: Callable[[], Awaitable[None]]) -> None:

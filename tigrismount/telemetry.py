@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tigrismount.fuse.pusher import PusherStatistics
     from tigrismount.integrity.verifier import VerifierStatistics
     from tigrismount.objects.client import ObjectStatistics
+    from tigrismount.objects.fetchers.pool import FetcherStatistics
     from tigrismount.reader.loads import FinishedLoads
     from tigrismount.vfs.entries import VfsStatistics
 
@@ -66,6 +67,8 @@ class MountFacts:
     """What is worth knowing and no fault, such as a gateway on the way."""
     objects: ObjectStatistics
     """The client's counters."""
+    fetchers: FetcherStatistics
+    """Its fetch processes."""
     cache: CacheStatistics
     """The disk cache's counters."""
     blocks: BlocksStatistics
@@ -136,6 +139,14 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
             "given_up": objects.given_up,
             "slow_downs": objects.slow_downs,
             "errors": objects.errors,
+        },
+        "fetch_processes": {
+            "configured": facts.fetchers.configured,
+            "ready": facts.fetchers.ready,
+            "started": facts.fetchers.started,
+            "gets": facts.fetchers.gets,
+            "in_flight": list(facts.fetchers.in_flight),
+            "pids": list(facts.fetchers.pids),
         },
         "memory": {
             "limit": blocks.memory_limit_bytes,

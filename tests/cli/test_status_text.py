@@ -129,3 +129,12 @@ def test_nothing_mounted_and_a_mount_that_tells_nothing_can_be_drawn():
 )
 def test_a_bar_is_never_longer_than_itself(fraction, shown):
     assert bar(fraction) == shown
+
+
+def test_fetch_processes_are_shown_where_there_may_be_any():
+    mount = {"mountpoint": "/m", "state": "ok"}
+    facts = {"configured": 3, "ready": 2, "started": 2, "gets": 40, "in_flight": [5, 4], "pids": [7, 8]}
+    assert ["fetch processes", "2 of 3, 5 and 4 GETs under way, 40 GETs in all"] in detail_rows(
+        {**mount, "fetch_processes": facts}
+    )
+    assert not [row for row in detail_rows({**mount, "fetch_processes": {"configured": 0}}) if "fetch" in row[0]]

@@ -24,6 +24,7 @@ from tigrismount.metrics.exposition import Exposition, Figures
 from tigrismount.metrics.server import MetricsServer
 from tigrismount.metrics.table import ERRNOS, METRICS, PARTS, TIMINGS
 from tigrismount.objects.client import ObjectStatistics
+from tigrismount.objects.fetchers.pool import FetcherStatistics
 from tigrismount.reader.loads import FinishedLoads
 from tigrismount.telemetry import MountFacts, Takeovers, mount_status
 from tigrismount.vfs.entries import VfsStatistics
@@ -57,6 +58,7 @@ def figures(**changes) -> Figures:
         credentials="the test",
         notes=[],
         objects=changes.get("objects", ObjectStatistics()),
+        fetchers=FetcherStatistics(configured=2, ready=1, started=3, gets=9, in_flight=(4,), pids=(17,)),
         cache=CacheStatistics(bytes_cached=7),
         blocks=BlocksStatistics(bytes_hit=5, reads_hit=1),
         pusher=PusherStatistics(),

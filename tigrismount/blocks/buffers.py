@@ -1,7 +1,8 @@
 """Page-aligned block buffers under one hard budget.
 
-Every byte that is fetched or read back lives in one of these. Buffers are anonymous mappings: page-aligned for
-``O_DIRECT``, and returned to the kernel when dropped. Freed buffers are kept for reuse, because first-touching fresh
+Every byte that is fetched or read back lives in one of these. Buffers are anonymous mappings, or pieces of memory that
+fetch processes see too (``objects.fetchers.memory``): page-aligned for ``O_DIRECT``, and returned to the kernel when
+dropped. Freed buffers are kept for reuse, because first-touching fresh
 pages costs more CPU than receiving the bytes (0.5 to 3 s/GiB on virtual machines that hand freed memory back to
 their host, against 0.3 for the copy from the socket).
 """
@@ -32,11 +33,18 @@ class BufferPool:
     Args:
         limit_bytes: Most bytes ever held.
         map_pages: Gets page-aligned memory of a size; raises OSError when there is none.
+        unmap_pages: Gives it back to the kernel; None where it goes with the last reference to it.
     """
 
-    def __init__(self, limit_bytes: int, map_pages: Callable[[int], memoryview] | None = None) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        map_pages: Callable[[int], memoryview] | None = None,
+        unmap_pages: Callable[[memoryview], None] | None = None,
+    ) -> None:
         self.limit_bytes = limit_bytes
         self._map_pages = map_pages or _map
+        self._unmap_pages = unmap_pages
         self.used_bytes = 0
         self._free: dict[int, list[memoryview]] = {}
         self._free_bytes = 0
@@ -97,8 +105,10 @@ class BufferPool:
         for size in sorted(self._free):
             buffers = self._free[size]
             while buffers and self._free_bytes > keep_bytes:
-                buffers.pop()
+                buffer = buffers.pop()
                 self._free_bytes -= size
+                if self._unmap_pages is not None:
+                    self._unmap_pages(buffer)
             if not buffers:
                 del self._free[size]
         self._surplus_bytes = min(self._surplus_bytes, self._free_bytes)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tigrismount.blocks.options import BlocksConfig
     from tigrismount.blocks.part import Block, ObjectState
+    from tigrismount.objects.fetchers.memory import SharedMemory
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +48,18 @@ class BlockMemory:
     Args:
         config: Limits.
         on_evicted: Told the version of a block that was thrown out, when that was its last one or had parts queued.
+        shared: Where buffers come from that fetch processes see; None for memory of our own.
     """
 
-    def __init__(self, config: BlocksConfig, on_evicted: Callable[[ObjectState], None]) -> None:
+    def __init__(
+        self, config: BlocksConfig, on_evicted: Callable[[ObjectState], None], shared: SharedMemory | None = None
+    ) -> None:
         half_bytes = config.memory_limit_bytes // 2
-        self.pool = BufferPool(config.memory_limit_bytes)
+        self.pool = (
+            BufferPool(config.memory_limit_bytes)
+            if shared is None
+            else BufferPool(config.memory_limit_bytes, shared.take, shared.give)
+        )
         self.evicted_blocks = 0
         """Blocks whose memory was taken for others."""
         self._on_evicted = on_evicted

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
+    from tigrismount.objects.fetchers.memory import SharedMemory
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class BlockStore:
         on_complete: Told the version and the index of each block that becomes complete in memory.
         on_whole: Told a version when its last block has come into the disk cache.
         is_pressed: Tells whether this machine is short of memory now.
+        shared: Where buffers come from that fetch processes see; None for memory of our own.
     """
 
     def __init__(
@@ -67,11 +69,12 @@ class BlockStore:
         on_complete: Callable[[ObjectId, int], None] | None = None,
         on_whole: Callable[[ObjectId], None] = lambda _: None,
         is_pressed: Callable[[], bool] = lambda: False,
+        shared: SharedMemory | None = None,
     ) -> None:
         self._cache = cache
         self._config = config
         self._log = log or loadlog.NoLog()
-        self._memory = BlockMemory(config, on_evicted=self._retire)
+        self._memory = BlockMemory(config, on_evicted=self._retire, shared=shared)
         self._states: dict[ObjectId, ObjectState] = {}
         self._counters = BlocksCounters()
         self._largest_block_bytes = max(config.block_bytes, config.memory_limit_bytes // 4)

@@ -69,7 +69,18 @@ def detail_rows(mount: Mount) -> list[list[str]]:
     rows += load_rows(mount) + source_rows(mount)
     counts = mount.get("requests", {}).items()
     rows += [[f"requests: {name.replace('_', ' ')}", str(count)] for name, count in counts if count]
+    rows += _fetch_process_rows(mount.get("fetch_processes", {}))
     return rows + _hidden_rows(mount.get("names", {})) + _checksum_rows(mount.get("checksums", {}))
+
+
+def _fetch_process_rows(processes: Mapping[str, Any]) -> list[list[str]]:
+    """Return how many fetch processes there are, and what they do; nothing where there may be none."""
+    most, gets = processes.get("configured"), processes.get("in_flight", [])
+    if not most:
+        return []
+    busy = f", {' and '.join(str(count) for count in gets)} GETs under way" if any(gets) else ""
+    done = processes.get("gets", 0)
+    return [["fetch processes", f"{processes.get('ready', 0)} of {most}{busy}, {done} GETs in all"]]
 
 
 def watch_rows(mount: Mount) -> list[list[str]]:

@@ -47,6 +47,7 @@ _SAME = ("endpoint_url", "store_id", "cache_dir", "snapshot", "no_sign_request")
 
 _OPTIONS = (
     *("snapshot", "store_id", "cache_dir", "cache_size", "cache_free", "block_size", "memory_limit", "bandwidth"),
+    "fetch_processes",
     *CONNECTION,
 )
 

@@ -37,6 +37,8 @@ class HostFacts:
     """Home directory, what ``~`` means."""
     cache_home: str
     """Where a plain user's caches go (``XDG_CACHE_HOME``, else ``~/.cache``)."""
+    cores: float = 1.0
+    """Processors this process may use: those it may run on, or its cgroup's share of time where that is less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ def read_host_facts(environment: Mapping[str, str]) -> HostFacts:
         cwd=_working_directory(),
         home=home,
         cache_home=cache_home,
+        cores=_cores(),
     )
 
 
@@ -106,6 +109,38 @@ def cgroup_memory_limit_bytes(membership: str, mounts: str) -> int | None:
         if text.isdecimal():  # version 2 says "max" for none; version 1 a number beyond any machine
             limits.append(int(text))
     return min(limits, default=None)
+
+
+def cgroup_cores(membership: str, mounts: str) -> float | None:
+    """Return the smallest share of processor time of the process's cgroup and those above it, None for no limit.
+
+    Args:
+        membership: Text of ``/proc/self/cgroup``.
+        mounts: Text of ``/proc/self/mountinfo``, which says where the hierarchies are.
+    """
+    shares = []
+    for group in memory_cgroups(membership, mounts, "cpu"):
+        try:
+            with open(group.file("cpu.max", "cpu.cfs_quota_us"), encoding="ascii") as file:
+                quota, *period = file.read().split()
+            if group.version == 1:
+                with open(group.file("", "cpu.cfs_period_us"), encoding="ascii") as file:
+                    period = file.read().split()
+            if quota.isdecimal() and period and int(period[0]):  # "max" and -1 are no limit
+                shares.append(int(quota) / int(period[0]))
+        except (OSError, ValueError):
+            continue
+    return min(shares, default=None)
+
+
+def _cores() -> float:
+    cores = float(len(os.sched_getaffinity(0)))
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as membership, open("/proc/self/mountinfo", "rb") as mounts:
+            limit = cgroup_cores(membership.read(), mounts.read().decode(errors="surrogateescape"))
+    except (OSError, ValueError):
+        return cores
+    return min(cores, limit) if limit else cores
 
 
 def _memory_bytes() -> int:

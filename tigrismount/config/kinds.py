@@ -16,6 +16,9 @@ from tigrismount.config.units import MIB, parse_seconds, parse_share, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MOST_FETCH_PROCESSES = 32
+"""Above what any network was seen to need; each takes some 60 MiB."""
+
 LOOPBACK = "127.0.0.1"
 """Where services listen unless told otherwise: nobody from outside gets there."""
 
@@ -199,6 +202,20 @@ def parse_kernel_read_ahead(value: object) -> int | None:
         return whole_number(0, 1 << 20)(value)
     except ValueError:
         raise ValueError("expected auto, or a number of KiB up to 1048576") from None
+
+
+def parse_fetch_processes(value: object) -> int | None:
+    """Return how many, None for ``auto``.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    if value == "auto":
+        return None
+    try:
+        return whole_number(0, MOST_FETCH_PROCESSES)(value)
+    except ValueError:
+        raise ValueError(f"expected auto, or a whole number from 0 to {MOST_FETCH_PROCESSES}") from None
 
 
 def parse_free_floor(value: object) -> float:

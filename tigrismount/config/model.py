@@ -125,6 +125,7 @@ class MountConfig:
             "block_size": self.blocks.block_bytes,
             "memory_limit": self.blocks.memory_limit_bytes,
             "concurrency": self.blocks.concurrency,
+            "fetch_processes": self.s3.fetch_processes,
             "bandwidth": self.s3.bandwidth_bytes_s,
             "read_ahead": self.reader.read_ahead_bytes,
             "prefetch": self.reader.prefetch,

@@ -16,6 +16,7 @@ from tigrismount.config.kinds import (
     parse_cache_directories,
     parse_deadline_s,
     parse_endpoint,
+    parse_fetch_processes,
     parse_free_floor,
     parse_kernel_read_ahead,
     parse_listen_address,
@@ -188,6 +189,13 @@ OPTIONS: tuple[Option, ...] = (
         default="32",
         help="Most GETs in flight; reads that wait may add an eighth.",
         metavar="N",
+    ),
+    Option(
+        name="fetch-processes",
+        parse=parse_fetch_processes,
+        default="auto",
+        help="Processes that receive from the store besides the mount's own; auto: some where there are cores for it.",
+        metavar="auto|N",
     ),
     Option(
         name="bandwidth",

@@ -186,7 +186,13 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
         snapshot=values.get("snapshot"),
         consistent=values.get("consistent", base.consistent),
         tigris_prefetch=values.get("tigris_prefetch", base.tigris_prefetch),
+        fetch_processes=_fetch_processes(values),
     )
+
+
+def _fetch_processes(values: Mapping[str, Any]) -> int:
+    """Return how many processes may fetch besides the mount's own."""
+    return values.get("fetch_processes") or 0
 
 
 def _concurrency(values: Mapping[str, Any]) -> int:

@@ -27,21 +27,22 @@ class MemoryCgroup:
         return join(self.path, name_v2 if self.version == 2 else name_v1)
 
 
-def memory_cgroups(membership: str, mounts: str) -> Iterator[MemoryCgroup]:
+def memory_cgroups(membership: str, mounts: str, controller: str = "memory") -> Iterator[MemoryCgroup]:
     """Yield the groups that may limit a process's memory, from its own up to the root, in both versions.
 
     Args:
         membership: Text of ``/proc/self/cgroup``.
         mounts: Text of ``/proc/self/mountinfo``, which says where the hierarchies are.
+        controller: What else they may limit, such as ``cpu``.
     """
-    groups = dict(_memory_groups(membership))
+    groups = dict(_groups(membership, controller))
     for line in mounts.splitlines():
         fields, _, kind = line.partition(" - ")
         mountpoint, kind_fields = fields.split()[4:5], kind.split()
         if not mountpoint or not kind_fields:
             continue
         version = {"cgroup2": 2, "cgroup": 1}.get(kind_fields[0], 0)
-        if version not in groups or (version == 1 and "memory" not in kind_fields[-1].split(",")):
+        if version not in groups or (version == 1 and controller not in kind_fields[-1].split(",")):
             continue
         group = groups[version].strip("/")
         while True:
@@ -51,11 +52,11 @@ def memory_cgroups(membership: str, mounts: str) -> Iterator[MemoryCgroup]:
             group = dirname(group)
 
 
-def _memory_groups(membership: str) -> Iterator[tuple[int, str]]:
+def _groups(membership: str, controller: str) -> Iterator[tuple[int, str]]:
     for line in membership.splitlines():
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:
             yield 2, path
-        elif "memory" in controllers.split(","):
+        elif controller in controllers.split(","):
             yield 1, path

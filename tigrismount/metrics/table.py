@@ -113,6 +113,25 @@ METRICS = (
         "state",
     ),
     Metric(
+        "fetch_processes",
+        "gauge",
+        "Processes that receive from the store beside the mount's own: how many there may be, and how many serve.",
+        _several("fetch_processes", configured="configured", ready="ready"),
+        "state",
+    ),
+    Metric(
+        "fetch_process_starts",
+        "counter",
+        "Fetch processes started; more than there may be means that some died.",
+        _one("fetch_processes", "started"),
+    ),
+    Metric(
+        "fetch_process_requests",
+        "counter",
+        "GETs that were given to fetch processes.",
+        _one("fetch_processes", "gets"),
+    ),
+    Metric(
         "memory_bytes",
         "gauge",
         "Memory for blocks: the limit, what is in use, and what is held with what is kept for reuse.",

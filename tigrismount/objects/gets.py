@@ -12,7 +12,7 @@ Amazon's own endpoints are left to boto3: buckets may be in another region there
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 import botocore.parsers
@@ -24,10 +24,7 @@ from botocore.response import StreamingBody
 from tigrismount.objects.endpoints import is_amazon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tigrismount.objects.headers import RequestHeaders
-    from tigrismount.objects.keys import SigningKeys
+    from collections.abc import Callable, Mapping
 
 OPERATION = "GetObject"
 _URLS_MAX = 4096
@@ -36,7 +33,29 @@ _HEADERS = {"Range": "Range", "IfMatch": "If-Match", "RequestPayer": "x-amz-requ
 """Parameters of ``get_object`` that are a header."""
 
 
-def object_getter(boto: Any, keys: SigningKeys, headers: RequestHeaders) -> Callable[..., dict[str, Any]]:
+class Keys(Protocol):
+    """What requests are signed with: ``keys.SigningKeys``, or keys that came with them."""
+
+    anonymous: bool
+
+    def get_frozen_credentials(self) -> Any:
+        """Return the key of this moment."""
+
+
+class Headers(Protocol):
+    """What is added to requests: ``headers.RequestHeaders``, or headers that came with them."""
+
+    def signed(self, operation: str) -> Mapping[str, str]:
+        """Return what this thread's request has to sign."""
+
+    def unsigned(self) -> Mapping[str, str]:
+        """Return what goes with this thread's request beside that."""
+
+    def observe(self, headers: Mapping[str, str]) -> None:
+        """Learn from an answer's headers what the store is."""
+
+
+def object_getter(boto: Any, keys: Keys, headers: Headers) -> Callable[..., dict[str, Any]]:
     """Return what sends range GETs: takes boto3's parameters of ``get_object``, and gives what is needed of its answer.
 
     Args:
@@ -57,7 +76,7 @@ class RangeGets:
         headers: What is added to its requests.
     """
 
-    def __init__(self, boto: Any, keys: SigningKeys, headers: RequestHeaders) -> None:
+    def __init__(self, boto: Any, keys: Keys, headers: Headers) -> None:
         self._boto = boto
         self._keys = keys
         self._headers = headers

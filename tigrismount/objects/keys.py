@@ -5,7 +5,8 @@ another key now, the request is sent once more with it. So a rotation needs no r
 a key that works is never looked up twice.
 
 botocore asks ``SigningKeys`` for the key of each single request, so replacing it needs no new client and no new
-connections. ``KeyRenewal`` decides when to look.
+connections. ``KeyRenewal`` decides when to look. A fetch process has no keys: ``PassedKeys`` signs each request with
+the one that came with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import botocore.credentials
@@ -61,6 +63,10 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         self._metadata_service = metadata_service
         self.session, self._inner = _load(credentials, metadata_service)
         """The botocore session that belongs to the first key."""
+        self.profile = credentials.profile if credentials is not None else None
+        """The profile that session is of; None for none."""
+        self.isolated = credentials is not None and credentials.profile is None
+        """Whether that session leaves the AWS configuration files alone."""
         self.source = _source(credentials)
         """Where the key came from, for people."""
         self.anonymous = credentials is not None and credentials.anonymous
@@ -95,6 +101,37 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         self.source = _source(credentials)
         self.generation += 1
         return True
+
+
+class PassedKeys(botocore.credentials.Credentials):  # type: ignore[misc]
+    """Keys that come with each request, from a process that looks after them.
+
+    Args:
+        profile: Profile whose other settings hold; None for none, and nothing of it is looked up but settings.
+        isolated: Whether the AWS configuration files are left alone.
+        anonymous: Whether requests go unsigned.
+    """
+
+    def __init__(self, profile: str | None, *, isolated: bool, anonymous: bool) -> None:
+        super().__init__("", "", method="tigrismount")
+        self.anonymous = anonymous
+        """Whether requests go unsigned."""
+        self.session = _session(profile, isolated=isolated)
+        """The botocore session to make a client of."""
+        self._local = threading.local()
+        self.session.register_component("credential_provider", self)
+
+    def load_credentials(self) -> PassedKeys:
+        """Return ourselves: the session asks its provider, which we are as well."""
+        return self
+
+    def sign_with(self, key: tuple[str, str, str | None] | None) -> None:
+        """Sign what this thread sends from now on with this key; None where there is none."""
+        self._local.key = None if key is None else botocore.credentials.ReadOnlyCredentials(*key)
+
+    def get_frozen_credentials(self) -> Any:
+        """Return this thread's key."""
+        return getattr(self._local, "key", None)
 
 
 class KeyRenewal:
@@ -156,16 +193,20 @@ def _load(credentials: Credentials | None, metadata_service: bool) -> tuple[Any,
     """
     if credentials is None or credentials.profile is not None:
         try:
-            session = botocore.session.Session(profile=credentials.profile if credentials else None)
+            session = _session(credentials.profile if credentials else None, isolated=False)
             chain = session.get_component("credential_provider")
             for method in () if metadata_service else _METADATA_SERVICES:
                 chain.remove(method)
             return session, chain.load_credentials()
         except (ValueError, botocore.exceptions.BotoCoreError) as exc:
             raise ConfigError(f"no usable credentials from {_source(credentials)}: {exc}") from exc
-    session = botocore.session.Session(session_vars=_ISOLATED)
+    session = _session(None, isolated=True)
     if credentials.anonymous:
         return session, None
     return session, botocore.credentials.Credentials(
         credentials.access_key_id, credentials.secret_access_key, credentials.session_token or None
     )
+
+
+def _session(profile: str | None, *, isolated: bool) -> Any:
+    return botocore.session.Session(session_vars=_ISOLATED) if isolated else botocore.session.Session(profile=profile)

@@ -49,3 +49,9 @@ class S3Config:
     """Ask Tigris for consistent answers about metadata, which may come from far away."""
     tigris_prefetch: bool = False
     """Let Tigris move the data of listed objects near us."""
+    fetch_processes: int = 0
+    """Most processes that GETs are sent from, besides the threads of this one."""
+    fetch_process_start_bytes: int = 32 << 20
+    """Bytes asked for before the first of them is started: who reads a few small files needs none."""
+    fetch_process_least_bytes: int = 1 << 20
+    """Smallest range that one is given: of less, the way there and back is a good part of the cost."""

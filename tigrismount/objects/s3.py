@@ -2,7 +2,8 @@
 
 A request runs through three layers. ``retrying`` decides whether and when to try again, within one deadline. ``_send``
 runs one try in a worker thread of one of two *lanes*: data and metadata have their own, so that a look-up never waits
-behind gigabytes. The thread itself talks to boto3, translates what it raises and checks what it answers.
+behind gigabytes. The thread itself talks to boto3, translates what it raises and checks what it answers; of a GET of
+data, a fetch process (``fetchers``) may do the talking and receive the body.
 
 The data lane is as wide as the store lets it be: an answer that asks for fewer requests halves it for everyone, each
 success widens it again up to ``concurrency``. A thread holds its place in the lane until it ends, also when the task
@@ -35,18 +36,20 @@ from tigrismount.errors import (
 )
 from tigrismount.objects.asking import Asking
 from tigrismount.objects.bandwidth import Bandwidth
-from tigrismount.objects.body import BodyReader
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.counters import Counters
 from tigrismount.objects.endpoints import is_tigris, is_unprotected
 from tigrismount.objects.failures import translated
-from tigrismount.objects.gets import object_getter
+from tigrismount.objects.fetchers.line import send as send_on_line
+from tigrismount.objects.fetchers.wire import SigningKey
+from tigrismount.objects.gets import OPERATION, object_getter
 from tigrismount.objects.headers import DOCUMENT, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
 from tigrismount.objects.listed import ListedMetadata
 from tigrismount.objects.listings import parse_listing
 from tigrismount.objects.metadata import checksums_of, sha256_of, symlink_target
+from tigrismount.objects.ranges import RangeGet, range_answer
 from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
 from tigrismount.objects.rows import info_of
@@ -63,7 +66,9 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import FetchSink, ListPage, ObjectInfo, ObjectStatistics
     from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.fetchers.pool import FetchProcesses
     from tigrismount.objects.options import S3Config
+    from tigrismount.objects.ranges import RangeAnswer
 
 T = TypeVar("T")
 
@@ -94,6 +99,7 @@ class S3Client:
         credentials: Key to sign with; None leaves the choice to boto3's own chain.
         find_credentials: Looks for another key, in a thread, when the store refused the one there is.
         draw: Gives random numbers in ``[0, 1)`` for the waits between tries.
+        fetchers: Fetch processes, for sinks whose memory they share; None leaves all the work to threads.
 
     Raises:
         ConfigError: The endpoint URL, the profile or the CA bundle is unusable.
@@ -106,6 +112,7 @@ class S3Client:
         *,
         find_credentials: Callable[[], Credentials | None] | None = None,
         draw: Callable[[], float] = random.random,
+        fetchers: FetchProcesses | None = None,
     ) -> None:
         self._config = config
         self.traits = StoreTraits(config.endpoint_url)
@@ -115,6 +122,9 @@ class S3Client:
         self._headers = RequestHeaders(config, self.traits)
         self._headers.register(self._boto.meta.events)
         self._get_object = object_getter(self._boto, self._keys, self._headers)
+        self._fetchers = fetchers
+        if fetchers is not None:
+            fetchers.sign_like(self._keys)
         self._inlined = InlinedFiles()
         self._listed = ListedMetadata()
         self._versions = VersionIds()
@@ -233,6 +243,8 @@ class S3Client:
         if data is not None:
             await trio.to_thread.run_sync(_pour, data[start:stop], sink, limiter=self._data_lane)
             return
+        if self._fetchers is not None:
+            self._fetchers.want(stop - start)
         transfer = Transfer(obj, start, stop, sink)
         target = self._target(obj.bucket, obj.key)
 
@@ -447,22 +459,33 @@ class S3Client:
         self._counters.add("get_requests")
         sent_s = time.monotonic()
         transfer.send(sent_s)
-        with translated(target), self._headers.manner(manner):
-            answer = self._get_object(
-                Bucket=obj.bucket, Key=obj.key, Range=f"bytes={start}-{stop - 1}", **condition, **self._extra
-            )
-        body = BodyReader(answer["Body"])
+        arguments = {"Bucket": obj.bucket, "Key": obj.key, "Range": f"bytes={start}-{stop - 1}"}
+        with self._headers.manner(manner):
+            answer = self._answer({**arguments, **condition, **self._extra}, target, transfer)
         try:
-            metadata = answer["ResponseMetadata"]
-            self._check_frozen(metadata["HTTPHeaders"], target)
-            check_range_answer(metadata["HTTPStatusCode"], metadata["HTTPHeaders"], obj, start, stop)
+            self._check_frozen(answer.headers, target)
+            check_range_answer(answer.status, answer.headers, obj, start, stop)
             answered_s = time.monotonic()
             transfer.answer(answered_s)
-            self._versions.learn(obj, answer.get("VersionId"))
-            transfer.receive(body, target, self._received)
+            self._versions.learn(obj, answer.version_id)
+            transfer.receive(answer.body, target, self._received)
             self._counters.took(answered_s - sent_s, time.monotonic() - sent_s)
         finally:
-            body.close(complete=transfer.complete)
+            answer.body.close(complete=transfer.complete)
+
+    def _answer(self, arguments: Mapping[str, str], target: Target, transfer: Transfer) -> RangeAnswer:
+        """Send a GET from a fetch process where there is one for it, else from this thread."""
+        fetchers = self._fetchers
+        if fetchers is not None and (line := fetchers.take(transfer.next_memory(), transfer.stop - transfer.position)):
+            get = RangeGet(arguments, target, self._headers.signed(OPERATION), self._headers.unsigned())
+            return send_on_line(fetchers, line, get, partial(self._signing_key, target), self.traits.observe)
+        with translated(target):
+            return range_answer(self._get_object(**arguments))
+
+    def _signing_key(self, target: Target) -> SigningKey | None:
+        with translated(target):
+            key = self._keys.get_frozen_credentials()
+        return SigningKey(*key[:3]) if key is not None else None
 
     def _received(self, count: int) -> None:
         self._counters.add("bytes_fetched", count)

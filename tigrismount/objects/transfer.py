@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tigrismount.core.types import ObjectId
-    from tigrismount.objects.body import BodyReader
     from tigrismount.objects.client import FetchSink
+    from tigrismount.objects.ranges import Body
     from tigrismount.objects.responses import Target
 
 READ_BYTES = 1 << 20
@@ -57,7 +57,7 @@ class Transfer:
         self._lock = threading.Lock()
         """Held around each call of the sink, so that none comes after ``abandon``."""
         self._abandoned = False
-        self._reading: BodyReader | None = None
+        self._reading: Body | None = None
         """The body that fills a view now."""
         self._settled = threading.Event()
 
@@ -73,6 +73,11 @@ class Transfer:
     def answer(self, now_s: float) -> None:
         """Note that its answer began now."""
         self.answered_at, self.answered_s = self.position, now_s
+
+    def next_memory(self) -> memoryview:
+        """Return where the next bytes will go, before a GET for them is sent; empty where they are not wanted."""
+        with self._lock:
+            return memoryview(b"") if self._abandoned else self._sink.next_view()
 
     def successor(self) -> Transfer:
         """Return a transfer of what is left; only once this one was abandoned and has settled."""
@@ -95,7 +100,7 @@ class Transfer:
         """Return once the read that ``abandon`` cut short has ended. Blocks: call it in a thread."""
         self._settled.wait()
 
-    def receive(self, body: BodyReader, target: Target, on_bytes: Callable[[int], None]) -> None:
+    def receive(self, body: Body, target: Target, on_bytes: Callable[[int], None]) -> None:
         """Hand the body over, from the present position on, until it is complete or no longer wanted.
 
         Args:
@@ -121,7 +126,7 @@ class Transfer:
             if not count:
                 raise self._ended_early()
 
-    def _take_view(self, body: BodyReader, limit_bytes: int) -> memoryview:
+    def _take_view(self, body: Body, limit_bytes: int) -> memoryview:
         with self._lock:
             if self._abandoned:
                 return memoryview(b"")

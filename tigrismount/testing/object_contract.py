@@ -47,6 +47,9 @@ class Store(Protocol):
     def keep_versions(self) -> None:
         """Keep what is overwritten or deleted from now on, under version ids."""
 
+    def take_memory(self, size_bytes: int) -> memoryview:
+        """Return memory that a client may be told to fetch into."""
+
 
 class CollectingSink:
     """A sink in one piece of memory.
@@ -55,10 +58,18 @@ class CollectingSink:
         size_bytes: Bytes expected.
         view_bytes: Largest view offered.
         wanted_bytes: Bytes after which it wants no more; None wants all.
+        memory: Where to put them; None makes some.
     """
 
-    def __init__(self, size_bytes: int, *, view_bytes: int = 1 << 20, wanted_bytes: int | None = None) -> None:
-        self.memory = bytearray(size_bytes)
+    def __init__(
+        self,
+        size_bytes: int,
+        *,
+        view_bytes: int = 1 << 20,
+        wanted_bytes: int | None = None,
+        memory: memoryview | None = None,
+    ) -> None:
+        self.memory = memoryview(bytearray(size_bytes)) if memory is None else memory
         self.received = 0
         """Bytes put so far."""
         self.view_bytes = view_bytes
@@ -72,7 +83,7 @@ class CollectingSink:
     def next_view(self) -> memoryview:
         """Return memory for the next bytes."""
         stop = min(self.received + self.view_bytes, self.wanted_bytes)
-        return memoryview(self.memory)[self.received : stop]
+        return self.memory[self.received : stop]
 
     def wrote(self, count: int) -> None:
         """Count what was put."""
@@ -89,7 +100,7 @@ def pattern(size_bytes: int, seed: int = 1) -> bytes:
 
 async def fetch_bytes(store: Store, obj: ObjectId, start: int, stop: int, view_bytes: int = 1 << 20) -> bytes:
     """Return what one fetch delivers."""
-    sink = CollectingSink(stop - start, view_bytes=view_bytes)
+    sink = CollectingSink(stop - start, view_bytes=view_bytes, memory=store.take_memory(stop - start))
     await store.client.fetch(obj, start, stop, sink)
     return sink.data
 
@@ -146,7 +157,7 @@ class FetchContract:
         """An empty view is an order to stop, not an error."""
         data = pattern(5000)
         obj = store.put("k", data)
-        sink = CollectingSink(5000, view_bytes=100, wanted_bytes=700)
+        sink = CollectingSink(5000, view_bytes=100, wanted_bytes=700, memory=store.take_memory(5000))
         await store.client.fetch(obj, 0, 5000, sink)
         assert sink.data == data[:700]
 

@@ -22,6 +22,7 @@ from tigrismount.errors import ConfigError
 from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.fetchers.pool import open_fetchers
 from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
 
@@ -65,11 +66,13 @@ async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
     find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
     credentials = find()
     s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
-    client = await trio.to_thread.run_sync(partial(S3Client, s3, credentials, find_credentials=find))
+    fetchers = open_fetchers(s3, config.blocks.memory_limit_bytes, log_json=config.log_format == "json")
+    make = partial(S3Client, s3, credentials, find_credentials=find, fetchers=fetchers)
+    client = await trio.to_thread.run_sync(make)
     try:
         cache = await _open_cache(config)
         try:
-            store = BlockStore(client, cache, config.blocks)
+            store = BlockStore(client, cache, config.blocks, shared=fetchers.memory if fetchers is not None else None)
             verifier = Verifier(client, cache, Verdicts(cache.records, config.vfs.store_id))
             await verifier.verdicts.load()
             async with trio.open_nursery() as nursery:
@@ -83,6 +86,8 @@ async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
     finally:
         with trio.CancelScope(shield=True):
             await client.aclose()
+            if fetchers is not None:
+                await trio.to_thread.run_sync(fetchers.close)
 
 
 def most_jobs(config: MountConfig, wanted: int | None) -> int:

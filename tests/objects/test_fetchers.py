@@ -1,0 +1,312 @@
+"""GETs in fetch processes: what is true of a thread is true of them, whatever happens to the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from tigrismount.blocks.buffers import BufferPool
+from tigrismount.core.types import ObjectId
+from tigrismount.errors import ObjectUnavailableError, StaleObjectError
+from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.fetchers import pool as pools
+from tigrismount.objects.fetchers.memory import SharedMemory
+from tigrismount.objects.fetchers.pool import FetchProcesses
+from tigrismount.objects.fetchers.process import Patience
+from tigrismount.objects.options import S3Config
+from tigrismount.objects.s3 import S3Client
+from tigrismount.testing.object_contract import CollectingSink, pattern
+from tigrismount.testing.waiting import until
+
+KEY = Credentials(source="the test", access_key_id="id", secret_access_key="very-secret")
+DATA = pattern(200_000)
+SIZE = len(DATA)
+OBJ = ObjectId("b", "k", "abc", SIZE)
+BUFFER = 208_896
+"""Whole pages for it."""
+IMPATIENT = Patience(silent_s=1.5, let_go_s=0.2, look_s=0.1)
+
+
+class World:
+    """A client with fetch processes, and their memory."""
+
+    def __init__(self, client: S3Client, fetchers: FetchProcesses) -> None:
+        self.client = client
+        self.fetchers = fetchers
+        self.buffer = fetchers.memory.take(BUFFER)
+        self.sink = CollectingSink(SIZE, memory=self.buffer, view_bytes=40_000)
+
+    @property
+    def pid(self) -> int:
+        return self.fetchers.statistics().pids[0]
+
+    async def ready(self) -> None:
+        await until(lambda: self.fetchers.want(1) or self.fetchers.statistics().ready == 1)
+
+    async def fetch(self, start: int = 0) -> bytes:
+        self.sink = CollectingSink(SIZE - start, memory=self.buffer, view_bytes=40_000)
+        await self.client.fetch(OBJ, start, SIZE, self.sink)
+        return self.sink.data
+
+
+@pytest.fixture
+async def make_world(server):
+    made = []
+
+    async def make(*, patience: Patience = IMPATIENT, find=None, url=None, **settings) -> World:
+        limits = {"fetch_process_start_bytes": 1, "fetch_process_least_bytes": 1, "fetch_processes": 1}
+        times = {"stall_timeout_s": 60.0, "request_timeout_s": 60.0, "region": "us-east-1"}
+        config = S3Config(endpoint_url=url or server.url, **{**limits, **times, **settings})
+        fetchers = FetchProcesses(config, SharedMemory.create(16 << 20), patience=patience)
+        client = S3Client(config, KEY, find_credentials=find, draw=lambda: 0.0, fetchers=fetchers)
+        world = World(client, fetchers)
+        made.append(world)
+        await world.ready()
+        return world
+
+    yield make
+    server.stop()
+    for world in made:
+        await world.client.aclose()
+        await trio.to_thread.run_sync(world.fetchers.close)
+
+
+def cut(say, count: int) -> bytes:
+    """Return the head of the true answer and the first bytes of its body."""
+    whole = say.part(DATA, 0, SIZE)
+    return whole[: len(whole) - SIZE + count]
+
+
+async def test_a_process_that_is_killed_in_the_middle_of_a_body_costs_a_retry(server, say, make_world):
+    world = await make_world()
+    server.answer(cut(say, 100_000), say.Then.STALL)
+    server.answer(say.truth(DATA))
+    pid = world.pid
+
+    async def kill() -> None:
+        await until(lambda: world.sink.received == 80_000)
+        os.kill(pid, signal.SIGKILL)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(kill)
+        assert await world.fetch() == DATA
+    assert [request.range for request in server.requests] == ["bytes=0-199999", "bytes=80000-199999"]
+    assert world.client.statistics().retries == 1
+    assert pid not in world.fetchers.statistics().pids
+
+
+async def test_another_process_takes_the_place_of_one_that_died(server, say, make_world, monkeypatch):
+    monkeypatch.setattr(pools, "RESTART_S", 0.0)
+    world = await make_world()
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    os.kill(world.pid, signal.SIGKILL)
+    await until(lambda: world.fetchers.statistics().ready == 0)
+    await world.ready()
+    assert await world.fetch() == DATA
+    assert (world.fetchers.statistics().started, world.fetchers.statistics().gets) == (2, 2)
+    assert world.client.statistics().retries == 0
+
+
+async def test_processes_that_die_before_they_were_of_use_are_given_up(server, say, make_world, monkeypatch):
+    monkeypatch.setattr(pools, "RESTART_S", 0.0)
+    world = await make_world()
+    for _ in range(pools.MOST_IN_VAIN):
+        await world.ready()
+        os.kill(world.pid, signal.SIGKILL)
+        await until(lambda: world.fetchers.statistics().ready == 0)
+    world.fetchers.want(1)
+    assert "do not live" in world.fetchers.statistics().degraded
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA, "by a thread"
+    assert world.fetchers.statistics().started == pools.MOST_IN_VAIN
+
+
+async def test_a_process_that_is_stopped_is_killed_and_its_get_sent_again(server, say, make_world):
+    world = await make_world()
+    server.answer(say.truth(DATA))
+    pid = world.pid
+    os.kill(pid, signal.SIGSTOP)
+    with trio.fail_after(30):
+        assert await world.fetch() == DATA
+    assert world.client.statistics().retries == 1
+    assert pid not in world.fetchers.statistics().pids
+
+
+async def test_after_a_fetch_was_cancelled_nobody_writes_to_its_memory(server, say, make_world):
+    world = await make_world(patience=Patience())
+    server.answer(cut(say, 100_000), say.Then.STALL)
+    server.answer(say.truth(DATA))
+    pid = world.pid
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.fetch)
+            await until(lambda: world.sink.received == 80_000)
+            nursery.cancel_scope.cancel()
+    world.buffer[:] = bytes(BUFFER)
+    await until(lambda: world.fetchers.statistics().in_flight == (0,))
+    assert bytes(world.buffer) == bytes(BUFFER)
+    assert world.pid == pid, "it did as it was told"
+    assert await world.fetch() == DATA
+
+
+async def test_a_process_that_does_not_let_go_of_memory_is_killed_before_a_cancelled_fetch_ends(
+    server, say, make_world
+):
+    world = await make_world(patience=Patience(silent_s=60.0, let_go_s=0.2, look_s=0.1))
+    server.answer(cut(say, 100_000), say.Then.STALL)
+    pid = world.pid
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.fetch)
+            await until(lambda: world.sink.received == 80_000)
+            os.kill(pid, signal.SIGSTOP)
+            nursery.cancel_scope.cancel()
+    assert not Path(f"/proc/{pid}").exists(), "killed and waited for"
+
+
+async def test_an_object_that_was_overwritten_is_stale(server, say, make_world):
+    world = await make_world()
+    server.answer(say.error(412, "PreconditionFailed"))
+    with pytest.raises(StaleObjectError):
+        await world.fetch()
+    server.answer(say.part(DATA, 0, SIZE, ETag='"new"'))
+    with pytest.raises(StaleObjectError):
+        await world.fetch()
+    assert world.sink.received == 0
+
+
+async def test_a_key_that_was_replaced_signs_the_next_request(server, say, make_world):
+    another = Credentials(source="another place", access_key_id="id2", secret_access_key="s2", session_token="t2")
+    world = await make_world(find=lambda: another)
+    server.answer(say.error(403, "ExpiredToken"))
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    signers = [request.headers["authorization"].split("Credential=")[1].split("/")[0] for request in server.requests]
+    assert signers == ["id", "id2"]
+    assert server.requests[1].headers["x-amz-security-token"] == "t2"
+
+
+async def test_the_store_sees_the_same_request_from_a_process_as_from_a_thread(server, say, make_world):
+    world = await make_world(requester_pays=True, snapshot="1", snapshot_version="17")
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    own = CollectingSink(SIZE)
+    await world.client.fetch(OBJ, 0, SIZE, own)
+    assert own.data == DATA
+    varying = {"authorization", "x-amz-date", "amz-sdk-invocation-id", "user-agent"}
+    one, other = ({k: v for k, v in r.headers.items() if k not in varying} for r in server.requests)
+    assert one == other
+    assert one["x-tigris-snapshot-version"] == "17"
+    assert world.fetchers.statistics().gets == 1
+
+
+async def test_a_store_that_asks_for_less_is_heard(server, say, make_world):
+    world = await make_world(concurrency=8)
+    server.answer(say.error(503, "SlowDown", Retry_After="0"))
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    assert (world.client.statistics().slow_downs, world.client.get_limit) == (1, 4)
+
+
+async def test_an_answer_that_tells_of_a_cache_is_noticed(server, say, make_world):
+    world = await make_world()
+    server.answer(say.error(404, "NoSuchKey", X_Cache="HIT"))
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA, "a cache may be behind, so the store is asked again"
+    assert world.client.traits.cache == "TAG"
+    assert server.requests[1].headers["cache-control"] == "no-store"
+
+
+async def test_bodies_come_over_tls_with_the_same_authorities(say, make_world, certificate):
+    context, bundle = certificate
+    server = say.Server(tls=context)
+    server.answer(say.truth(DATA))
+    world = await make_world(url=server.url, ca_bundle=bundle)
+    assert await world.fetch() == DATA
+    assert world.fetchers.statistics().gets == 1
+    server.stop()
+
+
+async def test_a_process_has_no_secret_and_no_file_of_ours(server, say, make_world, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    with (tmp_path / "our.lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        world = await make_world()
+        server.answer(say.truth(DATA))
+        assert await world.fetch() == DATA
+        place = Path(f"/proc/{world.pid}")
+        for name in ("environ", "cmdline"):
+            assert b"very-secret" not in (place / name).read_bytes()
+        files = [str(link.readlink()) for link in (place / "fd").iterdir()]
+        assert not [name for name in files if "our.lock" in name or "fuse" in name]
+
+
+async def test_signals_to_all_of_a_service_do_not_end_a_process(server, say, make_world):
+    world = await make_world()
+    server.answer(say.truth(DATA))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(world.pid, number)
+    assert await world.fetch() == DATA
+    assert (world.client.statistics().retries, world.fetchers.statistics().gets) == (0, 1)
+
+
+async def test_closing_ends_processes_and_those_who_wait_for_them(server, say, make_world):
+    world = await make_world(max_retries=0)
+    server.answer(cut(say, 100_000), say.Then.STALL)
+    pid = world.pid
+    errors = []
+
+    async def fetch() -> None:
+        try:
+            await world.fetch()
+        except ObjectUnavailableError as exc:
+            errors.append(exc.detail)
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetch)
+            await until(lambda: world.sink.received == 80_000)
+            await trio.to_thread.run_sync(world.fetchers.close)
+    assert errors == ["a fetch process has ended; gave up after 1 try in 0 s"]
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_memory_goes_back_to_the_kernel_and_never_exceeds_the_limit():
+    memory = SharedMemory.create(8 << 20)
+    pool = BufferPool(8 << 20, memory.take, memory.give)
+
+    def held_bytes() -> int:
+        return os.fstat(memory.fd).st_blocks * 512
+
+    buffers = [pool.take(1 << 20) for _ in range(8)]
+    for buffer in buffers:
+        buffer[:] = bytes(len(buffer))
+    assert held_bytes() == 8 << 20
+    with pytest.raises(MemoryError):
+        pool.take(4096)
+    for buffer in buffers[:4]:
+        pool.give(buffer)
+    odd = pool.take(12_288)
+    assert held_bytes() <= (8 << 20) - 12_288, "room was made for it"
+    pool.give(odd)
+    pool.give_back_surplus()
+    pool.give_back_surplus()
+    assert held_bytes() == 4 << 20
+    assert pool.held_bytes == 4 << 20
+
+
+def test_memory_of_others_is_told_apart():
+    memory = SharedMemory.create(1 << 20)
+    assert memory.offset(memoryview(bytearray(10))) is None
+    buffer = memory.take(8192)
+    offset = memory.offset(buffer[4096:])
+    assert offset is not None
+    memory.view(offset, 3)[:] = b"abc"
+    assert bytes(buffer[4096:4099]) == b"abc"
+    with pytest.raises(ValueError, match="no range of the buffers"):
+        memory.view(0, 8)
