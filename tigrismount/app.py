@@ -6,9 +6,12 @@ the kernel's descriptor (``holder.protocol`` has the conversation).
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import gc
+
+if __name__ == "__main__":
+    gc.disable()  # what is imported and built until it serves lives as long as the process: there is nothing to collect
+
+import contextlib
 import logging
 import os
 import resource
@@ -69,6 +72,11 @@ _SETTLE_S = 3.0
 """How long flights may take to settle after that; a body in transit is cut at once."""
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
+
+_COLLECT_AFTER = (2000, 10, 500)
+"""Thresholds of the three generations. Names and versions are many, live long and form no cycles; walking all of them
+each time a quarter has been added took a fifth of the CPU of listing a large tree, in pauses of a second. The oldest
+generation is walked after some ten million objects now; what dies young is found as soon as ever, or nearly."""
 
 OF_THE_VOLUME = "the volume's secret"
 """Source of a key that came with the mount itself."""
@@ -180,7 +188,7 @@ class Worker:
                     await nursery.start(engine.metrics.run)
                 nursery.start_soon(self._listen, session, engine)
                 self._channel.send("serving")
-                gc.freeze()  # what start-up made lives as long as the process; collections need not walk it
+                _collect_from_now_on()
                 await session.serve(engine.config.fuse)
                 if self._releasing:
                     await self._released.wait()
@@ -336,15 +344,21 @@ def _warnings(engine: Engine) -> list[str]:
     return away + (engine.client.dangers() if engine.client.listable else engine.client.notes())
 
 
-def main() -> int:
-    """Run a worker for the supervisor that passed ``--holder-fd``; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="tigrismount.app", description="Worker of one mount; started by the supervisor."
-    )
-    parser.add_argument("--holder-fd", type=int, required=True, help="our end of the conversation")
-    parser.add_argument("--end-with-parent", action="store_true", help="do not outlive the supervisor")
-    arguments = parser.parse_args()
-    if arguments.end_with_parent:
+def _collect_from_now_on() -> None:
+    """Let cycles be looked for again, among what is made from now on."""
+    gc.freeze()  # what start-up made
+    gc.set_threshold(*_COLLECT_AFTER)
+    gc.enable()
+
+
+def main(arguments: list[str]) -> int:
+    """Run a worker for the supervisor that passed ``--holder-fd``; return its exit status.
+
+    Args:
+        arguments: ``--holder-fd N``, our end of the conversation, and ``--end-with-parent`` where it shall not outlive
+            the supervisor.
+    """
+    if "--end-with-parent" in arguments:
         end_with_parent()
     keep_out_of_core_dumps()
     # Each cached version that is open holds a descriptor, and so does each connection to the store.
@@ -352,11 +366,11 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # until somebody listens: their default is to end the process
-    return trio.run(Worker(Channel.from_fd(arguments.holder_fd)).run)
+    return trio.run(Worker(Channel.from_fd(int(arguments[arguments.index("--holder-fd") + 1]))).run)
 
 
 if __name__ == "__main__":
-    status = main()
+    status = main(sys.argv[1:])
     # Abandoned fetching threads may still wait for the store; the process has nothing left to lose.
     with contextlib.suppress(OSError):  # the supervisor and its end of the pipe may be gone
         sys.stdout.flush()

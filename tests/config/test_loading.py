@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tigrismount.config import load
+from tigrismount.config.loading import load
 from tigrismount.errors import ConfigError
 
 
@@ -88,7 +88,7 @@ def test_debug_lowers_the_log_level_unless_told():
 
 def test_importing_the_configuration_loads_no_engine():
     """--help must be fast and must not need libfuse."""
-    code = "import sys, tigrismount.config; print(*sorted(sys.modules))"
+    code = "import sys, tigrismount.config.loading; print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"trio", "pyfuse3", "boto3", "botocore", "lmdb", "click", "tomllib"} & set(modules)
 

@@ -6,10 +6,11 @@ import math
 
 import pytest
 
-from tigrismount.config import MountConfig, parse_source
 from tigrismount.config.host import DiskSpace
 from tigrismount.config.merge import Setting
+from tigrismount.config.model import MountConfig
 from tigrismount.config.resolve import check_places, resolve, validate
+from tigrismount.config.source import parse_source
 from tigrismount.errors import ConfigError
 
 MIB = 1 << 20

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tigrismount.config import Source, parse_source
-from tigrismount.config.source import source_from_environment
+from tigrismount.config.source import Source, parse_source, source_from_environment
 from tigrismount.errors import ConfigError
 
 

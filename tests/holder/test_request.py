@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tigrismount.config import load
+from tigrismount.config.loading import load
 from tigrismount.errors import MountError
 from tigrismount.holder.mounting import MountSpec
 from tigrismount.holder.request import Deadlines, MountRequest, Outcome
