@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tigrismount.core.bookmarks import Bookmark
@@ -35,6 +36,9 @@ _LENGTH = struct.Struct("<H")
 Record = Node | Bookmark
 """What a record holds."""
 
+_OFTEN_CHARACTERS = 16
+"""Texts below this are worth remembering; keys and entity tags are longer, and each is another."""
+
 
 def encode_record(item: Record) -> bytes:
     """Return the record of a node, as it is now, or of a bookmark.
@@ -53,13 +57,24 @@ def encode_record(item: Record) -> bytes:
 
 
 def _encode(fixed: tuple[int, int, int, int, float], texts: list[str], last: bytes) -> bytes:
-    raws = [text.encode("utf-8", "surrogatepass") for text in texts] + [last]
-    parts = [_FIXED.pack(*fixed)]
-    parts += [_LENGTH.pack(min(len(raw), 0xFFFF)) + raw for raw in raws]
-    record = b"".join(parts)
+    record = _FIXED.pack(*fixed) + b"".join([_framed(text) for text in texts]) + _frame(last)
     if len(record) > RECORD_MAX_BYTES:
         raise ValueError(f"a record of {len(record)} bytes is longer than {RECORD_MAX_BYTES}")
     return _FRAME.pack(len(record), zlib.crc32(record)) + record
+
+
+def _frame(raw: bytes) -> bytes:
+    return _LENGTH.pack(min(len(raw), 0xFFFF)) + raw
+
+
+@lru_cache(maxsize=512)
+def _framed_often(text: str) -> bytes:
+    return _frame(text.encode("utf-8", "surrogatepass"))
+
+
+def _framed(text: str) -> bytes:
+    """Return a text behind its length; buckets, storage classes and what is empty are the same for a million nodes."""
+    return _framed_often(text) if len(text) < _OFTEN_CHARACTERS else _frame(text.encode("utf-8", "surrogatepass"))
 
 
 def decode_records(data: bytes) -> Iterator[tuple[Record, int]]:
