@@ -251,7 +251,8 @@ def counters_of(status: dict[str, Any]) -> dict[str, int]:
     return {
         "gets": status["requests"]["get"],
         "retries": status["requests"]["retries"],
-        "fetched_bytes": status["bytes"]["remote"],
+        "fetched_bytes": status["bytes"]["remote"] - status["cache"]["refetched_bytes"],
+        "refetched_bytes": status["cache"]["refetched_bytes"],
         "pushed_bytes": status["bytes"]["pushed"],
         "nvme_bytes": status["bytes"]["nvme"],
         "fuse_reads": hits["memory"] + hits["joined"] + hits["missed"],

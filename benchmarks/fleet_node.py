@@ -22,7 +22,7 @@ from tigrismount.core.layout import Layout, TensorExtent
 from tigrismount.core.modelplan import ModelPlan
 from tigrismount.core.readahead import StreamPolicy
 from tigrismount.reader.options import ReaderConfig
-from tigrismount.warm.warmer import FIRST_JOBS
+from tigrismount.warm.filling import FIRST_JOBS
 
 if TYPE_CHECKING:
     import random

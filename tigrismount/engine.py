@@ -111,6 +111,7 @@ class Engine:
             on_whole=on_whole,
             is_pressed=room.is_pressed,
             shared=fetchers.memory if fetchers is not None else None,
+            completes=config.reader.prefetch != "off",
         )
         self.readers = Readers(
             self.store,

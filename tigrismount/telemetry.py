@@ -157,7 +157,11 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
         "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
         "kernel_reads": {"requests": facts.kernel_reads[0], "bytes": facts.kernel_reads[1]},
         "push": asdict(facts.pusher),
-        "cache": asdict(cache),
+        "cache": {
+            **asdict(cache),
+            "refetched_bytes": blocks.refetched_bytes,
+            "left_over_bytes": blocks.left_over_bytes,
+        },
         "names": asdict(facts.vfs),
         "tables": dict(facts.tables),
         "checksums": {**asdict(facts.checksums), "refused": list(facts.checksums.refused)},

@@ -25,9 +25,10 @@ from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.objects.responses import Target as Wanted
 from tigrismount.objects.retry import RetryPolicy, retrying
+from tigrismount.warm.filling import FIRST_JOBS
 from tigrismount.warm.report import WarmReport
 from tigrismount.warm.selection import Target
-from tigrismount.warm.warmer import FIRST_JOBS, Warmer
+from tigrismount.warm.warmer import Warmer
 
 NODES = 50
 BLOCK = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tigrismount.core.types import Extent, ObjectId, Priority
 
@@ -80,12 +80,13 @@ class BlockFiller(Protocol):
     async def read(self, obj: ObjectId, start: int, stop: int, priority: Priority) -> Buffer:
         """Return bytes, as in :class:`BlockSource`."""
 
-    async def fill(self, obj: ObjectId, index: int) -> bool:
+    async def fill(self, obj: ObjectId, index: int, on_fetched: Callable[[], None] = lambda: None) -> bool:
         """Bring block *index* into the disk cache with the least priority; joins flights, leaves nothing in memory.
 
         Args:
             obj: Version to read.
             index: Block, in the size that the disk cache counts this version in.
+            on_fetched: Called once its bytes are in memory, before they go to the disk.
 
         Returns:
             Whether the disk cache has it now; False when it takes none at the moment, or never of this version.

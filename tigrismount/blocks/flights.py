@@ -54,6 +54,8 @@ class Flights:
         retire: Told a version for which something has ended.
         on_complete: Told the version and the index of each block that becomes complete.
         on_whole: Told a version when its last block has come into the disk cache.
+        on_lost: Told a block that the disk was too busy for.
+        on_refused: Called when the disk cache takes nothing more.
         is_pressed: Tells whether this machine is short of memory now.
     """
 
@@ -69,10 +71,14 @@ class Flights:
         retire: Callable[[ObjectState], None],
         on_complete: Callable[[ObjectId, int], None] | None = None,
         on_whole: Callable[[ObjectId], None],
+        on_lost: Callable[[Block], None],
+        on_refused: Callable[[], None],
         is_pressed: Callable[[], bool],
     ) -> None:
         self.queue = FlightQueue(config.concurrency, config.disk_concurrency)
-        self.writes = DiskWrites(nursery, on_done=self._written, on_behind=self.pump)
+        self.writes = DiskWrites(
+            nursery, on_done=self._written, on_behind=self.pump, on_lost=on_lost, on_refused=on_refused
+        )
         self._disk_reads = DiskReads(memory, nursery)
         self._claims = Claims(self.queue, memory, self.pump)
         self._client = client
@@ -282,6 +288,7 @@ class Flights:
         """Start fetching what a planned block lacks, in one part with blocks behind it or in as many as it needs."""
         (start, stop), *rest = self._part_ranges(block.have.gaps(block.start, block.stop))
         part = self._part(block, start, stop, lane, planned=True)
+        part.refetch = pending is block.state.later and block.index in block.state.refetching
         self._launch(part)
         for piece_start, piece_stop in rest:  # queued together, so that it completes
             self._enqueue(block, piece_start, piece_stop, lane)
@@ -355,7 +362,10 @@ class Flights:
             await self._client.fetch(part.state.obj, part.start, part.stop, part)
         finally:
             got = part.start + part.done
-            self._log.note((loadlog.GET, part.state.obj, part.start, got, since_s, self._log.clock(), "", ""))
+            if part.refetch:  # for no load: those that read it are done
+                self._counters.refetched_bytes += part.done
+            else:
+                self._log.note((loadlog.GET, part.state.obj, part.start, got, since_s, self._log.clock(), "", ""))
         if part.start + part.done != part.stop:
             raise ObjectUnavailableError(
                 f"fetch of bytes {part.start}-{part.stop} ended after {part.done} bytes",

@@ -53,6 +53,7 @@ class ObjectState:
         "pending",
         "planned",
         "priority",
+        "refetching",
         "users",
     )
 
@@ -72,6 +73,8 @@ class ObjectState:
         """The same for what only the disk cache wants: fetched when nothing else is, and not protected in memory."""
         self.later_tried: set[int] = set()
         """Blocks fetched for the disk cache once; what it refused then is not fetched for it again."""
+        self.refetching: set[int] = set()
+        """Those in ``later`` that were fetched before, and that the disk had no time for then."""
         self.priority = Priority.PREFETCH
         self.users = 0
         """Open files and reads in progress; at 0 the version may leave memory."""
@@ -262,6 +265,7 @@ class Part:
         "notify",
         "planned",
         "priority",
+        "refetch",
         "scope",
         "start",
         "started",
@@ -289,6 +293,8 @@ class Part:
         self.drive = drive
         self.notify = notify
         self.planned = planned
+        self.refetch = False
+        """Whether its bytes were fetched before, see ``leftovers``."""
         self.scope = trio.CancelScope()
         """Cancelled when nobody wants it any more."""
         self.started = False

@@ -27,6 +27,10 @@ class BlocksStatistics:
     """Flights that failed for good."""
     cut_parts: int = 0
     """Flights ended early because nobody wanted them any more."""
+    refetched_bytes: int = 0
+    """Bytes fetched a second time, because the disk had no time for them when they came."""
+    left_over_bytes: int = 0
+    """Gauge: bytes that the disk had no time for, and that are still to be brought in."""
     evicted_blocks: int = 0
     """Blocks whose memory was taken for others."""
     memory_limit_bytes: int = 0
@@ -58,6 +62,7 @@ class BlocksCounters:
         self.parts = 0
         self.failed_parts = 0
         self.cut_parts = 0
+        self.refetched_bytes = 0
 
     def hit(self, size_bytes: int) -> None:
         """Count a read answered at once."""

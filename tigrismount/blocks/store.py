@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.blocks.flights import Flights
+from tigrismount.blocks.leftovers import Leftovers
 from tigrismount.blocks.lending import LENT_SHARE, Loan
 from tigrismount.blocks.memory import TURN_S, BlockMemory
 from tigrismount.blocks.part import Block, ObjectState, Waiter
@@ -57,6 +58,7 @@ class BlockStore:
         on_whole: Told a version when its last block has come into the disk cache.
         is_pressed: Tells whether this machine is short of memory now.
         shared: Where buffers come from that fetch processes see; None for memory of our own.
+        completes: Whether blocks that the disk was too busy for are brought in later, see ``leftovers``.
     """
 
     def __init__(
@@ -70,8 +72,12 @@ class BlockStore:
         on_whole: Callable[[ObjectId], None] = lambda _: None,
         is_pressed: Callable[[], bool] = lambda: False,
         shared: SharedMemory | None = None,
+        completes: bool = False,
     ) -> None:
         self._cache = cache
+        self._completes = completes
+        self._is_pressed = is_pressed
+        self._leftovers = Leftovers(self._is_at_rest, self._offer_again)
         self._config = config
         self._log = log or loadlog.NoLog()
         self._memory = BlockMemory(config, on_evicted=self._retire, shared=shared)
@@ -91,6 +97,8 @@ class BlockStore:
             retire=self._retire,
             on_complete=on_complete,
             on_whole=on_whole,
+            on_lost=self._note_lost,
+            on_refused=self._leftovers.forget,
             is_pressed=is_pressed,
         )
 
@@ -99,6 +107,7 @@ class BlockStore:
         self._flights.attach()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self._leftovers.run)
             task_status.started()
             while True:
                 await trio.sleep(TURN_S)
@@ -250,7 +259,7 @@ class BlockStore:
         state.later = [i for i in wanted_later if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.later.reverse()
 
-    async def fill(self, obj: ObjectId, index: int) -> bool:
+    async def fill(self, obj: ObjectId, index: int, on_fetched: Callable[[], None] = lambda: None) -> bool:
         """Bring one block into the disk cache; see ``BlockFiller.fill``."""
         state = self._state(obj)
         state.users += 1
@@ -258,17 +267,18 @@ class BlockStore:
             await state.opened.wait()
             if state.cached is None:
                 return False
-            return state.cached.has(index) or await self._fill_missing(state, state.block(index))
+            return state.cached.has(index) or await self._fill_missing(state, state.block(index), on_fetched)
         finally:
             state.users -= 1
             self._retire(state)
 
-    async def _fill_missing(self, state: ObjectState, block: Block) -> bool:
+    async def _fill_missing(self, state: ObjectState, block: Block, on_fetched: Callable[[], None]) -> bool:
         assert state.cached is not None
         delivered_bytes = block.delivered_bytes
         block.pins += 1
         try:
             await self._wait_for(block, block.start, block.stop, Priority.PREFETCH, joined=False)
+            on_fetched()
             if block.complete and not (block.writing or state.cached.has(block.index)):
                 self._flights.writes.keep(block)  # it was refused when it came
             while not block.complete or block.writing:
@@ -295,6 +305,50 @@ class BlockStore:
         if state is not None:
             self._retire(state)
         return state is None or not state.blocks
+
+    # ------------------------------------------------------------------ what the disk was too busy for
+
+    def _note_lost(self, block: Block) -> None:
+        if self._completes:
+            self._leftovers.note(block)
+
+    def _is_at_rest(self) -> bool:
+        """Tell whether nobody wants anything of the store, the disk or the memory."""
+        queue = self._flights.queue
+        busy = queue.queued() or queue.planners() or not self._flights.writes.idle
+        return self.quiet and not busy and not self._is_pressed()
+
+    async def _offer_again(self, obj: ObjectId, indexes: Sequence[int], most_bytes: int) -> tuple[int, set[int]]:
+        """Offer blocks to the disk, from memory or fetched at the lowest priority; see ``Leftovers``.
+
+        Returns:
+            Bytes that will be fetched for it, and the blocks that are on the disk or cannot be brought there.
+        """
+        state = self._state(obj)
+        state.users += 1
+        try:
+            await state.opened.wait()
+            cached, fetched_bytes, done = state.cached, 0, set()
+            for index in indexes:
+                block = state.blocks.get(index)
+                length_bytes = min(state.block_bytes, obj.size_bytes - index * state.block_bytes)
+                if cached is None or length_bytes <= 0 or cached.has(index):
+                    done.add(index)
+                elif block is not None and block.complete:
+                    if not block.writing:
+                        self._flights.writes.keep(block)
+                elif fetched_bytes + length_bytes > most_bytes:
+                    done.add(index)
+                elif index not in state.later and index not in state.planned:
+                    state.later.insert(0, index)
+                    state.refetching.add(index)
+                    fetched_bytes += length_bytes
+            self._flights.queue.plan(state)
+            self._flights.pump()
+            return fetched_bytes, done
+        finally:
+            state.users -= 1
+            self._retire(state)
 
     # ------------------------------------------------------------------ lending
 
@@ -357,6 +411,7 @@ class BlockStore:
         """Return counters and gauges."""
         in_flight = self._flights.queue.in_flight
         return self._counters.snapshot(
+            left_over_bytes=self._leftovers.bytes,
             evicted_blocks=self._memory.evicted_blocks,
             memory_limit_bytes=self._memory.pool.limit_bytes,
             memory_used_bytes=self._memory.pool.used_bytes,

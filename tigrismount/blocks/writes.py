@@ -3,7 +3,8 @@
 A block that waits for the disk holds its memory. Where a read, or a plan of what is read next, finds none, and the
 disk is behind, blocks that wait give theirs up and are not cached: so a disk slower than the network slows nothing down
 for long. A disk that keeps up needs a moment for each block all the same; what came faster than that is worth waiting
-for, as it would have to be fetched again.
+for, as it would have to be fetched again. Where memory is not missed, a block waits for as long as it takes; what gave
+up is remembered for a quiet moment (``leftovers``).
 """
 
 from __future__ import annotations
@@ -34,14 +35,24 @@ class DiskWrites:
         nursery: Gives the nursery that writes run in.
         on_done: Told a block that was written or refused; takes back the pin that kept its buffer.
         on_behind: Called when the disk turns out to be behind after ``give_way`` was patient.
+        on_lost: Told a block that gave up before the disk had time for it.
+        on_refused: Called when the disk takes a block neither now nor later.
     """
 
     def __init__(
-        self, nursery: Callable[[], trio.Nursery], on_done: Callable[[Block], None], on_behind: Callable[[], None]
+        self,
+        nursery: Callable[[], trio.Nursery],
+        *,
+        on_done: Callable[[Block], None],
+        on_behind: Callable[[], None],
+        on_lost: Callable[[Block], None],
+        on_refused: Callable[[], None],
     ) -> None:
         self._nursery = nursery
         self._on_done = on_done
         self._on_behind = on_behind
+        self._on_lost = on_lost
+        self._on_refused = on_refused
         self._blocks: dict[Block, tuple[trio.CancelScope, float]] = {}
         """Blocks on their way, oldest first, and since when."""
         self._patient = False
@@ -80,6 +91,11 @@ class DiskWrites:
                 scope.cancel()
                 return
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits for the disk."""
+        return not self._blocks
+
     async def drain(self) -> None:
         """Wait until every block is on the disk, or the cache has refused it."""
         while self._blocks:
@@ -93,8 +109,9 @@ class DiskWrites:
     async def _write(self, block: Block) -> None:
         assert block.buffer is not None
         assert block.state.cached is not None
+        scope, _ = self._blocks[block]
         try:
-            with self._blocks[block][0]:
+            with scope:
                 block.on_disk = await block.state.cached.write_block(block.index, block.buffer, block.length_bytes)
         except CacheError as exc:
             log.warning("not cached: %s", exc)
@@ -105,4 +122,8 @@ class DiskWrites:
             if not self._blocks:
                 self._idle.set()
                 self._idle = trio.Event()
+            if scope.cancelled_caught:
+                self._on_lost(block)
+            elif not block.on_disk:
+                self._on_refused()
             self._on_done(block)

@@ -66,6 +66,8 @@ def detail_rows(mount: Mount) -> list[list[str]]:
     rows += [["note", note] for note in mount.get("notes", ())]
     if mount.get("cache_dir"):
         rows += [["cache", f"{cache_fill(mount.get('cache', {}))} in {mount['cache_dir']}"]]
+    if left_over_bytes := mount.get("cache", {}).get("left_over_bytes"):
+        rows += [["cache", f"{size(left_over_bytes)} came too fast for its disk, and follow when all is quiet"]]
     rows += load_rows(mount) + source_rows(mount)
     counts = mount.get("requests", {}).items()
     rows += [[f"requests: {name.replace('_', ' ')}", str(count)] for name, count in counts if count]

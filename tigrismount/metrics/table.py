@@ -149,6 +149,12 @@ METRICS = (
         _one("cache", "writes_skipped"),
     ),
     Metric(
+        "cache_refetched_bytes",
+        "counter",
+        "Bytes fetched a second time, because the cache's disk was too busy for them when they came.",
+        _one("cache", "refetched_bytes"),
+    ),
+    Metric(
         "cache_corrupt_blocks",
         "counter",
         "Cached blocks that failed their checksum and were dropped.",

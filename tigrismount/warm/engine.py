@@ -18,7 +18,7 @@ import trio
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.spread import SpreadBlockCache
-from tigrismount.errors import ConfigError
+from tigrismount.errors import ConfigError, TigrisMountError
 from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.credentials import find_credentials, read_text_file
@@ -27,7 +27,7 @@ from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from tigrismount.cache.base import BlockCache
     from tigrismount.config.model import MountConfig
@@ -67,27 +67,54 @@ async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
     credentials = find()
     s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
     fetchers = open_fetchers(s3, config.blocks.memory_limit_bytes, log_json=config.log_format == "json")
-    make = partial(S3Client, s3, credentials, find_credentials=find, fetchers=fetchers)
-    client = await trio.to_thread.run_sync(make)
-    try:
-        cache = await _open_cache(config)
+    async with contextlib.AsyncExitStack() as stack:
+        if fetchers is not None:
+            stack.push_async_callback(_shielded, partial(trio.to_thread.run_sync, fetchers.close))
+        connect = partial(S3Client, s3, credentials, find_credentials=find, fetchers=fetchers)
+        client, cache = await _connect_beside_opening(config, connect, stack)
+        store = BlockStore(client, cache, config.blocks, shared=fetchers.memory if fetchers is not None else None)
+        verifier = Verifier(client, cache, Verdicts(cache.records, config.vfs.store_id))
+        await verifier.verdicts.load()
+        async with trio.open_nursery() as nursery:
+            for service in (cache, store):
+                await nursery.start(_run_service, service)
+            yield WarmEngine(client, cache, store, verifier)
+            nursery.cancel_scope.cancel()
+
+
+async def _connect_beside_opening(
+    config: MountConfig, connect: Callable[[], S3Client], stack: contextlib.AsyncExitStack
+) -> tuple[S3Client, DiskBlockCache | SpreadBlockCache]:
+    """Make a client while the cache is opened, which waits for the disk and for a child; *stack* closes both."""
+    clients: list[S3Client] = []
+    caches: list[DiskBlockCache | SpreadBlockCache] = []
+    failures: list[TigrisMountError] = []
+
+    async def make() -> None:
+        clients.append(await trio.to_thread.run_sync(connect))
+        stack.push_async_callback(_shielded, clients[0].aclose)
+
+    async def open_cache() -> None:
+        caches.append(await _open_cache(config))
+        stack.push_async_callback(_shielded, caches[0].aclose)
+
+    async def attempt(work: Callable[[], Awaitable[None]]) -> None:
         try:
-            store = BlockStore(client, cache, config.blocks, shared=fetchers.memory if fetchers is not None else None)
-            verifier = Verifier(client, cache, Verdicts(cache.records, config.vfs.store_id))
-            await verifier.verdicts.load()
-            async with trio.open_nursery() as nursery:
-                for service in (cache, store):
-                    await nursery.start(_run_service, service)
-                yield WarmEngine(client, cache, store, verifier)
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await cache.aclose()
-    finally:
-        with trio.CancelScope(shield=True):
-            await client.aclose()
-            if fetchers is not None:
-                await trio.to_thread.run_sync(fetchers.close)
+            await work()
+        except TigrisMountError as exc:
+            failures.append(exc)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(attempt, make)
+        nursery.start_soon(attempt, open_cache)
+    if failures:
+        raise failures[0]
+    return clients[0], caches[0]
+
+
+async def _shielded(finish: Callable[[], Awaitable[None]]) -> None:
+    with trio.CancelScope(shield=True):
+        await finish()
 
 
 def most_jobs(config: MountConfig, wanted: int | None) -> int:

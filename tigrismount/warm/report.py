@@ -54,6 +54,8 @@ class WarmReport:
     """Bytes that were read back and compared with their checksums."""
     seconds: float = 0.0
     """How long it took."""
+    fetch_seconds: float = 0.0
+    """Of that, from the first GET until the last block was on the disk."""
     requests: dict[str, int] = field(default_factory=dict)
     """Requests to the store, by kind; of everybody who uses the same client."""
     failures: list[Failure] = field(default_factory=list)

@@ -5,30 +5,28 @@ same bytes shares one flight; from there straight to the disk, without FUSE and 
 counts when the disk cache has it. Nothing is kept about a run: what is cached is skipped, so an interrupted run goes
 on where it stopped.
 
-It begins with a few requests and doubles them with each answer, like TCP: many machines that start in the same second
-find the store's limit from below, and the client's own limit halves when the store asks for fewer. An object that
-fails is one line at the end and the others go on; a store or a disk that takes no more ends the run.
+A version that has come whole is compared with the checksums that are known of it while others still come in; what is
+known of it is asked for when its first block is.
 """
 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.cache.base import block_length_bytes
 from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
-from tigrismount.errors import CacheError, ObjectError, ObjectUnavailableError
+from tigrismount.errors import CacheError, ObjectError
 from tigrismount.integrity.verdicts import refusal
 from tigrismount.vfs.filesystem import ARCHIVE_CLASSES
+from tigrismount.warm.filling import Filling, Work
 from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from tigrismount.blocks.base import BlockFiller
     from tigrismount.cache.base import BlockCache, CachedObject
@@ -37,28 +35,10 @@ if TYPE_CHECKING:
     from tigrismount.objects.client import ObjectClient, ObjectInfo, ObjectStatistics
     from tigrismount.warm.selection import Target
 
-FIRST_JOBS = 4
-"""Requests to begin with: enough to fill a link of a few hundred MB/s, and 50 machines make 200 of them."""
 _CHECKS_AT_ONCE = 4
 """Versions read back at once: as many blocks as the block store itself reads from the disk at once."""
 _OPENS_AT_ONCE = 8
 """Versions compared with the cache at once; each waits for the index in a thread."""
-
-
-@dataclass(slots=True)
-class _Work:
-    """What one version lacks."""
-
-    obj: ObjectId
-    block_bytes: int
-    missing: list[int] = field(default_factory=list)
-    """Blocks not in the cache."""
-    left: int = 0
-    """Of those, how many are not filled yet."""
-    failed: bool = False
-
-    def length_bytes(self, index: int) -> int:
-        return block_length_bytes(self.obj.size_bytes, self.block_bytes, index)
 
 
 class Warmer:
@@ -89,10 +69,8 @@ class Warmer:
         self._verifier = verifier
         self._jobs = max(1, jobs)
         self._clock = clock
-        self._blocks: Iterator[tuple[_Work, int]] = iter(())
-        self._workers = 0
-        self._stopped = ""
-        self._retained: set[ObjectId] = set()
+        self._checks = trio.CapacityLimiter(_CHECKS_AT_ONCE)
+        self._checked_bytes = self._to_check_bytes = 0
         self.progress = Progress()
         """How far it is."""
         self.report = WarmReport()
@@ -102,12 +80,14 @@ class Warmer:
         """Bring all that *targets* name into the cache; return how that went. What goes wrong is in the report."""
         started_s, before = self._clock(), self._client.statistics()
         infos = await self.select(targets)
-        work = await self.compare(infos)
+        works = await self.compare(infos)
         self.report.cached_bytes = self.progress.cached_bytes
         if self._fits():
-            await self._fetch(work)
-            await self._confirm(work)
-            await self._verify(work)
+            async with trio.open_nursery() as beside:
+                await self._fetch(works, beside)
+                await self._confirm(works)
+                self._show_checks()
+            self._tell_refused(works)
         self._finish(started_s, before)
         return self.report
 
@@ -132,7 +112,7 @@ class Warmer:
         self._finish(started_s, before)
         return self.report
 
-    async def _check(self, work: _Work) -> None:
+    async def _check(self, work: Work) -> None:
         count = -(-work.obj.size_bytes // work.block_bytes)
         if work.missing:
             self._fail(work.obj, f"{len(work.missing)} of {count} blocks are not cached: warm it without --check")
@@ -152,22 +132,37 @@ class Warmer:
         if damaged:
             self._fail(work.obj, f"{damaged} of {count} blocks were damaged and are dropped: warm it again")
 
-    async def _verify(self, works: Sequence[_Work]) -> None:
-        """Compare what came with the checksums that are known of it, and look up what was found of the rest."""
-        fetched = [work for work in works if work.missing and not (work.failed or work.left)]
-        verdicts, least_bytes = self._verifier.verdicts, self._verifier.least_bytes
-        fetched = [work for work in fetched if work.obj.size_bytes >= least_bytes or work.obj in verdicts.refused]
-        if fetched:
-            self.progress.phase, self.progress.done_bytes = "verifying", 0
-            self.progress.wanted_bytes = sum(work.obj.size_bytes for work in fetched)
-        for work in fetched:
+    def _is_checked(self, work: Work) -> bool:
+        """Tell whether a version that was fetched is compared with what is known of it, without being asked for."""
+        return work.obj.size_bytes >= self._verifier.least_bytes or work.obj in self._verifier.verdicts.refused
+
+    async def _look_up(self, work: Work) -> None:
+        """Ask what is known of a version while its blocks come in."""
+        try:
+            work.known = await self._verifier.look_up(work.obj)
+        except ObjectError:
+            return  # asked again when it has come, and told then
+
+    async def _verify(self, work: Work) -> None:
+        """Compare a version that has come whole with the checksums that are known of it."""
+        async with self._checks:
             # What was refused and had to be fetched again is judged again.
-            await self._compare(work, anew=work.obj in verdicts.refused)
+            await self._compare(work, anew=work.obj in self._verifier.verdicts.refused)
+
+    def _show_checks(self) -> None:
+        """Everything is there: from now on progress is that of the checks that are not done."""
+        if self._to_check_bytes > self._checked_bytes:
+            self.progress.phase = "verifying"
+            self.progress.done_bytes, self.progress.wanted_bytes = self._checked_bytes, self._to_check_bytes
+
+    def _tell_refused(self, works: Sequence[Work]) -> None:
+        """Tell of versions that were there before, and are not what they should be."""
         for work in works:
-            if work not in fetched and (reason := verdicts.refused.get(work.obj)):
+            was_checked = work.missing and not (work.failed or work.left) and self._is_checked(work)
+            if not was_checked and (reason := self._verifier.verdicts.refused.get(work.obj)):
                 self._fail(work.obj, reason)
 
-    async def _compare(self, work: _Work, *, anew: bool) -> bool:
+    async def _compare(self, work: Work, *, anew: bool) -> bool:
         """Compare a whole version with its known checksums; return whether every block of it could be read back."""
         advanced_bytes = 0
 
@@ -177,7 +172,7 @@ class Warmer:
             await self._advance(length_bytes)
 
         try:
-            compared = await self._verifier.verify(work.obj, advance, anew=anew)
+            compared = await self._verifier.verify(work.obj, advance, anew=anew, known=work.known)
         except CacheError:
             await self._advance(-advanced_bytes)
             return False
@@ -190,8 +185,10 @@ class Warmer:
 
     async def _advance(self, length_bytes: int) -> None:
         await trio.lowlevel.checkpoint()
-        self.progress.done_bytes += length_bytes
+        self._checked_bytes += length_bytes
         self.report.checked_bytes += length_bytes
+        if self.progress.phase != "fetching":
+            self.progress.done_bytes += length_bytes
 
     def _finish(self, started_s: float, before: ObjectStatistics) -> None:
         after = self._client.statistics()
@@ -218,10 +215,10 @@ class Warmer:
             self._fail(obj, reason)
         return [info for info in infos if info.id not in refused]
 
-    async def compare(self, infos: Sequence[ObjectInfo]) -> list[_Work]:
+    async def compare(self, infos: Sequence[ObjectInfo]) -> list[Work]:
         """Return what each version lacks in the cache, in the order given."""
         self.progress.phase = "comparing"
-        works: list[_Work | None] = [None] * len(infos)
+        works: list[Work | None] = [None] * len(infos)
         rows = iter(enumerate(infos))
 
         async def look() -> None:
@@ -233,10 +230,10 @@ class Warmer:
                 nursery.start_soon(look)
         return [work for work in works if work is not None]
 
-    async def _look(self, obj: ObjectId) -> _Work:
+    async def _look(self, obj: ObjectId) -> Work:
         cached = await self._cache.open_object(obj)
         try:
-            work = _Work(obj, cached.block_bytes)
+            work = Work(obj, cached.block_bytes)
             count = -(-obj.size_bytes // work.block_bytes)
             work.missing = [index for index in range(count) if not cached.has(index)]
         finally:
@@ -262,68 +259,41 @@ class Warmer:
 
     # -- fetching ----------------------------------------------------------------------------------------------
 
-    async def _fetch(self, works: Sequence[_Work]) -> None:
+    async def _fetch(self, works: Sequence[Work], beside: trio.Nursery) -> None:
+        """Fill what *works* lack; what is asked and checked meanwhile runs *beside*."""
+        began_s = self._clock()
         self.progress.phase = "fetching"
-        self._blocks = self._in_turn(works)
-        try:
-            async with trio.open_nursery() as nursery:
-                for _ in range(min(FIRST_JOBS, self._jobs)):
-                    self._workers += 1
-                    nursery.start_soon(self._fill_blocks, nursery)
-        finally:
-            for obj in list(self._retained):
-                self._release(obj)
+
+        def on_begun(work: Work) -> None:
+            if self._is_checked(work):
+                self._to_check_bytes += work.obj.size_bytes
+                beside.start_soon(self._look_up, work)
+
+        def on_whole(work: Work) -> None:
+            self.progress.objects_done += 1
+            if self._is_checked(work):
+                beside.start_soon(self._verify, work)
+
+        filling = Filling(
+            self._store,
+            jobs=self._jobs,
+            why_full=lambda: self._cache.statistics().degraded or "the disk cache takes no more of it",
+            on_begun=on_begun,
+            on_block=self._note_block,
+            on_whole=on_whole,
+            on_failed=lambda work, reason: self._fail(work.obj, reason),
+        )
+        await filling.run(works)
+        self.report.fetch_seconds = self._clock() - began_s
         untried = sum(1 for work in works if work.left and not work.failed)
-        if self._stopped and untried:
-            self.report.failures.append(Failure(f"{untried} more files", f"not tried any more: {self._stopped}"))
+        if filling.stopped and untried:
+            self.report.failures.append(Failure(f"{untried} more files", f"not tried any more: {filling.stopped}"))
 
-    def _in_turn(self, works: Sequence[_Work]) -> Iterator[tuple[_Work, int]]:
-        for work in works:
-            if work.missing and not self._stopped:
-                self._store.retain(work.obj)  # open until its last block is done
-                self._retained.add(work.obj)
-            for index in work.missing:
-                if self._stopped:
-                    return
-                if work.failed:
-                    break
-                yield work, index
-
-    def _release(self, obj: ObjectId) -> None:
-        self._retained.discard(obj)
-        self._store.release(obj)
-
-    async def _fill_blocks(self, nursery: trio.Nursery) -> None:
-        for work, index in self._blocks:
-            await self._fill(work, index)
-            work.left -= 1
-            if not work.left:
-                self._release(work.obj)
-            if self._workers < self._jobs:
-                self._workers += 1
-                nursery.start_soon(self._fill_blocks, nursery)
-
-    async def _fill(self, work: _Work, index: int) -> None:
-        try:
-            kept = await self._store.fill(work.obj, index)
-        except ObjectError as exc:
-            if not work.failed:
-                work.failed = True
-                self._fail(work.obj, exc.detail)
-            if isinstance(exc, ObjectUnavailableError):  # it was tried again for minutes already
-                self._stopped = exc.detail
-            return
-        if not kept:
-            self._stopped = self._cache.statistics().degraded or "the disk cache takes no more of it"
-            if not work.failed:
-                work.failed = True
-                self._fail(work.obj, self._stopped)
-            return
-        self.progress.done_bytes += work.length_bytes(index)
+    def _note_block(self, work: Work, length_bytes: int) -> None:
+        self.progress.done_bytes += length_bytes
         self.report.fetched_bytes = self.progress.done_bytes
-        self.progress.objects_done += work.left == 1
 
-    async def _confirm(self, works: Sequence[_Work]) -> None:
+    async def _confirm(self, works: Sequence[Work]) -> None:
         """Look once more whether everything is there: other daemons share the cache, and its bounds hold for all."""
         for work in works:
             if work.failed or work.left:
