@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
 
+ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes that answer a GET with InvalidObjectState until somebody restores the object."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:

@@ -29,7 +29,7 @@ from tigrismount.errors import (
     ObjectNotFoundError,
     StaleObjectError,
 )
-from tigrismount.objects.client import ListPage, ObjectInfo, ObjectStatistics
+from tigrismount.objects.client import ARCHIVE_CLASSES, ListPage, ObjectInfo, ObjectStatistics
 
 if TYPE_CHECKING:
     from tigrismount.objects.client import FetchSink
@@ -38,9 +38,6 @@ Method = Literal["GET", "HEAD", "LIST", "BUCKETS"]
 
 Request = tuple[str | int | None, ...]
 """``("GET", key, start, stop)``, ``("HEAD", key)``, ``("LIST", prefix, token)`` or ``("BUCKETS",)``."""
-
-ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Storage classes whose objects answer a GET with InvalidObjectState."""
 
 
 @dataclass(slots=True)

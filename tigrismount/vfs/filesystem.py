@@ -34,6 +34,7 @@ from tigrismount.errors import (
     StaleObjectError,
     UnknownNodeError,
 )
+from tigrismount.objects.client import ARCHIVE_CLASSES
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
 from tigrismount.vfs.names import LiveNames
@@ -53,9 +54,6 @@ if TYPE_CHECKING:
     from tigrismount.vfs.names import NameSource
     from tigrismount.vfs.openfiles import Readers
     from tigrismount.vfs.options import VfsConfig
-
-ARCHIVE_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
-"""Storage classes that answer a GET with InvalidObjectState until somebody restores the object."""
 
 SIBLINGS_LIMIT = 4000
 """Names of a directory that are looked at for the files of a model, four pages of a listing: the largest checkpoints

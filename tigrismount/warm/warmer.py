@@ -20,7 +20,7 @@ from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheError, ObjectError
 from tigrismount.integrity.verdicts import refusal
-from tigrismount.vfs.filesystem import ARCHIVE_CLASSES
+from tigrismount.objects.client import ARCHIVE_CLASSES
 from tigrismount.warm.filling import Filling, Work
 from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Selector
