@@ -268,19 +268,31 @@ async def test_the_disk_is_waited_for_beside_the_network_and_only_by_so_many_blo
     assert len(b.gets()) == 64
 
 
-async def test_checksums_are_asked_for_while_the_blocks_come_and_compared_while_others_do(bench) -> None:
-    """Mutations: where they are asked for at the end, there is no HEAD yet; where they are compared then, no read."""
+async def test_a_version_is_compared_with_its_checksum_while_it_comes(bench) -> None:
+    """Mutations: where it is asked for at the end there is no HEAD yet; where it is compared then, no read."""
+    data = b"".join(bytes([n]) * BLOCK for n in range(4))
     async with bench() as b, trio.open_nursery() as nursery:
-        b.verifier.least_bytes = 2 * BLOCK
-        for name in "ab":
-            data = name.encode() * 2 * BLOCK
-            b.client.put(f"m/{name}", data, sha256=hashlib.sha256(data).hexdigest())
-        gate = b.client.hold("GET", "m/b")
+        b.verifier.least_bytes = BLOCK
+        obj = b.client.put("m", data, sha256=hashlib.sha256(data).hexdigest())
+        for index in range(3):
+            b.cache.put(obj, index, data[index * BLOCK : (index + 1) * BLOCK])
+        gate = b.client.hold("GET", "m")
         nursery.start_soon(b.warm, "m")
-        await until(lambda: len(b.cache.reads) == 2)
-        assert sorted(request for request in b.client.requests if request[0] == "HEAD") == [
-            ("HEAD", "m/a"),
-            ("HEAD", "m/b"),
-        ]
+        await until(lambda: len(b.cache.reads) == 3)
+        assert [request for request in b.client.requests if request[0] == "HEAD"] == [("HEAD", "m")]
+        assert b.cache.block(obj, 3) is None
         gate.set()
-    assert b.verifier.statistics().verified == 2
+    assert b.verifier.statistics().verified == 1
+
+
+async def test_a_version_that_does_not_come_whole_is_not_waited_for_to_be_compared(bench) -> None:
+    """Mutation: where ``ended`` is never said, the run never ends."""
+    data = bytes(2 * BLOCK)
+    async with bench() as b:
+        b.verifier.least_bytes = BLOCK
+        b.client.put("m", data, sha256=hashlib.sha256(data).hexdigest())
+        b.client.fail(ObjectNotFoundError("gone meanwhile", bucket="bucket", key="m"), "GET", "m", times=9)
+        with trio.fail_after(30):
+            report = await b.warm("m")
+        assert told(report) == ["s3://bucket/m: gone meanwhile"]
+    assert b.verifier.statistics().verified == 0

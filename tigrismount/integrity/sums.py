@@ -79,14 +79,16 @@ async def sums_of(
     algorithms: Collection[str],
     *,
     on_block: Callable[[int], Awaitable[None]],
+    before_block: Callable[[int], Awaitable[None]] | None = None,
 ) -> dict[str, str]:
     """Return the checksums of an object's bytes in the cache, by algorithm, in hexadecimal.
 
     Args:
         obj: The version.
-        cached: Its handle; all of it must be there.
+        cached: Its handle; all of it must be there, or come before ``before_block`` returns.
         algorithms: Which sums; with none every block is still read back and compared with its own checksum.
         on_block: Called with the length of each block when it is done; may wait, to let others go first.
+        before_block: Called with the index of each block before it is read; waits until it is there.
 
     Raises:
         CacheError: A block is missing, cannot be read, or fails its own checksum and is dropped.
@@ -95,6 +97,8 @@ async def sums_of(
     with mmap.mmap(-1, cached.block_bytes) as memory, memoryview(memory) as buffer:  # aligned, for O_DIRECT
         for index in range(-(-obj.size_bytes // cached.block_bytes)):
             length_bytes = block_length_bytes(obj.size_bytes, cached.block_bytes, index)
+            if before_block is not None:
+                await before_block(index)
             await cached.read_block(index, buffer, check=True)
             with buffer[:length_bytes] as data:
                 if sums:

@@ -20,10 +20,9 @@ from tigrismount.integrity.sums import sums_of
 from tigrismount.integrity.verdicts import Compared
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable
 
     from tigrismount.cache.base import BlockCache
-    from tigrismount.core.checksums import KnownChecksum
     from tigrismount.core.types import ObjectId
     from tigrismount.integrity.verdicts import Verdicts
     from tigrismount.objects.client import ObjectClient
@@ -118,21 +117,13 @@ class Verifier:
         refused = tuple(sorted(f"s3://{obj.bucket}/{obj.key}" for obj in self.verdicts.refused))
         return VerifierStatistics(self._verified, self._mismatched, self._unknown, len(self._waiting), refused)
 
-    async def look_up(self, obj: ObjectId) -> Sequence[KnownChecksum] | None:
-        """Return what is known of a version's bytes, for :meth:`verify`; None where it was judged before.
-
-        Raises:
-            ObjectError: The store could not say.
-        """
-        return None if await self.verdicts.find(obj) is not None else await self._finder.find(obj)
-
     async def verify(
         self,
         obj: ObjectId,
         on_block: Callable[[int], Awaitable[None]],
         *,
         anew: bool = False,
-        known: Sequence[KnownChecksum] | None = None,
+        before_block: Callable[[int], Awaitable[None]] | None = None,
     ) -> list[Compared]:
         """Compare a version that is wholly cached with what is known of it, and keep the verdict.
 
@@ -140,7 +131,7 @@ class Verifier:
             obj: The version.
             on_block: Called with the length of each block that was read back.
             anew: Whatever is remembered: ask the store again, and read back every block even if nothing is known.
-            known: What the store said, where it was asked already.
+            before_block: Where it is not wholly cached yet: waits until a block is, or raises CacheError.
 
         Returns:
             What was compared; nothing where no checksum is known.
@@ -152,13 +143,13 @@ class Verifier:
         earlier = None if anew else await self.verdicts.find(obj)
         if earlier is not None:
             return earlier
-        if known is None or anew:
-            known = await self._finder.find(obj)
+        known = await self._finder.find(obj)
         compared: list[Compared] = []
         if known or anew:
             cached = await self._cache.open_object(obj)
             try:
-                found = await sums_of(obj, cached, {one.algorithm for one in known}, on_block=on_block)
+                algorithms = {one.algorithm for one in known}
+                found = await sums_of(obj, cached, algorithms, on_block=on_block, before_block=before_block)
             finally:
                 cached.close()
             compared = [Compared(one.algorithm, one.expected, found[one.algorithm], one.origin) for one in known]

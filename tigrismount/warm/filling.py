@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.cache.base import block_length_bytes
-from tigrismount.errors import ObjectError, ObjectUnavailableError
+from tigrismount.errors import CacheError, ObjectError, ObjectUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tigrismount.blocks.base import BlockFiller
-    from tigrismount.core.checksums import KnownChecksum
     from tigrismount.core.types import ObjectId
 
 FIRST_JOBS = 4
@@ -44,12 +43,32 @@ class Work:
     left: int = 0
     """Of those, how many are not filled yet."""
     failed: bool = False
-    known: Sequence[KnownChecksum] | None = None
-    """What its bytes should come to; None where nobody has asked."""
+    lacking: set[int] = field(default_factory=set)
+    """Of those, the ones that the disk has not got yet."""
+    changed: trio.Event = field(default_factory=trio.Event)
+    """Set, and replaced, when a block has arrived or none will any more."""
+    ended: bool = False
+    """Whether no more blocks will arrive."""
 
     def length_bytes(self, index: int) -> int:
         """Return the length of a block."""
         return block_length_bytes(self.obj.size_bytes, self.block_bytes, index)
+
+    def tell(self) -> None:
+        """Wake who waits for blocks."""
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def wait_for(self, index: int) -> None:
+        """Wait until a block is on the disk.
+
+        Raises:
+            CacheError: It will not come.
+        """
+        while index in self.lacking:
+            if self.ended:
+                raise CacheError(f"block {index} was not fetched", bucket=self.obj.bucket, key=self.obj.key)
+            await self.changed.wait()
 
 
 class Filling:
@@ -100,6 +119,9 @@ class Filling:
         finally:
             for obj in list(self._retained):
                 self._release(obj)
+            for work in works:
+                work.ended = True
+                work.tell()
 
     def _in_turn(self, works: Sequence[Work]) -> Iterator[tuple[Work, int]]:
         for work in works:
@@ -148,6 +170,9 @@ class Filling:
             self._release(work.obj)
             if not work.failed:
                 self._on_whole(work)
+        if work.failed or not work.left:
+            work.ended = True
+            work.tell()
 
     async def _bring(self, work: Work, index: int, on_fetched: Callable[[], None]) -> None:
         try:
@@ -158,6 +183,8 @@ class Filling:
                 self.stopped = exc.detail
             return
         if kept:
+            work.lacking.discard(index)
+            work.tell()
             self._on_block(work, work.length_bytes(index))
         else:
             self.stopped = self._why_full()

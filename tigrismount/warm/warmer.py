@@ -5,8 +5,8 @@ same bytes shares one flight; from there straight to the disk, without FUSE and 
 counts when the disk cache has it. Nothing is kept about a run: what is cached is skipped, so an interrupted run goes
 on where it stopped.
 
-A version that has come whole is compared with the checksums that are known of it while others still come in; what is
-known of it is asked for when its first block is.
+Checksums that are known of a version are asked for when its first block is, and compared block by block as they come
+to the disk, so little is left to do when the last one has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Selector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tigrismount.blocks.base import BlockFiller
     from tigrismount.cache.base import BlockCache, CachedObject
@@ -136,18 +136,12 @@ class Warmer:
         """Tell whether a version that was fetched is compared with what is known of it, without being asked for."""
         return work.obj.size_bytes >= self._verifier.least_bytes or work.obj in self._verifier.verdicts.refused
 
-    async def _look_up(self, work: Work) -> None:
-        """Ask what is known of a version while its blocks come in."""
-        try:
-            work.known = await self._verifier.look_up(work.obj)
-        except ObjectError:
-            return  # asked again when it has come, and told then
-
     async def _verify(self, work: Work) -> None:
-        """Compare a version that has come whole with the checksums that are known of it."""
+        """Compare a version with the checksums that are known of it, block by block as it comes."""
         async with self._checks:
             # What was refused and had to be fetched again is judged again.
-            await self._compare(work, anew=work.obj in self._verifier.verdicts.refused)
+            anew = work.obj in self._verifier.verdicts.refused
+            await self._compare(work, anew=anew, before_block=work.wait_for)
 
     def _show_checks(self) -> None:
         """Everything is there: from now on progress is that of the checks that are not done."""
@@ -162,7 +156,9 @@ class Warmer:
             if not was_checked and (reason := self._verifier.verdicts.refused.get(work.obj)):
                 self._fail(work.obj, reason)
 
-    async def _compare(self, work: Work, *, anew: bool) -> bool:
+    async def _compare(
+        self, work: Work, *, anew: bool, before_block: Callable[[int], Awaitable[None]] | None = None
+    ) -> bool:
         """Compare a whole version with its known checksums; return whether every block of it could be read back."""
         advanced_bytes = 0
 
@@ -172,7 +168,7 @@ class Warmer:
             await self._advance(length_bytes)
 
         try:
-            compared = await self._verifier.verify(work.obj, advance, anew=anew, known=work.known)
+            compared = await self._verifier.verify(work.obj, advance, anew=anew, before_block=before_block)
         except CacheError:
             await self._advance(-advanced_bytes)
             return False
@@ -238,7 +234,7 @@ class Warmer:
             work.missing = [index for index in range(count) if not cached.has(index)]
         finally:
             cached.close()
-        work.left = len(work.missing)
+        work.left, work.lacking = len(work.missing), set(work.missing)
         missing_bytes = sum(map(work.length_bytes, work.missing))
         self.progress.cached_bytes += obj.size_bytes - missing_bytes
         self.progress.wanted_bytes += missing_bytes
@@ -267,12 +263,10 @@ class Warmer:
         def on_begun(work: Work) -> None:
             if self._is_checked(work):
                 self._to_check_bytes += work.obj.size_bytes
-                beside.start_soon(self._look_up, work)
-
-        def on_whole(work: Work) -> None:
-            self.progress.objects_done += 1
-            if self._is_checked(work):
                 beside.start_soon(self._verify, work)
+
+        def on_whole(_work: Work) -> None:
+            self.progress.objects_done += 1
 
         filling = Filling(
             self._store,
