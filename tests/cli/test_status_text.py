@@ -45,6 +45,12 @@ def drawn(width: int, mounts: list[dict[str, object]]) -> list[str]:
     return out.getvalue().splitlines()
 
 
+def test_what_the_disk_had_no_time_for_is_told_until_it_is_there():
+    late = {**MOUNT, "cache": {**MOUNT["cache"], "left_over_bytes": 120 << 20}}
+    assert ["cache", "120 MiB came too fast for its disk, and follow when all is quiet"] in detail_rows(late)
+    assert all("too fast" not in value for _, value in detail_rows(MOUNT))
+
+
 def test_rates_are_the_difference_between_two_looks():
     [mount] = with_rates([MOUNT], [BEFORE], 2.0)
     assert mount["bytes_per_second"] == {"ram": 0, "nvme": 0, "remote": 1 << 30, "newer": 0}
