@@ -218,3 +218,23 @@ async def test_what_is_fetched_again_is_in_no_load_report(bench, autojump_clock)
         await trio.sleep(60 * LOOK_S)
         assert b.refetched == 2
     assert sum(stop - start for kind, _, start, stop, *_ in log.take() if kind == GET) == len(data)
+
+
+async def test_where_no_memory_can_be_spared_nothing_stays_behind(bench, autojump_clock) -> None:
+    """All memory is wanted by a plan of who has the file open. Mutation: where nothing is withdrawn, it is pinned."""
+    data = pattern(8 * BLOCK)
+    async with bench() as b:
+        obj = b.client.put("a", data)
+        await b.load(obj, data)
+        b.relieve()
+        kept = b.client.put("b", pattern(MEMORY * BLOCK))
+        b.store.retain(kept)
+        for index in range(MEMORY):
+            await b.store.read(kept, index * BLOCK, (index + 1) * BLOCK)
+        b.store.plan(kept, [Extent(0, MEMORY * BLOCK)], Priority.READAHEAD)
+        await trio.sleep(PATIENCE_S + 10 * LOOK_S)
+        assert b.refetched == 0
+        assert b.store.statistics().left_over_bytes == 0
+        b.store.release(kept)
+        b.store.plan(kept, [], Priority.READAHEAD)
+        b.store.check_idle()

@@ -252,7 +252,7 @@ def test_any_schedule_gives_right_bytes_or_an_error_and_ends(
     bodies = {client.put(f"o{i}", body): body for i, body in enumerate(pattern(n, i) for i, n in enumerate(sizes))}
 
     async def main() -> None:
-        async with running(BlockStore(client, cache, config)) as store:
+        async with running(BlockStore(client, cache, config, completes=True)) as store:
             async with trio.open_nursery() as nursery:
                 world = World(store, client, cache, bodies, nursery, draw)
                 await _play(world, script)

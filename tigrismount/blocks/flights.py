@@ -289,9 +289,12 @@ class Flights:
         (start, stop), *rest = self._part_ranges(block.have.gaps(block.start, block.stop))
         part = self._part(block, start, stop, lane, planned=True)
         part.refetch = pending is block.state.later and block.index in block.state.refetching
+        block.state.refetching.discard(block.index)
         self._launch(part)
         for piece_start, piece_stop in rest:  # queued together, so that it completes
-            self._enqueue(block, piece_start, piece_stop, lane)
+            piece = self._part(block, piece_start, piece_stop, lane)
+            piece.refetch = part.refetch
+            self.queue.push(piece)
         if stop == block.stop:
             self._extend(part, pending)
 

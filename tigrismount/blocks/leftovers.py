@@ -42,15 +42,18 @@ class Leftovers:
         is_quiet: Tells whether nobody wants anything of the store, the disk or the memory.
         offer: Brings blocks of a version into the disk cache, as ``BlockStore`` does; told how many bytes it may fetch
             for that, it returns how many it will, and which blocks are there already.
+        withdraw: Takes back what was to be fetched and has not begun.
     """
 
     def __init__(
         self,
         is_quiet: Callable[[], bool],
         offer: Callable[[ObjectId, Sequence[int], int], Awaitable[tuple[int, set[int]]]],
+        withdraw: Callable[[], None],
     ) -> None:
         self._is_quiet = is_quiet
         self._offer = offer
+        self._withdraw = withdraw
         self._lost: dict[ObjectId, dict[int, int]] = {}
         """Blocks by version, and how often each was offered."""
         self._block_bytes: dict[ObjectId, int] = {}
@@ -73,8 +76,10 @@ class Leftovers:
         self._woken.set()
 
     def forget(self) -> None:
-        """Leave it all: the disk takes nothing at the moment."""
-        self._lost.clear()
+        """Leave it all to the next load."""
+        if self._lost:
+            self._lost.clear()
+            self._withdraw()
 
     async def run(self) -> None:
         """Bring in what is noted, until cancelled."""

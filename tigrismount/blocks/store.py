@@ -77,7 +77,7 @@ class BlockStore:
         self._cache = cache
         self._completes = completes
         self._is_pressed = is_pressed
-        self._leftovers = Leftovers(self._is_at_rest, self._offer_again)
+        self._leftovers = Leftovers(self._is_at_rest, self._offer_again, self._withdraw_offers)
         self._config = config
         self._log = log or loadlog.NoLog()
         self._memory = BlockMemory(config, on_evicted=self._retire, shared=shared)
@@ -349,6 +349,14 @@ class BlockStore:
         finally:
             state.users -= 1
             self._retire(state)
+
+    def _withdraw_offers(self) -> None:
+        for state in list(self._states.values()):
+            if state.refetching:
+                state.later = [index for index in state.later if index not in state.refetching]
+                state.refetching.clear()
+                self._flights.queue.plan(state)
+                self._retire(state)
 
     # ------------------------------------------------------------------ lending
 

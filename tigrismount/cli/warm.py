@@ -233,7 +233,7 @@ def _by_ourselves(
     gc.disable()  # what start-up makes stays: a sixth of its time would go into walking it
     from dataclasses import asdict
 
-    from tigrismount.warm.engine import most_jobs, warming_engine, with_jobs
+    from tigrismount.warm.engine import most_held, most_jobs, warming_engine, with_jobs
     from tigrismount.warm.follow import follow
     from tigrismount.warm.warmer import Warmer
 
@@ -247,7 +247,12 @@ def _by_ourselves(
             gc.freeze()
             gc.enable()
             job = Warmer(
-                engine.client, engine.cache, engine.store, verifier=engine.verifier, jobs=most_jobs(config, jobs)
+                engine.client,
+                engine.cache,
+                engine.store,
+                verifier=engine.verifier,
+                jobs=most_jobs(config, jobs),
+                most_held=most_held(config),
             )
             return await follow(job, targets, tell_it, check=check)
 

@@ -124,8 +124,12 @@ def most_jobs(config: MountConfig, wanted: int | None) -> int:
         config: Whose memory and connections they use.
         wanted: What was asked for; None leaves it to the configuration.
     """
-    in_memory = config.blocks.memory_limit_bytes // _MEMORY_SHARE // config.blocks.block_bytes
-    return max(1, min(wanted or config.blocks.concurrency, config.blocks.concurrency, in_memory))
+    return max(1, min(wanted or config.blocks.concurrency, config.blocks.concurrency, most_held(config)))
+
+
+def most_held(config: MountConfig) -> int:
+    """Return how many blocks may be in memory at once, on their way or waiting for the disk."""
+    return max(1, config.blocks.memory_limit_bytes // _MEMORY_SHARE // config.blocks.block_bytes)
 
 
 def with_jobs(config: MountConfig, jobs: int | None) -> MountConfig:

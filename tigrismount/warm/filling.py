@@ -77,6 +77,7 @@ class Filling:
     Args:
         store: Brings blocks.
         jobs: Most GETs at once.
+        most_held: Most blocks in memory at once.
         why_full: Says why the disk cache takes no more.
         on_begun: Told a version before its first block.
         on_block: Told a version and the length of one of its blocks that the disk has now.
@@ -89,6 +90,7 @@ class Filling:
         store: BlockFiller,
         *,
         jobs: int,
+        most_held: int,
         why_full: Callable[[], str],
         on_begun: Callable[[Work], None],
         on_block: Callable[[Work, int], None],
@@ -104,7 +106,7 @@ class Filling:
         self._on_failed = on_failed
         self._blocks: Iterator[tuple[Work, int]] = iter(())
         self._workers = 0
-        self._held = trio.CapacityLimiter(jobs + WAITING_BLOCKS)
+        self._held = trio.CapacityLimiter(min(jobs + WAITING_BLOCKS, most_held))
         self._retained: set[ObjectId] = set()
         self.stopped = ""
         """Why it ended before its end; empty where it did not."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tigrismount.warm.engine import most_jobs
+from tigrismount.warm.engine import most_held, most_jobs
 from tigrismount.warm.follow import follow, progress_line
 from tigrismount.warm.selection import Target
 from tigrismount.warm.warmer import Warmer
@@ -45,7 +45,8 @@ async def warm_in_mount(
     async def tell(progress: Progress) -> None:
         await send(progress_line(progress))
 
-    job = Warmer(engine.client, engine.cache, engine.store, verifier=engine.verifier, jobs=jobs)
+    held = most_held(config)
+    job = Warmer(engine.client, engine.cache, engine.store, verifier=engine.verifier, jobs=jobs, most_held=held)
     report = await follow(job, targets, tell, check=bool(request.get("check")))
     return {"report": report.to_json()}
 

@@ -50,6 +50,7 @@ class Warmer:
         store: Brings them there.
         verifier: Compares what came with known checksums.
         jobs: Most blocks on their way at once.
+        most_held: Most blocks in memory at once, those that wait for the disk included.
         clock: Seconds that do not go backwards.
     """
 
@@ -61,6 +62,7 @@ class Warmer:
         *,
         verifier: Verifier,
         jobs: int,
+        most_held: int = 128,
         clock: Callable[[], float] = trio.current_time,
     ) -> None:
         self._client = client
@@ -68,6 +70,7 @@ class Warmer:
         self._store = store
         self._verifier = verifier
         self._jobs = max(1, jobs)
+        self._most_held = most_held
         self._clock = clock
         self._checks = trio.CapacityLimiter(_CHECKS_AT_ONCE)
         self._checked_bytes = self._to_check_bytes = 0
@@ -271,6 +274,7 @@ class Warmer:
         filling = Filling(
             self._store,
             jobs=self._jobs,
+            most_held=self._most_held,
             why_full=lambda: self._cache.statistics().degraded or "the disk cache takes no more of it",
             on_begun=on_begun,
             on_block=self._note_block,
