@@ -95,6 +95,10 @@ bench: $(RUNTIME) ## the mount beside a plain download and the raw disk, as rati
 bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 	@$(BIN)/python -m benchmarks.tail $(BENCH_ARGS)
 
+.PHONY: bench-names
+bench-names: $(RUNTIME) ## ls -l of 100,000 names, find and du over a million: what they take and what they leave
+	@$(BIN)/python -m benchmarks.metadata $(BENCH_ARGS)
+
 .PHONY: bench-fleet
 bench-fleet: $(RUNTIME) ## what up to a thousand nodes do to a store, simulated in about a minute
 	@$(BIN)/python -m benchmarks.fleet $(BENCH_ARGS)
