@@ -128,9 +128,28 @@ def test_the_tables_are_bounded_and_forget_what_was_added_first():
     assert (known.positive_count, known.negative_count) == (2, 1)
 
 
+def test_what_is_trusted_no_more_is_dropped_and_nothing_else():
+    known = dentries(ttl_s=60.0, negative_ttl_s=5.0)
+    for at_s in range(100):
+        known.add(DIR, there(b"a%d" % at_s, at_s), at_s)
+        known.add_missing(DIR, b"x%d" % at_s, at_s, at_s)
+    known.drop_old(100.0)
+    assert (known.positive_count, known.negative_count) == (59, 4)
+    known.drop_old(math.inf)
+    assert (known.positive_count, known.negative_count) == (0, 0)
+
+
+def test_what_is_trusted_for_ever_is_never_dropped():
+    known = dentries(ttl_s=math.inf, negative_ttl_s=math.inf)
+    known.add(DIR, there(b"a", 0.0), 0.0)
+    known.add_missing(DIR, b"x", 0.0, 0.0)
+    known.drop_old(1e9)
+    assert (known.positive_count, known.negative_count) == (1, 1)
+
+
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["add", "miss", "find"]), st.sampled_from([b"a", b"b"]), st.integers(0, 4)),
+        st.tuples(st.sampled_from(["add", "miss", "find", "drop"]), st.sampled_from([b"a", b"b"]), st.integers(0, 4)),
         max_size=30,
     )
 )
@@ -147,6 +166,8 @@ def test_look_ups_agree_with_a_diary(steps):
         elif what == "miss":
             known.add_missing(DIR, name, now_s, now_s)
             diary[name] = (False, now_s)
+        elif what == "drop":
+            known.drop_old(now_s)
         found = known.find(DIR, name, None, now_s)
         is_there, observed_s = diary.get(name, (False, -math.inf))
         left_s = observed_s + (6.0 if is_there else 3.0) - now_s

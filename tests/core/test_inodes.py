@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from tigrismount.core.inodes import NODE_ID_MASK, InodeTable
+from tigrismount.core.inodes import NODE_ID_MASK, UNREFERENCED_TURNS, InodeTable
 from tigrismount.core.names import DirectoryKey
 from tigrismount.core.types import ROOT_NODE_ID, ObjectId
 from tigrismount.errors import UnknownNodeError
@@ -125,6 +125,25 @@ def test_unreferenced_nodes_are_dropped_oldest_first_and_referenced_ones_never()
     assert inodes.unreferenced_count == 2
 
 
+def test_a_node_that_nobody_refers_to_goes_after_some_turns_without_being_seen():
+    inodes = table()
+    seen, unseen, held = (inodes.file(info(key)) for key in ("seen", "unseen", "held"))
+    inodes.add_lookup(held)
+    for _ in range(UNREFERENCED_TURNS):
+        inodes.grow_old()
+        assert inodes.file(info("seen")) is seen
+    assert inodes.get(unseen.id) is unseen
+    inodes.grow_old()
+    with pytest.raises(UnknownNodeError):
+        inodes.get(unseen.id)
+    assert (inodes.get(seen.id), inodes.get(held.id)) == (seen, held)
+    inodes.forget(held.id, 1)
+    for _ in range(UNREFERENCED_TURNS + 1):
+        inodes.grow_old()
+    assert len(inodes) == 1, "the root"
+    inodes.check_invariants()
+
+
 def test_forgetting_too_much_or_what_is_not_known_is_no_error():
     inodes = table()
     node = inodes.file(info())
@@ -209,6 +228,11 @@ class Lifetimes(RuleBasedStateMachine):
     def release(self, node_id):
         self.inodes.drop_handle(node_id)
         self.handles[node_id] = max(0, self.handles.get(node_id, 0) - 1)
+
+    @rule(turns=st.integers(1, UNREFERENCED_TURNS + 1))
+    def grow_old(self, turns):
+        for _ in range(turns):
+            self.inodes.grow_old()
 
     @invariant()
     def holds(self):

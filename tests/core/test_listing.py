@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -278,6 +279,25 @@ def test_open_directories_and_the_one_read_last_are_kept_whatever_they_hold():
     assert [listing.where.prefix for listing in kept.newest_of_each()] == ["e/"]
 
 
+def test_listings_that_are_fresh_no_more_go_unless_their_directory_is_open():
+    kept = shelf(ttl_s=60.0)
+    kept.pin(DIR)
+    for where in (DIR, ROOT, DirectoryKey("bucket", "e/")):
+        listing, _ = kept.resume(where, 0, 0.0)
+        kept.feed(listing, infos(*(f"{where.prefix}{n:02}" for n in range(30))), [], None, 0.0)
+    kept.resume(DirectoryKey("bucket", "e/"), 0, 60.0)
+    kept.drop_old(60.0)
+    assert [listing.where.prefix for listing in kept.newest_of_each()] == ["d/", "e/"]
+    kept.unpin(DIR)
+    kept.drop_old(120.0)
+    assert kept.newest_of_each() == []
+    kept.check_invariants()
+    frozen = shelf(ttl_s=math.inf)
+    frozen.resume(ROOT, 0, 0.0)
+    frozen.drop_old(1e9)
+    assert len(frozen.newest_of_each()) == 1
+
+
 class Shelf(RuleBasedStateMachine):
     """Random reading of three directories on a shelf with room for about two."""
 
@@ -315,6 +335,10 @@ class Shelf(RuleBasedStateMachine):
             self.rows += count + 1
             names = [f"{listing.where.prefix}{number:06}" for number in range(self.rows - count, self.rows)]
             self.shelf.feed(listing, infos(*names), [], None if last else f"token {self.rows}", self.now_s)
+
+    @rule()
+    def drop_old(self):
+        self.shelf.drop_old(self.now_s)
 
     @rule(where=directories)
     def pin(self, where):

@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import ObjectUnavailableError
 from tigrismount.formats.parsing import FIRST_READ_BYTES
+from tigrismount.reader import probe
 from tigrismount.reader.describe import THREAD_BYTES
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.reader.probe import MAX_PROBED_BYTES
@@ -107,6 +108,15 @@ async def test_layouts_are_bounded_by_their_tensors_and_the_last_one_stays(store
     await readers.open(obj, obj.key).read(0, READ)
     await wait_all_tasks_blocked()
     assert readers.statistics().layouts == 1
+
+
+async def test_layouts_are_bounded_in_number_too_however_few_tensors_they_have(store, readers, monkeypatch):
+    monkeypatch.setattr(probe, "MAX_LAYOUTS", 3)
+    for number in range(5):
+        obj = store.put_tensors(f"{number}.safetensors", *[4 * MIB] * 3)
+        await readers.open(obj, obj.key).read(0, READ)
+        await wait_all_tasks_blocked()
+        assert readers.statistics().layouts == min(number + 1, 3)
 
 
 async def test_a_long_header_is_parsed_in_a_thread(store, readers):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+import trio
 
+from tigrismount.core.inodes import UNREFERENCED_TURNS
 from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.vfs.entries import Entry, NegativeEntry
+from tigrismount.vfs.filesystem import TURN_S
 
 HUGE = 100_000
 LISTED_NAME_BYTES = 500
@@ -100,3 +103,29 @@ async def test_a_walk_of_a_tree_keeps_no_more_than_the_limits(new_grid_world, di
         assert statistics.nodes_unreferenced <= 5_000
     assert total == directories * files
     assert len(world.requests) == 1 + directories
+
+
+@pytest.mark.claim("large-memory")
+async def test_names_that_nobody_uses_any_more_are_forgotten(new_grid_world, autojump_clock):
+    world = new_grid_world(1, 2500)
+
+    async def wait(seconds):
+        world.now_s += seconds
+        await trio.sleep(seconds)
+
+    directory = await world.walk("0000")
+    await world.fs.lookup(directory, b"missing")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.fs.run)
+        await world.fs.opendir(directory)
+        await list_all(world, directory, forget=True)
+        world.fs.releasedir(directory)
+        await wait(50)
+        assert world.fs.statistics().listed_names == 2500
+        await wait(2 * TURN_S)
+        statistics = world.fs.statistics()
+        assert (statistics.listed_names, statistics.dentries, statistics.negative_dentries) == (0, 0, 0)
+        assert statistics.nodes_unreferenced == 2500, "the kernel may ask for the same files soon"
+        await wait((UNREFERENCED_TURNS + 1) * TURN_S)
+        assert world.fs.statistics().nodes_unreferenced == 0
+        nursery.cancel_scope.cancel()

@@ -6,8 +6,8 @@ the directory was listed. A listing knows the names that it holds, each from whe
 complete it knows that there are no others, from when it began. Where several know something, the latest to have asked
 the store is right.
 
-Time is an argument, on any clock that does not go backwards. Nothing is removed when it grows old: the tables are
-bounded, and what was added first goes first.
+Time is an argument, on any clock that does not go backwards. The tables are bounded, and what was added first goes
+first; what has grown old is removed when somebody says that it is time to.
 """
 
 from __future__ import annotations
@@ -88,6 +88,11 @@ class Dentries:
         self._there.drop_all(places)
         return self._missing.drop_all(places)
 
+    def drop_old(self, now_s: float) -> None:
+        """Forget what is not trusted any more; the kernel was told to trust it no longer than that."""
+        self._there.drop_first(lambda dentry: now_s >= dentry.observed_s + self._ttl_s)
+        self._missing.drop_first(lambda observed_s: now_s >= observed_s + self._negative_ttl_s)
+
     def positive(self, dentry: Dentry, now_s: float) -> Known:
         """Return the answer that *dentry* gives now."""
         return Known(dentry, dentry.observed_s, self.ttl_s(dentry, now_s))
@@ -159,6 +164,11 @@ class _Bounded(Generic[V]):
 
     def drop(self, place: tuple[DirectoryKey, bytes]) -> None:
         self._table.pop(place, None)
+
+    def drop_first(self, is_old: Callable[[V], bool]) -> None:
+        """Drop the first ones, as far as they are old."""
+        while self._table and is_old(next(iter(self._table.values()))):
+            self._table.popitem(last=False)
 
     def drop_all(self, places: Callable[[DirectoryKey, bytes], bool]) -> list[tuple[DirectoryKey, bytes]]:
         dropped = [place for place in self._table if places(*place)]

@@ -10,7 +10,8 @@ The kernel holds *lookup counts* on nodes. They are hints here: a worker that ta
 counting below zero is not an error and a ``forget`` of an unknown id is ignored; nodes it inherits stay until they are
 forgotten. Nodes without a lookup or an open
 handle stay for a while, least recently seen out first, so that a listing seen twice costs nothing; a node that is
-referenced is never dropped.
+referenced is never dropped. Objects come and go for as long as a mount lives, so those that nobody has referred to for
+some turns go too, however few there are.
 
 Two identities with one hash are told apart by counting on from it. The order in which a process meets them then decides
 who gets which number: with 63 bits that happens to nobody who does not work at it, and costs such a person no wrong
@@ -37,6 +38,9 @@ NODE_ID_MASK = (1 << 63) - 1
 
 UNREFERENCED_LIMIT = 65_536
 """Nodes kept that nobody refers to: a large directory, at about 300 bytes each."""
+
+UNREFERENCED_TURNS = 10
+"""Calls of :meth:`InodeTable.grow_old` that a node outlives that nobody refers to."""
 
 _LENGTHS = struct.Struct(">Iqq")
 """Length of the key, size of the object, and its time where the ETag is weak."""
@@ -151,7 +155,9 @@ class InodeTable:
         """Node 1; always known."""
         self._nodes: dict[int, Node] = {ROOT_NODE_ID: self.root}
         self._displaced: dict[bytes, int] = {}
-        self._unreferenced: OrderedDict[int, None] = OrderedDict()
+        self._unreferenced: OrderedDict[int, int] = OrderedDict()
+        """Nodes that nobody refers to and the turn they were seen in last, least recently seen first."""
+        self._turn = 0
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -227,6 +233,12 @@ class InodeTable:
             node.handles = max(0, node.handles - 1)
             self._settle(node)
 
+    def grow_old(self) -> None:
+        """Drop the nodes that nobody has referred to for some turns, of which this call ends one."""
+        self._turn += 1
+        while self._unreferenced and self._turn - next(iter(self._unreferenced.values())) > UNREFERENCED_TURNS:
+            self._drop_oldest()
+
     def known(self) -> Iterator[Node]:
         """Give all nodes but the root."""
         return (node for node in self._nodes.values() if node is not self.root)
@@ -293,13 +305,16 @@ class InodeTable:
         """Make *node* the most recent unreferenced node if it is one, and drop the oldest above the limit."""
         if node.referenced or node is self.root:
             return
-        self._unreferenced[node.id] = None
+        self._unreferenced[node.id] = self._turn
         self._unreferenced.move_to_end(node.id)
         if len(self._unreferenced) > self._unreferenced_limit:
-            oldest, _ = self._unreferenced.popitem(last=False)
-            dropped = self._nodes.pop(oldest)
-            if self._displaced:
-                self._displaced.pop(self._identity(dropped), None)
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        oldest, _ = self._unreferenced.popitem(last=False)
+        dropped = self._nodes.pop(oldest)
+        if self._displaced:
+            self._displaced.pop(self._identity(dropped), None)
 
 
 def _same(known: Node, wanted: Node) -> bool:

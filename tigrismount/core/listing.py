@@ -352,6 +352,16 @@ class ListingShelf:
             self._cost += len(listing.dentries) - before
             self._trim()
 
+    def drop_old(self, now_s: float) -> None:
+        """Take off the shelf what is fresh no more, of directories that nobody has open."""
+        old = [
+            where
+            for where, listings in self._shelf.items()
+            if where not in self._pins and all(now_s >= listing.started_s + self._ttl_s for listing in listings)
+        ]
+        for where in old:
+            self._cost -= sum(map(_cost, self._shelf.pop(where)))
+
     def discard(self, listing: Listing) -> None:
         """Take *listing* off the shelf, if it is there still."""
         listings = self._shelf.get(listing.where, [])

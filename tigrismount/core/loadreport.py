@@ -21,7 +21,7 @@ STALL_S = 0.05
 """A wait that counts as a stall: above the first byte of a store in the same region, and a person notices twenty."""
 MAX_STALLS = 10
 """Longest stalls that a report names."""
-MAX_GETS = 10_000
+MAX_GETS = 4000
 """Durations kept for the percentiles; beyond, every other one is dropped."""
 MAX_SPANS = 1000
 """Spans of waiting that a later, longer wait may still join."""

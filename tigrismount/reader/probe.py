@@ -27,6 +27,8 @@ MAX_PROBED_BYTES = 16 << 20
 JSON takes up to 20 times its size in memory while it is parsed, and the format would allow 100 MB of it."""
 MAX_TENSORS = 100_000
 """Tensors of all layouts that are remembered, at about 300 bytes each; the layout used last stays in any case."""
+MAX_LAYOUTS = 512
+"""Layouts that are remembered, however small: the shards of the largest model, as everywhere."""
 
 
 class Probe:
@@ -92,5 +94,5 @@ class Probe:
     def _remember(self, obj: ObjectId, layout: Layout) -> None:
         self._layouts[obj] = layout
         self._tensors += len(layout.tensors)
-        while self._tensors > self._max_tensors and len(self._layouts) > 1:
+        while len(self._layouts) > MAX_LAYOUTS or (self._tensors > self._max_tensors and len(self._layouts) > 1):
             self._tensors -= len(self._layouts.popitem(last=False)[1].tensors)

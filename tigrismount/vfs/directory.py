@@ -83,6 +83,12 @@ class Directories:
             finally:
                 self._nursery = None
 
+    def drop_old(self) -> None:
+        """Forget what is not trusted any more and nobody reads."""
+        now_s = self._clock()
+        self.dentries.drop_old(now_s)
+        self.shelf.drop_old(now_s)
+
     async def find(self, where: DirectoryKey, name: bytes) -> Known:
         """Return what *name* stands for, or that there is no such name, and for how long that may be trusted.
 

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from tigrismount.vfs.openfiles import Readers
     from tigrismount.vfs.options import VfsConfig
 
+TURN_S = 60.0
+"""How often what has grown old is forgotten."""
+
 SIBLINGS_LIMIT = 4000
 """Names of a directory that are looked at for the files of a model, four pages of a listing: the largest checkpoints
 have a thousand shards."""
@@ -106,8 +109,17 @@ class FileSystem:
         self._open_ids: dict[ObjectId, int] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Fetch pages of listings ahead of their readers until cancelled; all else works without."""
-        await self._directories.run(task_status=task_status)
+        """Fetch pages of listings ahead of their readers, and forget what has grown old, until cancelled.
+
+        All else works without.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._directories.run)
+            task_status.started()
+            while True:
+                await trio.sleep(TURN_S)
+                self._directories.drop_old()
+                self._inodes.grow_old()
 
     def nodes(self) -> Iterator[Node]:
         """Give all nodes that the kernel may know, but the root."""
