@@ -103,6 +103,10 @@ bench-names: $(RUNTIME) ## ls -l of 100,000 names, find and du over a million: w
 bench-fleet: $(RUNTIME) ## what up to a thousand nodes do to a store, simulated in about a minute
 	@$(BIN)/python -m benchmarks.fleet $(BENCH_ARGS)
 
+.PHONY: bench-knee
+bench-knee: $(RUNTIME) ## how near the GETs in flight that it finds come to the best number, simulated in a minute
+	@$(BIN)/python -m benchmarks.knee $(BENCH_ARGS)
+
 ## Tests and checks
 
 # Where a test rightly takes minutes: the dump of a busy interpreter's stacks can bring it down.

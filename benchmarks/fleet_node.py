@@ -1,7 +1,7 @@
 """One node of ``benchmarks.fleet``: what it asks for, how much at once, and when it asks again after a refusal.
 
-All three are decided by the package's own code: the plans of ``core.fileplan`` and ``core.modelplan``, put together
-as ``reader.model`` does it; the limit of ``core.aimd``; the waits of ``core.backoff``. What is left here is a loader
+All three are decided by the package's own code: the plans of ``core.fileplan`` and ``core.modelplan``, put together as
+``reader.model`` does it; the limit of ``core.adaptive``; the waits of ``core.backoff``. What is left here is a loader
 that reads one shard after the other, and a clock of its own.
 
 A node that *warms* has no loader: it asks for every block in order and begins with as few requests as ``warm`` does.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from benchmarks.fleet_store import Pipe
 from tigrismount.blocks.options import BlocksConfig, with_demand
-from tigrismount.core.aimd import AdaptiveLimit
+from tigrismount.core.adaptive import AdaptiveLimit
 from tigrismount.core.backoff import backoff_s
 from tigrismount.core.fileplan import FilePlan
 from tigrismount.core.layout import Layout, TensorExtent
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.fleet_store import Assumptions, Clock
+    from tigrismount.core.adaptive import Ticket
 
 BLOCK_BYTES = BlocksConfig().block_bytes
 CONCURRENCY = BlocksConfig().concurrency
@@ -153,9 +154,12 @@ class Node:
         self._here: set[Block] = set()
         self._waits_for: Block | None = None
         self._concurrency = concurrency
-        self._limit = AdaptiveLimit(concurrency)
+        self._limit = AdaptiveLimit(concurrency, draw=draw.random)
+        self._pumps_at_s = 0.0
+        """When it will look again what may be sent."""
         self._network = Pipe(world.node_bytes_s)
-        self._jobs = with_demand(concurrency) if load else min(FIRST_JOBS, concurrency)
+        self._jobs = concurrency if load else min(FIRST_JOBS, concurrency)
+        """What ``warm`` has on its way at most."""
         self._flights = 0
         """GETs that have begun, those that wait after a refusal too."""
         self._sent = 0
@@ -210,40 +214,52 @@ class Node:
 
     def _pump(self) -> None:
         """Send what the limit allows, first what was refused before."""
-        while self._sent < self._limit.limit:
+        while self._sent < self._limit.limit and self._wanted_now():
+            wait_s = self._limit.wait_s(self._clock.now_s)
+            if wait_s > 0:
+                return self._pump_at(self._clock.now_s + wait_s)
             if self._again:
                 self._send(*self._again.popleft())
-                continue
-            while self._wanted and self._wanted[0] in self._asked:
-                self._wanted.popleft()
-            # The last places are for what somebody waits for.
-            places = (
-                self._jobs
-                if not self._load or (self._wanted and self._wanted[0] == self._waits_for)
-                else self._concurrency
-            )
-            if not self._wanted or self._flights >= places:
-                return
-            self._flights += 1
-            self._asked[self._wanted[0]] = self._clock.now_s
-            self._send(self._wanted.popleft(), 0)
+            else:
+                self._flights += 1
+                self._asked[self._wanted[0]] = self._clock.now_s
+                self._send(self._wanted.popleft(), 0)
+        return None
+
+    def _wanted_now(self) -> bool:
+        """Tell whether there is something to send: what was refused, or what has a place."""
+        if self._again:
+            return True
+        while self._wanted and self._wanted[0] in self._asked:
+            self._wanted.popleft()
+        if not self._wanted:
+            return False
+        limit = min(self._limit.limit, self._jobs)
+        # The last places are for what somebody waits for.
+        return self._flights < (with_demand(limit) if self._wanted[0] == self._waits_for else limit)
+
+    def _pump_at(self, when_s: float) -> None:
+        if self._pumps_at_s <= self._clock.now_s or when_s < self._pumps_at_s:
+            self._pumps_at_s = when_s
+            self._clock.at(when_s, self._pump)
 
     def _send(self, block: Block, failures: int) -> None:
-        now_s, sent_in_round = self._clock.now_s, self._limit.round
+        now_s, ticket = self._clock.now_s, self._limit.sent(self._clock.now_s)
         size_bytes = min(BLOCK_BYTES, self._shards_bytes[block[0]] - block[1] * BLOCK_BYTES)
         done_s = self._route.get(block[0], size_bytes, self.weight)
         self._sent += 1
         if done_s is None:
-            event = lambda: self._refuse(block, failures + 1, sent_in_round)  # noqa: E731
+            event = lambda: self._refuse(block, failures + 1, ticket)  # noqa: E731
             self._clock.at(now_s + self._world.first_byte_s, event)
         else:
             done_s = max(done_s, self._network.carry(now_s, size_bytes))
-            self._clock.at(done_s, lambda: self._arrive(block, size_bytes, sent_in_round))
+            self._clock.at(done_s, lambda: self._arrive(block, size_bytes, ticket))
 
-    def _refuse(self, block: Block, failures: int, sent_in_round: int) -> None:
+    def _refuse(self, block: Block, failures: int, ticket: Ticket) -> None:
         self._sent -= 1
         self.refused += self.weight
-        self._limit.refused(sent_in_round)
+        self._limit.left(ticket, self._clock.now_s)
+        self._limit.refused(ticket, self._clock.now_s)
 
         def again() -> None:
             self._again.append((block, failures))
@@ -252,11 +268,12 @@ class Node:
         self._clock.at(self._clock.now_s + backoff_s(failures, self._draw.random()), again)
         self._pump()
 
-    def _arrive(self, block: Block, size_bytes: int, sent_in_round: int) -> None:
+    def _arrive(self, block: Block, size_bytes: int, ticket: Ticket) -> None:
         self._sent -= 1
         self._flights -= 1
         self._route.ended(self.weight)
-        self._limit.succeeded(sent_in_round)
+        self._limit.left(ticket, self._clock.now_s)
+        self._limit.ended(ticket, self._clock.now_s, size_bytes)
         self._here.add(block)
         self.longest_s = max(self.longest_s, self._clock.now_s - self._asked[block])
         self.fetched_bytes += size_bytes * self.weight

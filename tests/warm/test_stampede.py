@@ -17,7 +17,7 @@ from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.cli.warm import delay_s
-from tigrismount.core.aimd import AdaptiveLimit
+from tigrismount.core.adaptive import AdaptiveLimit
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import SlowDownError
 from tigrismount.integrity.verdicts import Verdicts
@@ -76,7 +76,7 @@ class Node(MemoryObjectClient):
         self.put("m", bytes(BLOCKS * BLOCK))
         self._store = store
         self._draw = random.Random(seed).random
-        self._limit = AdaptiveLimit(JOBS)
+        self._limit = AdaptiveLimit(JOBS, draw=self._draw)
         self._lane = trio.CapacityLimiter(JOBS)
 
     async def fetch(self, obj: ObjectId, start: int, stop: int, sink) -> None:
@@ -86,14 +86,19 @@ class Node(MemoryObjectClient):
 
     async def _attempt(self) -> None:
         async with self._lane:
-            sent_in_round = self._limit.round
+            while (wait_s := self._limit.wait_s(trio.current_time())) > 0:  # noqa: ASYNC110 - it may have moved
+                await trio.sleep(wait_s)
+            ticket = self._limit.sent(trio.current_time())
             try:
-                await self._store.get()
+                try:
+                    await self._store.get()
+                finally:
+                    self._limit.left(ticket, trio.current_time())
             except SlowDownError:
-                self._limit.refused(sent_in_round)
+                self._limit.refused(ticket, trio.current_time())
                 raise
             else:
-                self._limit.succeeded(sent_in_round)
+                self._limit.ended(ticket, trio.current_time(), BLOCK)
             finally:
                 self._lane.total_tokens = self._limit.limit
 

@@ -5,9 +5,9 @@ runs one try in a worker thread of one of two *lanes*: data and metadata have th
 behind gigabytes. The thread itself talks to boto3, translates what it raises and checks what it answers; of a GET of
 data, a fetch process (``fetchers``) may do the talking and receive the body.
 
-The data lane is as wide as the store lets it be: an answer that asks for fewer requests halves it for everyone, each
-success widens it again up to ``concurrency``. A thread holds its place in the lane until it ends, also when the task
-that wanted it was cancelled, so abandoned threads are bounded too; ``transfer`` says why they do no harm.
+The data lane (``lane``) is as wide as is worth it and the store lets it be, up to ``concurrency``. A thread holds its
+place in a lane until it ends, also when the task that wanted it was cancelled, so abandoned threads are bounded too;
+``transfer`` says why they do no harm.
 
 Two kinds of failure are looked at once more before they count. A refused key may have been replaced (``keys``). An
 object that is gone or changed may only seem so, or still be there under its version id (``asking``). Look-ups always
@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from tigrismount.core.aimd import AdaptiveLimit
 from tigrismount.errors import (
     ObjectAccessError,
     ObjectError,
@@ -46,6 +45,7 @@ from tigrismount.objects.gets import OPERATION, object_getter
 from tigrismount.objects.headers import DOCUMENT, PLAIN, UNCACHED, Manner, RequestHeaders
 from tigrismount.objects.inlined import InlinedFiles
 from tigrismount.objects.keys import KeyRenewal, SigningKeys
+from tigrismount.objects.lane import DataLane
 from tigrismount.objects.listed import ListedMetadata
 from tigrismount.objects.listings import parse_listing
 from tigrismount.objects.metadata import checksums_of, sha256_of, symlink_target
@@ -131,13 +131,10 @@ class S3Client:
         self._unlistable = False
         self._draw = draw
         self._counters = Counters()
-        self._limit = AdaptiveLimit(config.concurrency)
-        self._data_lane = trio.CapacityLimiter(config.concurrency)
+        self._data_lane = DataLane(config.concurrency, draw=draw)
         self._bandwidth = Bandwidth(config.bandwidth_bytes_s)
         self._metadata_lane = trio.CapacityLimiter(METADATA_THREADS)
-        self._stragglers = Stragglers(
-            lambda: self._data_lane.available_tokens > 0, lambda: self._counters.add("given_up")
-        )
+        self._stragglers = Stragglers(lambda: self._data_lane.has_room, partial(self._counters.add, "given_up"))
         self._extra = {"RequestPayer": "requester"} if config.requester_pays else {}
         self._closed = False
         self._data_policy = RetryPolicy(timeout_s=config.request_timeout_s, max_retries=config.max_retries)
@@ -151,8 +148,8 @@ class S3Client:
 
     @property
     def get_limit(self) -> int:
-        """GETs the store takes at once now."""
-        return self._limit.limit
+        """GETs worth having in flight now, as far as the store takes them."""
+        return self._data_lane.limit
 
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request."""
@@ -209,7 +206,7 @@ class S3Client:
                     checksums=checksums_of(answer),
                 )
 
-        return await self._call(lambda: self._send(self._metadata_lane, request), self._metadata_policy, target)
+        return await self._call(lambda: self._send(request), self._metadata_policy, target)
 
     async def list_page(
         self,
@@ -241,7 +238,7 @@ class S3Client:
             return
         data = self._inlined.find(obj)
         if data is not None:
-            await trio.to_thread.run_sync(_pour, data[start:stop], sink, limiter=self._data_lane)
+            await trio.to_thread.run_sync(_pour, data[start:stop], sink, limiter=self._data_lane.places)
             return
         if self._fetchers is not None:
             self._fetchers.want(stop - start)
@@ -251,7 +248,7 @@ class S3Client:
         async def get(manner: Manner) -> None:
             nonlocal transfer
             while True:
-                send = partial(self._send, self._data_lane, partial(self._get, transfer, target, manner))
+                send = partial(self._send_get, transfer, partial(self._get, transfer, target, manner))
                 if await self._stragglers.run(transfer, send):
                     return
                 transfer = transfer.successor()
@@ -279,6 +276,11 @@ class S3Client:
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""
         return self._counters.snapshot()
+
+    @property
+    def get_limit_reason(self) -> str:
+        """What that limit follows from, in a few words."""
+        return self._data_lane.reason
 
     def timings(self) -> dict[str, HistogramSnapshot]:
         """Return how long GETs that ended well took, to their ``first_byte`` and in all (``get``)."""
@@ -339,7 +341,7 @@ class S3Client:
                 headers: Mapping[str, str] = self._boto.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
                 return headers
 
-        return await self._call(lambda: self._send(self._metadata_lane, request), self._check_policy, target)
+        return await self._call(lambda: self._send(request), self._check_policy, target)
 
     async def snapshots(self, bucket: str) -> tuple[Snapshot, ...]:
         """Return the snapshots that were taken of *bucket*, oldest first.
@@ -367,7 +369,7 @@ class S3Client:
         names: list[str] = []
         token: str | None = None
         for _ in range(BUCKET_PAGES_MAX):
-            attempt = partial(self._send, self._metadata_lane, partial(request, token))
+            attempt = partial(self._send, partial(request, token))
             page, token = await self._call(attempt, policy, target)
             names += page
             if not token:
@@ -385,7 +387,7 @@ class S3Client:
             self._inlined.keep((info.id for info in listing.page.objects), listing.contents)
             return self._listed.complete(listing.page, listing.metadata) if manner.page else listing.page
 
-        return await self._call(lambda: self._send(self._metadata_lane, request), policy, target)
+        return await self._call(lambda: self._send(request), policy, target)
 
     async def _call(
         self,
@@ -425,26 +427,23 @@ class S3Client:
         self._counters.add("retries")
         return await attempt()
 
-    async def _send(self, lane: trio.CapacityLimiter, request: Callable[[], T]) -> T:
-        """Run one try in a thread of *lane* and let the answer set the width of the data lane."""
-        sent_in_round = self._limit.round
-
-        def run() -> T:
-            nonlocal sent_in_round
-            sent_in_round = self._limit.round  # the try may have waited long for its place in the lane
-            return request()
-
+    async def _send(self, request: Callable[[], T]) -> T:
+        """Run one look-up or listing in a thread of the metadata lane."""
+        ticket = self._data_lane.aside()
         try:
-            result = await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=lane)
+            return await trio.to_thread.run_sync(request, abandon_on_cancel=True, limiter=self._metadata_lane)
+        except SlowDownError as exc:
+            self._counters.add("slow_downs")
+            self._data_lane.refused(ticket, exc)
+            raise
+
+    async def _send_get(self, transfer: Transfer, get: Callable[[], None]) -> None:
+        """Run one GET in a thread of the data lane."""
+        try:
+            await self._data_lane.run(get, lambda: transfer.position)
         except SlowDownError:
             self._counters.add("slow_downs")
-            self._limit.refused(sent_in_round)
             raise
-        else:
-            self._limit.succeeded(sent_in_round)
-            return result
-        finally:
-            self._data_lane.total_tokens = self._limit.limit
 
     # -- in the worker thread ----------------------------------------------------------------------------------
 
