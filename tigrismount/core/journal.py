@@ -1,9 +1,10 @@
 """The bytes of the journal: what each node id, and each place in a directory, that the kernel may hold stands for.
 
-A record is one node or one bookmark, behind its length and a checksum. Records are appended and never changed; where an
-id or a place comes twice, the later record holds. Reading stops at the first record that is cut short or does not match
-its checksum: that is where the process that wrote it died, and as an id is handed out only after its record is written,
-nobody has seen the id that is lost there. Texts are kept as they came, with any lone surrogates.
+A record is one node, one bookmark, or how one node is open, behind its length and a checksum. Records are appended and
+never changed; where an id or a place comes twice, the later record holds. Reading stops at the first record that is cut
+short or does not match its checksum: that is where the process that wrote it died, and as an id is handed out only
+after its record is written, nobody has seen the id that is lost there. Texts are kept as they came, with any lone
+surrogates.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 from tigrismount.core.bookmarks import Bookmark
 from tigrismount.core.inodes import Node
 from tigrismount.core.names import DirectoryKey
+from tigrismount.core.openmodes import OpenState
 from tigrismount.core.types import NodeId, ObjectId
 
 if TYPE_CHECKING:
@@ -29,11 +31,11 @@ RECORD_MAX_BYTES = 64 << 10
 
 _FRAME = struct.Struct("<II")  # length of the record, CRC-32 of the record
 _FIXED = struct.Struct("<BQqqd")  # kind, node id or cursor, size, Last-Modified in seconds, modification time
-_DIRECTORY, _OBJECT, _BOOKMARK = range(3)  # kinds
+_DIRECTORY, _OBJECT, _BOOKMARK, _OPEN = range(4)  # kinds
 _LENGTH = struct.Struct("<H")
 
 
-Record = Node | Bookmark
+Record = Node | Bookmark | OpenState
 """What a record holds."""
 
 _OFTEN_CHARACTERS = 16
@@ -41,7 +43,7 @@ _OFTEN_CHARACTERS = 16
 
 
 def encode_record(item: Record) -> bytes:
-    """Return the record of a node, as it is now, or of a bookmark.
+    """Return the record of a node, as it is now, of a bookmark, or of how a node is open.
 
     Raises:
         ValueError: Its texts are longer than any store's.
@@ -49,6 +51,8 @@ def encode_record(item: Record) -> bytes:
     if isinstance(item, Bookmark):
         texts = [item.where.bucket, item.where.prefix, item.start_after]
         return _encode((_BOOKMARK, item.cursor, 0, 0, 0.0), texts, item.name)
+    if isinstance(item, OpenState):
+        return _encode((_OPEN, item.node_id, item.opens, item.backing_id, float(item.is_through)), [], b"")
     obj = item.obj
     size_bytes, modified_s, etag = (obj.size_bytes, obj.modified_s, obj.etag) if obj is not None else (0, 0, "")
     kind = _DIRECTORY if obj is None else _OBJECT
@@ -98,6 +102,8 @@ def decode_records(data: bytes) -> Iterator[tuple[Record, int]]:
 
 def _decode(record: bytes) -> Record:
     kind, number, size_bytes, modified_s, mtime_s = _FIXED.unpack_from(record)
+    if kind == _OPEN:
+        return OpenState(number, opens=size_bytes, is_through=bool(mtime_s), backing_id=modified_s)
     *raws, target = _texts(record)
     texts = [raw.decode("utf-8", "surrogatepass") for raw in raws]
     if kind == _BOOKMARK:

@@ -2,7 +2,8 @@
 
 The supervisor makes a memory file and passes it to each worker of the mount. A worker writes one record for each node
 *before* the kernel can hear of its id (``InodeTable``'s ``on_new``), so that the worker after it, however this one
-died, knows every id; and one for each place in a directory that the kernel was told to ask for next, before it is.
+died, knows every id; one for each place in a directory that the kernel was told to ask for next, before it is; and,
+where files may be open onto the cache's own (``fuse.lane``), one for each file that is opened or closed.
 ``core.journal`` has the bytes.
 
 Nodes that were dropped stay in the journal, so it is bounded by rewriting: above a limit, all nodes that are known now
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tigrismount.core.inodes import Node
 from tigrismount.core.journal import MAGIC, decode_records, encode_record
+from tigrismount.core.openmodes import OpenState
 from tigrismount.errors import MountError
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ class NodeJournal:
         found: dict[object, Record] = {}
         stop = len(head)
         for item, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
-            found[item.id if isinstance(item, Node) else (item.where, item.cursor)] = item
+            found[_key(item)] = item
         self._previewed_bytes = start + stop - len(head)
         return list(found.values())
 
@@ -133,3 +135,10 @@ class NodeJournal:
         self.degraded = f"a worker that takes over will not know the files met since: {reason}"
         log.warning("the journal of nodes cannot be written: %s", self.degraded)
         self.close()
+
+
+def _key(item: Record) -> object:
+    """Return what the later one of two records replaces the earlier one by."""
+    if isinstance(item, OpenState):
+        return "open", item.node_id
+    return item.id if isinstance(item, Node) else (item.where, item.cursor)
