@@ -106,6 +106,19 @@ class CachedObject(Protocol):
             CacheError: It could not be read, or has been evicted meanwhile; ``has`` is False from now on.
         """
 
+    def unproven(self) -> list[int] | None:
+        """Return the blocks that the next read would verify, as configured; None while some are not on disk at all."""
+
+    async def open_file(self) -> int:
+        """Return a descriptor for reading of the file that these blocks are in; the caller closes it.
+
+        It is locked like an open version: as long as it, a duplicate of it or the kernel's own reference to it is open,
+        nobody evicts or punches the file. Only where all blocks are on disk is it byte for byte the object.
+
+        Raises:
+            CacheError: There is none, or its filesystem cannot tell when nobody has it open any more.
+        """
+
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         """Write a complete block and record it; the caller keeps *buffer* unchanged until this returns.
 

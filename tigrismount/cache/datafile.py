@@ -123,6 +123,33 @@ class DataFile:
             if fd >= 0:
                 os.close(fd)
 
+    def open_again(self) -> int:
+        """Return another descriptor of the open file, for reading through the page cache, with a lock of its own.
+
+        Raises:
+            OSError: It cannot be opened.
+            CacheError: It is not open, was removed, is not whole, or its filesystem has no locks or no leases.
+        """
+        fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self._check_same(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            is_unused(fd)
+        except OSError as error:
+            os.close(fd)
+            if error.errno in (*_NO_LOCKS, errno.EINVAL):
+                raise CacheError(f"{self._path}: its filesystem has no locks or leases") from error
+            raise
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _check_same(self, fd: int) -> None:
+        facts = os.fstat(fd)
+        if facts.st_ino != self.inode or facts.st_size != self._size_bytes or not facts.st_nlink:
+            raise CacheError(f"{self._path} is not the file that it was")
+
     def linked(self) -> bool:
         """Tell whether the open file still has a name."""
         return os.fstat(self._fd).st_nlink > 0
@@ -221,6 +248,24 @@ def _lock_shared(fd: int) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+    return True
+
+
+def is_unused(fd: int) -> bool:
+    """Tell whether nobody has a file open, or mapped, but for this descriptor (opened for reading) and what shares it.
+
+    The kernel gives a lease for writing to nobody else's file, and counts every open one, its own and those that are
+    only mapped among them. The lease is given back at once. Who opens the file in that moment waits for it, and the
+    signal that tells us so must be ignored (SIGIO).
+
+    Raises:
+        OSError: The filesystem has no leases (EINVAL, ENOTSUP), or the file is not ours (EACCES).
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except BlockingIOError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return True
 
 

@@ -301,6 +301,14 @@ class DiskBlockCache:
             return block is not None
         return None
 
+    async def _open_file(self, version: OpenVersion) -> int:
+        storage = version.storage
+        try:
+            with self._versions.using(storage):
+                return await trio.to_thread.run_sync(storage.file.open_again, limiter=self._read_limiter)
+        except OSError as error:
+            raise CacheError(f"the data file cannot be opened: {error.strerror}") from error
+
     def _note_written(self, storage: StoredVersion, index: int, block: BlockRecord) -> None:
         storage.blocks.setdefault(index, block)
         if not block.synced:
@@ -441,6 +449,17 @@ class _DiskObject:
         if self._closed:
             raise CacheError(f"block {index} was asked for after its handle was closed")
         await self._cache._read(self._version, index, buffer, check=check)
+
+    def unproven(self) -> list[int] | None:
+        storage, verify = self._version.storage, self._cache._config.verify
+        if len(storage.blocks) * self.block_bytes < storage.record.size_bytes:
+            return None
+        return [index for index, block in storage.blocks.items() if storage.needs_check(index, block, verify)]
+
+    async def open_file(self) -> int:
+        if self._closed:
+            raise CacheError("a file was asked for after its handle was closed")
+        return await self._cache._open_file(self._version)
 
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if length_bytes != self._length_bytes(index) or len(buffer) < length_bytes:

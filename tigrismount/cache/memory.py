@@ -291,6 +291,14 @@ class _MemoryObject:
             raise CacheError(f"block {index} was asked for after its handle was closed")
         await self._cache._read(self._obj, self._version, index, buffer)
 
+    def unproven(self) -> list[int] | None:
+        blocks = self._version.blocks
+        return [] if len(blocks) * self.block_bytes >= self._obj.size_bytes else None
+
+    async def open_file(self) -> int:
+        await trio.lowlevel.checkpoint()
+        raise CacheError("a version in memory has no file")
+
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if length_bytes != block_length_bytes(self._obj.size_bytes, self.block_bytes, index):
             raise ValueError(f"block {index} does not have {length_bytes} bytes")

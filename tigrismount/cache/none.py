@@ -56,6 +56,19 @@ class UncachedObject:
         await trio.lowlevel.checkpoint()
         raise CacheError(f"block {index} is not cached")
 
+    def unproven(self) -> list[int] | None:
+        """Return None: nothing is on disk."""
+        return None
+
+    async def open_file(self) -> int:
+        """Raise: there is no file.
+
+        Raises:
+            CacheError: Always.
+        """
+        await trio.lowlevel.checkpoint()
+        raise CacheError("the version is not cached")
+
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         """Return False."""
         await trio.lowlevel.checkpoint()

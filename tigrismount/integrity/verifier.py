@@ -85,6 +85,7 @@ class Verifier:
         """Smallest version verified without being asked for."""
         self._quiet = quiet
         self._waiting: OrderedDict[ObjectId, None] = OrderedDict()
+        self._current: ObjectId | None = None
         self._woken = trio.Event()
         self._finder = ChecksumFinder(client)
         self._verified = self._mismatched = self._unknown = 0
@@ -108,9 +109,14 @@ class Verifier:
                 await self._woken.wait()
                 self._woken = trio.Event()
                 while self._waiting:
-                    obj, _ = self._waiting.popitem(last=False)
-                    await self._verify_quietly(obj)
+                    self._current, _ = self._waiting.popitem(last=False)
+                    await self._verify_quietly(self._current)
+                    self._current = None
                 self._finder.forget()
+
+    def is_waiting(self, obj: ObjectId) -> bool:
+        """Tell whether a version will be verified, or is being verified now."""
+        return obj in self._waiting or obj == self._current
 
     def statistics(self) -> VerifierStatistics:
         """Return counters and gauges."""

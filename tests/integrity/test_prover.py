@@ -1,0 +1,101 @@
+"""What the next read would verify is verified when nobody else wants anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.core.types import ObjectId
+from tigrismount.integrity.prover import Prover
+from tigrismount.testing.waiting import settled, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    import trio
+
+BLOCK = 4096
+OBJ = ObjectId("bucket", "file", "etag", 3 * BLOCK)
+
+
+@pytest.fixture
+async def cache(tmp_path: Path) -> AsyncIterator[DiskBlockCache]:
+    config = DiskCacheConfig(directory=str(tmp_path / "cache"), size_bytes=1 << 30, block_bytes=BLOCK)
+    made = await DiskBlockCache.open(config, store_id="store")
+    yield made
+    await made.aclose()
+
+
+async def keep(cache: DiskBlockCache, indexes: range) -> None:
+    cached = await cache.open_object(OBJ)
+    for index in indexes:
+        assert await cached.write_block(index, memoryview(bytes([index]) * BLOCK), BLOCK)
+    cached.close()
+
+
+async def unproven(cache: DiskBlockCache) -> list[int] | None:
+    cached = await cache.open_object(OBJ)
+    try:
+        return cached.unproven()
+    finally:
+        cached.close()
+
+
+async def test_each_block_is_read_back_once(cache: DiskBlockCache, nursery: trio.Nursery) -> None:
+    await keep(cache, range(3))
+    prover = Prover(cache, quiet=lambda: True)
+    await nursery.start(prover.run)
+    prover.note(OBJ)
+    await until(lambda: cache.statistics().blocks_read == 3)
+    await settled()
+    assert await unproven(cache) == []
+    prover.note(OBJ)
+    await settled()
+    assert cache.statistics().blocks_read == 3
+
+
+async def test_nothing_is_read_while_somebody_reads(
+    cache: DiskBlockCache, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    await keep(cache, range(3))
+    busy = True
+    prover = Prover(cache, quiet=lambda: not busy)
+    await nursery.start(prover.run)
+    prover.note(OBJ)
+    await settled()
+    assert cache.statistics().blocks_read == 0
+    busy = False
+    await until(lambda: cache.statistics().blocks_read == 3)
+
+
+async def test_what_is_not_whole_is_left_alone(cache: DiskBlockCache, nursery: trio.Nursery) -> None:
+    await keep(cache, range(2))
+    prover = Prover(cache, quiet=lambda: True)
+    await nursery.start(prover.run)
+    prover.note(OBJ)
+    await settled()
+    assert cache.statistics().blocks_read == 0
+
+
+async def test_a_damaged_block_is_dropped_and_the_next_version_is_proven_all_the_same(
+    cache: DiskBlockCache, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    await keep(cache, range(3))
+    (path,) = (tmp_path / "cache" / "objects").glob("*/*")
+    with path.open("r+b") as file:
+        file.write(b"x")
+    prover = Prover(cache, quiet=lambda: True)
+    await nursery.start(prover.run)
+    prover.note(OBJ)
+    await until(lambda: cache.statistics().corrupt_blocks == 1)
+    await settled()
+    assert await unproven(cache) is None
+    await keep(cache, range(3))
+    prover.note(OBJ)
+    await until(lambda: cache.statistics().blocks_read == 3)
+    await settled()
+    assert await unproven(cache) == []
