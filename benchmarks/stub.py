@@ -23,6 +23,7 @@ from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.none import NoCache
 from tigrismount.demo.model import plan_model
 from tigrismount.fuse.adapter import Adapter
+from tigrismount.fuse.kernel import Kernel
 from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import INIT_REQUEST_BYTES, patch_init_reply
@@ -119,7 +120,7 @@ async def serve(mountpoint: str, cut: str, size_bytes: int) -> None:
     config = FuseConfig()
     async with over_memory(cut, size_bytes) as filesystem:
         connection = mount(MountSpec(mountpoint=mountpoint, fsname="stub", allow_other=False))
-        session = Session(Adapter(filesystem, config))
+        session = Session(Adapter(filesystem, config), Kernel())
         init = await trio.to_thread.run_sync(os.read, connection, INIT_REQUEST_BYTES)
         reply = await session.replay_init(init)
         background = config.max_background

@@ -40,7 +40,7 @@ from tigrismount.errors import (
     TigrisMountError,
 )
 from tigrismount.fuse.session import Session
-from tigrismount.holder.init import patch_init_reply
+from tigrismount.holder.init import answers_passthrough, describe_init, patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.credentials import credentials_in
 from tigrismount.privacy import end_with_parent, keep_out_of_core_dumps
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tigrismount.control.server import Send
     from tigrismount.engine import Engine
     from tigrismount.fuse.adapter import Adapter
+    from tigrismount.fuse.passthrough import Passthrough
     from tigrismount.holder.protocol import Message
     from tigrismount.metrics.exposition import Figures
     from tigrismount.metrics.server import MetricsServer
@@ -140,7 +141,7 @@ class Worker:
         return self._secret
 
     async def _serve(self, engine: Engine) -> None:
-        session = Session(engine.adapter)
+        session = Session(engine.adapter, engine.kernel)
         client = engine.client
         self._channel.send(
             "ready",
@@ -151,7 +152,7 @@ class Worker:
         if engine.config.metrics_address is not None:
             engine.metrics = _metrics_server(engine, engine.adapter, engine.config.metrics_address)
         try:
-            await self._attach(session, engine)
+            through = await self._attach(session, engine)
             path = socket_path(runtime_directory(os.environ, uid=os.geteuid()), engine.config.mountpoint)
 
             layers = WarmEngine(client, engine.cache, engine.store, engine.verifier)
@@ -165,7 +166,13 @@ class Worker:
                 files = await describe_nodes(engine.filesystem, engine.cache, ids)
                 return {"files": files, "cache_dirs": [cache.directory for cache in engine.config.disk_caches]}
 
-            short = operations(status=engine.status, filesystem=engine.filesystem, client=client, loads=engine.loads)
+            short = operations(
+                status=engine.status,
+                filesystem=engine.filesystem,
+                client=client,
+                loads=engine.loads,
+                forget_name=engine.kernel.forget_name,
+            )
 
             async def say_metrics(_: Mapping[str, Any]) -> Mapping[str, Any]:
                 text = await trio.to_thread.run_sync(_metrics_text(engine, engine.adapter))
@@ -182,6 +189,9 @@ class Worker:
                     log.warning("serving without status: %s", exc)
                 await nursery.start(engine.pusher.run, engine.store, engine.pushed_node)
                 await nursery.start(engine.withdrawal.run)
+                if through is not None:
+                    await nursery.start(engine.through.run)
+                    await nursery.start(engine.prover.run)
                 nursery.start_soon(self._leave_on_signal, session)
                 nursery.start_soon(report_on_signal, engine.status)
                 if engine.metrics is not None:
@@ -217,22 +227,32 @@ class Worker:
         timer.daemon = True
         timer.start()
 
-    async def _attach(self, session: Session, engine: Engine) -> None:
-        """Get the kernel's descriptor and put it behind the library; know every id that the kernel may ask for."""
+    async def _attach(self, session: Session, engine: Engine) -> Passthrough | None:
+        """Get the kernel's descriptor and put it behind the library; know every id that the kernel may ask for.
+
+        Returns:
+            What decides which files the kernel reads by itself, None where INIT was answered without that.
+        """
         attach = await self._expect("attach")
-        filesystem, config = engine.filesystem, engine.config
+        config = engine.config
         fuse_fd, journal_fd = attach.fds
-        filesystem.restore(engine.journal.preview(journal_fd))
-        reply = await session.replay_init(bytes.fromhex(attach.body["init"]))
-        background = config.fuse.max_background
-        reply = patch_init_reply(reply, max_background=background, congestion_threshold=background * 3 // 4)
+        engine.restore(engine.journal.preview(journal_fd))
+        init, answered = bytes.fromhex(attach.body["init"]), bytes.fromhex(attach.body.get("answered", ""))
+        through = engine.through if _is_through(engine.through, init, answered, first=attach.body["first"]) else None
+        reply = patch_init_reply(
+            await session.replay_init(init),
+            max_background=config.fuse.max_background,
+            congestion_threshold=config.fuse.max_background * 3 // 4,
+            passthrough=through is not None,
+        )
         self._channel.send("attached", init_reply=reply.hex())
         serve = await self._expect("serve")  # from here on no other worker writes the journal
         if serve.fds:
             os.close(journal_fd)
             (journal_fd,) = serve.fds
-        filesystem.restore(engine.journal.open(journal_fd, filesystem.records, self._send_journal))
-        session.attach(fuse_fd, resend=serve.body["resend"])
+        engine.restore(engine.journal.open(journal_fd, engine.records, self._send_journal))
+        session.attach(fuse_fd, resend=serve.body["resend"], through=through)
+        return through
 
     async def _listen(self, session: Session, engine: Engine) -> None:
         """Do what the supervisor says, as long as there is one."""
@@ -294,6 +314,18 @@ class Worker:
     def _say(self, type_: str, **body: object) -> None:
         with contextlib.suppress(MountError):  # nobody listens any more
             self._channel.send(type_, **body)
+
+
+def _is_through(through: Passthrough, init: bytes, answered: bytes, *, first: bool) -> bool:
+    """Tell whether files may be opened onto files of the cache: what INIT was answered with holds for ever."""
+    if first and not describe_init(init).has_passthrough:
+        through.off = through.off or "this kernel has no FUSE passthrough (Linux 6.9)"
+    if first:
+        return not through.off
+    agreed = bool(answered) and answers_passthrough(answered)
+    if not agreed:
+        through.off = through.off or "the mount was made without it; it comes with the next mount"
+    return agreed
 
 
 def _ours(error: BaseException) -> TigrisMountError | None:
@@ -366,6 +398,7 @@ def main(arguments: list[str]) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # until somebody listens: their default is to end the process
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a cache file while we ask who has it open
     return trio.run(Worker(Channel.from_fd(int(arguments[arguments.index("--holder-fd") + 1]))).run)
 
 

@@ -7,6 +7,7 @@ bucket or a broken cache directory is found before anything is mounted.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import time
@@ -22,12 +23,14 @@ from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.none import NoCache
 from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.core.loadlog import LoadLog
+from tigrismount.core.openmodes import OpenState
 from tigrismount.errors import CacheError, ConfigError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
-from tigrismount.fuse.invalidation import forget_pages
+from tigrismount.fuse.kernel import Kernel
+from tigrismount.fuse.passthrough import Passthrough, effective_capabilities, why_off
 from tigrismount.fuse.pusher import Pusher
-from tigrismount.fuse.room import MemoryRoom
-from tigrismount.fuse.session import store_pages
+from tigrismount.fuse.room import MemoryRoom, read_text
+from tigrismount.integrity.prover import Prover
 from tigrismount.integrity.readers import CheckedReaders
 from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
@@ -44,9 +47,10 @@ from tigrismount.vfs.frozen import begin_frozen, kept_names, prove_frozen
 from tigrismount.vfs.journal import NodeJournal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from tigrismount.config.model import MountConfig
+    from tigrismount.core.journal import Record
     from tigrismount.core.types import ObjectId
     from tigrismount.fuse.options import PushConfig
     from tigrismount.metrics.server import MetricsServer
@@ -96,7 +100,8 @@ class Engine:
             epoch_s=time.time() - time.monotonic(),
         )
         room = MemoryRoom(time.monotonic)
-        self.pusher = Pusher(_push_config(config), store_pages, room, log)
+        self.kernel = Kernel()
+        self.pusher = Pusher(_push_config(config), self.kernel.store_pages, room, log)
         self.verdicts = Verdicts(cache.records, config.vfs.store_id)
         self.verifier = Verifier(client, cache, self.verdicts, quiet=lambda: self.store.quiet)
         verifies = bool(config.disk_caches) and config.disk_caches[0].verify != "off"
@@ -136,9 +141,25 @@ class Engine:
             on_bookmark=self.journal.append,
         )
         self.withdrawal = Withdrawal(
-            self.verdicts, self.filesystem.nodes_of, self.pusher.ended, forget_pages, self.store.forget
+            self.verdicts, self.filesystem.nodes_of, self.pusher.ended, self.kernel.forget_pages, self.store.forget
         )
         self.adapter = Adapter(self.filesystem, config.fuse)
+        self.prover = Prover(cache, quiet=lambda: self.store.quiet)
+        self.through = Passthrough(
+            cache,
+            self.kernel,
+            version_of=self.filesystem.version_of,
+            refusal=self._why_not_through,
+            journal=self.journal.append,
+            on_closed=self.prover.note,
+            even_in_memory=config.fuse.passthrough == "on",
+            off=why_off(
+                config.fuse,
+                verify=config.disk_caches[0].verify if config.disk_caches else None,
+                capabilities=effective_capabilities(read_text),
+                uid_map=read_text("/proc/self/uid_map"),
+            ),
+        )
         proved = not takeovers.count and not away
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)
         self.metrics: MetricsServer | None = None
@@ -147,6 +168,22 @@ class Engine:
     def pushed_node(self, obj: ObjectId) -> int | None:
         """Return the node that *obj* may be pushed to; None where it is not open, or refused."""
         return None if obj in self.verdicts.refused else self.filesystem.cached_node(obj)
+
+    def _why_not_through(self, obj: ObjectId) -> str:
+        """Return why the kernel must not read a version from the cache by itself at the moment, empty where it may."""
+        if obj in self.verdicts.refused:
+            return "its bytes are not what they should be"
+        # What is found wrong later cannot be taken back from a mapping that the kernel made by itself.
+        return "its checksum is not compared yet" if self.verifier.is_waiting(obj) else ""
+
+    def records(self) -> Iterator[Record]:
+        """Give all that a successor must know."""
+        return itertools.chain(self.filesystem.records(), self.through.modes.states())
+
+    def restore(self, records: Sequence[Record]) -> None:
+        """Take over what an earlier process of this mount knew; before the first request."""
+        self.filesystem.restore(records)
+        self.through.restore(record for record in records if isinstance(record, OpenState))
 
     def note_handover(self, failure: str) -> None:
         """Keep why an attempt to replace this worker failed, for ``status``."""
@@ -181,6 +218,7 @@ class Engine:
             checksums=self.verifier.statistics(),
             loads=self.loads.in_progress(),
             finished_loads=self.loads.finished(),
+            passthrough=self.through.statistics(),
             kernel_reads=(self.adapter.reads, self.adapter.read_bytes),
             tables=self._tables(),
         )

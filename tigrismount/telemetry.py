@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tigrismount.blocks.statistics import BlocksStatistics
     from tigrismount.cache.base import CacheStatistics
     from tigrismount.config.model import MountConfig
+    from tigrismount.fuse.passthrough import PassthroughStatistics
     from tigrismount.fuse.pusher import PusherStatistics
     from tigrismount.integrity.verifier import VerifierStatistics
     from tigrismount.objects.client import ObjectStatistics
@@ -83,6 +84,8 @@ class MountFacts:
     """Loads in progress."""
     finished_loads: FinishedLoads
     """What the loads that have ended came to."""
+    passthrough: PassthroughStatistics
+    """Files that the kernel reads by itself."""
     kernel_reads: tuple[int, int]
     """READs that the kernel sent, and their bytes."""
     tables: Mapping[str, int] = field(default_factory=dict)
@@ -157,6 +160,7 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
         "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
         "kernel_reads": {"requests": facts.kernel_reads[0], "bytes": facts.kernel_reads[1]},
         "push": asdict(facts.pusher),
+        "passthrough": asdict(facts.passthrough),
         "cache": {
             **asdict(cache),
             "refetched_bytes": blocks.refetched_bytes,

@@ -12,12 +12,13 @@ from tigrismount.holder.init import patch_init_reply
 # pyfuse3 keeps one session per process: each test needs its own.
 PROGRAM = """
 import json, struct, sys, trio, pyfuse3
+from tigrismount.fuse.kernel import Kernel
 from tigrismount.fuse.session import Session
 IN = struct.Struct("=IIQQIIIHH")
 body = struct.pack("=IIIII", 7, 45, 131072, {flags}, {flags2}) + bytes(44)
 init = IN.pack(IN.size + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body
 async def main():
-    session = Session(pyfuse3.Operations())
+    session = Session(pyfuse3.Operations(), Kernel())
     return await session.replay_init(init)
 print(json.dumps(trio.run(main).hex()))
 """

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tigrismount.errors import MountError
-from tigrismount.holder.init import describe_init, patch_init_reply
+from tigrismount.holder.init import answers_passthrough, describe_init, patch_init_reply
 
 
 def init_request(*, opcode: int = 26, major: int = 7, minor: int = 45, flags: int = 0, flags2: int = 0) -> bytes:
@@ -61,3 +61,27 @@ def test_limits_are_clamped_to_what_the_field_holds(background: int, threshold: 
 def test_a_failed_or_foreign_reply_is_not_patched(reply: bytes):
     with pytest.raises(MountError):
         patch_init_reply(reply, max_background=64, congestion_threshold=48)
+
+
+def test_passthrough_is_asked_for_in_the_second_flag_word_with_a_depth_and_nothing_else_changes():
+    reply = init_reply()
+    plain = patch_init_reply(reply, max_background=64, congestion_threshold=48)
+    patched = patch_init_reply(reply, max_background=64, congestion_threshold=48, passthrough=True)
+    assert struct.unpack_from("=I", patched, 28)[0] == 0x1234 | 1 << 30, "else the second word is not looked at"
+    assert struct.unpack_from("=II", patched, 48) == (0xAB | 1 << 5, 1)
+    changed = {offset for offset in range(len(plain)) if plain[offset] != patched[offset]}
+    assert changed <= {*range(28, 32), *range(48, 56)}
+
+
+def test_a_successor_reads_from_the_answer_whether_there_is_passthrough():
+    plain = patch_init_reply(init_reply(), max_background=64, congestion_threshold=48)
+    assert not answers_passthrough(plain)
+    patched = patch_init_reply(init_reply(), max_background=64, congestion_threshold=48, passthrough=True)
+    assert answers_passthrough(patched)
+    with pytest.raises(MountError):
+        answers_passthrough(b"")
+
+
+def test_what_the_kernel_offers():
+    assert describe_init(init_request(flags=1 << 30, flags2=1 << 5)).has_passthrough
+    assert not describe_init(init_request(flags=0, flags2=1 << 5)).has_passthrough

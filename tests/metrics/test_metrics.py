@@ -18,6 +18,7 @@ from tigrismount.blocks.statistics import BlocksStatistics
 from tigrismount.cache.base import CacheStatistics
 from tigrismount.core.histogram import Histogram
 from tigrismount.fuse import errnos
+from tigrismount.fuse.passthrough import PassthroughStatistics
 from tigrismount.fuse.pusher import PusherStatistics
 from tigrismount.integrity.verifier import VerifierStatistics
 from tigrismount.metrics.exposition import Exposition, Figures
@@ -66,6 +67,7 @@ def figures(**changes) -> Figures:
         checksums=VerifierStatistics(),
         loads=(),
         finished_loads=FinishedLoads(2, 30.0, 4.5, 100, 120),
+        passthrough=PassthroughStatistics(),
         kernel_reads=(0, 0),
     )
     status = mount_status(Config, facts)

@@ -72,6 +72,7 @@ def detail_rows(mount: Mount) -> list[list[str]]:
     counts = mount.get("requests", {}).items()
     rows += [[f"requests: {name.replace('_', ' ')}", str(count)] for name, count in counts if count]
     rows += _fetch_process_rows(mount.get("fetch_processes", {}))
+    rows += _passthrough_rows(mount.get("passthrough", {}))
     return rows + _hidden_rows(mount.get("names", {})) + _checksum_rows(mount.get("checksums", {}))
 
 
@@ -206,6 +207,16 @@ def _checksum_rows(checksums: Mapping[str, Any]) -> list[list[str]]:
     if any(counts.values()):
         rows.append(["checksums", ", ".join(f"{count} {name}" for name, count in counts.items() if count)])
     return rows
+
+
+def _passthrough_rows(passthrough: Mapping[str, Any]) -> list[list[str]]:
+    """Return how many files the kernel reads by itself, and why it does not read others."""
+    opens, files = passthrough.get("opens", 0), passthrough.get("files", 0)
+    opened = [["passthrough", f"{opens} opens, {files} files in use"]] if opens or files else []
+    if passthrough.get("off"):
+        return [*opened, ["passthrough", f"off: {passthrough['off']}"]]
+    over = passthrough.get("passed_over", {}).items()
+    return opened + [["not passed through", f"{count} opens: {reason}"] for reason, count in over]
 
 
 def _takeover_rows(takeovers: Mapping[str, Any]) -> list[list[str]]:

@@ -130,6 +130,7 @@ class MountConfig:
             "read_ahead": self.reader.read_ahead_bytes,
             "prefetch": self.reader.prefetch,
             "push": self.push.mode,
+            "passthrough": self.fuse.passthrough,
             "kernel_read_ahead": self.kernel_read_ahead_kib,
             "verify": caches[0].verify if caches else None,
             "metadata_ttl": self.vfs.metadata_ttl_s,

@@ -226,6 +226,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="auto|on|off",
     ),
     Option(
+        name="passthrough",
+        parse=one_of("auto", "on", "off"),
+        default="off",
+        help="Let the kernel read files from the cache by itself; auto: those that it does not hold in memory already.",
+        metavar="auto|on|off",
+    ),
+    Option(
         name="kernel-read-ahead",
         parse=parse_kernel_read_ahead,
         default="auto (4096)",

@@ -91,7 +91,10 @@ def resolve(
         blocks=blocks,
         reader=_reader(values, blocks),
         vfs=_vfs(values, host, source, s3),
-        fuse=FuseConfig(request_deadline_s=s3.request_timeout_s + _REPLY_MARGIN_S),
+        fuse=FuseConfig(
+            request_deadline_s=s3.request_timeout_s + _REPLY_MARGIN_S,
+            passthrough=values.get("passthrough", FuseConfig().passthrough),
+        ),
         push=PushConfig(mode=values.get("push", PushConfig().mode)),
         kernel_read_ahead_kib=_kernel_read_ahead_kib(values),
         allow_other=values.get("allow_other", host.uid == 0),

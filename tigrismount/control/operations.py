@@ -31,7 +31,12 @@ HANDED_IN = "tigrismount refresh --credentials"
 
 
 def operations(
-    *, status: Callable[[], dict[str, Any]], filesystem: FileSystem, client: S3Client, loads: LoadRecorder
+    *,
+    status: Callable[[], dict[str, Any]],
+    filesystem: FileSystem,
+    client: S3Client,
+    loads: LoadRecorder,
+    forget_name: Callable[[int, bytes], None],
 ) -> Mapping[str, Handler]:
     """Return the commands of a mount, by name.
 
@@ -40,6 +45,7 @@ def operations(
         filesystem: What is mounted.
         client: The store.
         loads: The load reports.
+        forget_name: Makes the kernel forget a name in a directory.
     """
 
     async def say_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -54,7 +60,7 @@ def operations(
         """Forget what is known at and below a path of the mount, here and in the kernel."""
         names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
         entries = filesystem.refresh(names)
-        return {"names": len(entries), "complete": await forget_names(entries)}
+        return {"names": len(entries), "complete": await forget_names(entries, forget_name)}
 
     async def take_key(request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sign with another key from now on."""

@@ -18,6 +18,8 @@ class FuseConfig:
     """Handlers pyfuse3 keeps ready; fewer would be made and torn down around bursts."""
     max_tasks: int = 4096
     """Handlers at most: reads that wait for the store must never keep a look-up waiting."""
+    passthrough: Literal["auto", "on", "off"] = "off"
+    """Which files the kernel reads from the cache by itself, where it can (docs/adr/0025)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,9 @@
-"""One FUSE connection: INIT replayed to the library, then the kernel's descriptor put in its place.
+"""One FUSE connection: INIT replayed to the library, then the kernel's descriptor in its place, or a lane before it.
 
 The process that mounted has read the kernel's INIT request already and keeps it, so that any worker can be put behind
-a live mount. We give pyfuse3 one end of a socket pair, send it that INIT, take its reply, and only then replace the
-socket by the kernel's descriptor. A first start and a take-over are the same code.
+a live mount. We give pyfuse3 one end of a socket pair, send it that INIT, take its reply, and only then either replace
+the socket by the kernel's descriptor, or keep it and stand between the two (``lane``). A first start and a take-over
+are the same code; which of the two it is, the answer to INIT says, for the life of the connection.
 
 pyfuse3 keeps one session per process in module globals: one ``Session`` per process, too.
 """
@@ -14,19 +15,23 @@ import logging
 import os
 import select
 import socket
-import struct
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pyfuse3
 import trio
 
+from tigrismount.fuse.lane import Lane
+from tigrismount.fuse.relay import Relay, enlarge
+
 if TYPE_CHECKING:
+    from tigrismount.fuse.adapter import Adapter
+    from tigrismount.fuse.kernel import Kernel
     from tigrismount.fuse.options import FuseConfig
+    from tigrismount.fuse.passthrough import Passthrough
 
 log = logging.getLogger(__name__)
 
-_NOTIFY_RESEND = struct.pack("=IiQ", 16, 7, 0)
-"""fuse_out_header of FUSE_NOTIFY_RESEND (linux/fuse.h, kernel 6.9): send requests in flight again."""
 _REPLY_BYTES = 64 << 10
 _SOON_S = 0.1
 """How long requests may take that are in service when a successor waits: enough for what is in memory or on the NVMe,
@@ -47,10 +52,15 @@ class Session:
 
     Args:
         operations: The handlers.
+        kernel: Gets the descriptor.
     """
 
-    def __init__(self, operations: pyfuse3.Operations) -> None:
+    def __init__(self, operations: Adapter, kernel: Kernel) -> None:
+        self._operations = operations
+        self._kernel = kernel
+        self._lane: Lane | None = None
         library, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._room_bytes = enlarge(library)
         self._fd = library.detach()
         os.set_inheritable(self._fd, False)
         self._serving = trio.CancelScope()
@@ -73,27 +83,39 @@ class Session:
                 nursery.cancel_scope.cancel()
         return reply
 
-    def attach(self, fuse_fd: int, *, resend: bool) -> None:
-        """Put the kernel's descriptor where the library reads and writes; no task may be waiting there.
+    def attach(self, fuse_fd: int, *, resend: bool, through: Passthrough | None = None) -> None:
+        """Begin to speak to the kernel; no task may be waiting for requests.
 
         Args:
-            fuse_fd: The connection; closed here, the library keeps its own duplicate.
+            fuse_fd: The connection, owned from now on.
             resend: Ask the kernel to send requests again that a former worker took with it.
+            through: Decides which files are opened onto files of the cache; None where INIT was answered without.
         """
-        os.dup2(fuse_fd, self._fd, inheritable=False)
-        os.close(fuse_fd)
-        self._ours.close()
+        if through is None:
+            os.dup2(fuse_fd, self._fd, inheritable=False)
+            os.close(fuse_fd)
+            self._ours.close()
+            self._kernel.attach(self._fd)
+        else:
+            os.set_blocking(fuse_fd, False)
+            self._kernel.attach(fuse_fd, counts_sent=True)
+            relay = Relay(self._ours, self._room_bytes, self._kernel)
+            self._lane = Lane(self._operations, self._kernel, relay, through)
         if resend:
-            try:
-                os.write(self._fd, _NOTIFY_RESEND)
-            except OSError as exc:
-                log.warning("this kernel cannot send requests again (%s): reads in flight may fail", exc.strerror)
+            self._kernel.resend()
 
     async def serve(self, config: FuseConfig) -> None:
         """Answer requests until the mount is gone, :meth:`stop` is called or :meth:`release` gives them up."""
         try:
             with self._serving:
-                await pyfuse3.main(min_tasks=config.min_tasks, max_tasks=config.max_tasks)
+                async with trio.open_nursery() as nursery:
+                    library = partial(pyfuse3.main, min_tasks=config.min_tasks, max_tasks=config.max_tasks)
+                    if self._lane is None:
+                        await library()
+                    else:
+                        nursery.start_soon(library)
+                        await self._lane.run()
+                        nursery.cancel_scope.cancel()
         finally:
             self._served.set()
 
@@ -107,12 +129,16 @@ class Session:
             cancel: Give up what is not answered soon: whoever serves next has the kernel send it again.
         """
         if cancel:
-            self.stop()
+            self._end()
             with trio.move_on_after(_SOON_S):
                 await self._served.wait()
             self._serving.cancel()
             await self._served.wait()
             return True
+        if self._lane is not None:
+            self._lane.stop()
+            await self._served.wait()
+            return False
         pauses_s = itertools.chain(itertools.repeat(0.0, _EAGER_TURNS), itertools.repeat(_DRAIN_TURN_S))
         while not self._served.is_set():
             trio.lowlevel.notify_closing(self._fd)  # those that wait for a request end; others come to wait later
@@ -125,28 +151,22 @@ class Session:
         Where the kernel has ended the connection they are given up at once: nobody can be answered any more. Call in
         the trio thread.
         """
-        pyfuse3.terminate()
+        self._end()
         self._serving.deadline = trio.current_time() + (_LAST_ANSWERS_S if self._is_connected() else 0.0)
 
+    def _end(self) -> None:
+        if self._lane is None:
+            pyfuse3.terminate()
+        else:
+            self._lane.stop()
+
     def _is_connected(self) -> bool:
+        if self._kernel.fd < 0:  # not attached yet
+            return True
         poll = select.poll()
-        poll.register(self._fd, 0)
+        poll.register(self._kernel.fd, 0)
         return not poll.poll(0)
 
     def close(self) -> None:
         """Release the library's memory; the mount itself belongs to the holder."""
         pyfuse3.close(unmount=False)
-
-
-def store_pages(node_id: int, start: int, data: memoryview) -> None:
-    """Put bytes into the kernel's cache of a node; in a thread, since it waits for pages whose READ is under way.
-
-    Args:
-        node_id: A node that the kernel knows.
-        start: First byte, at the start of a page.
-        data: What is there; ends with a page or with the file, and never behind it.
-
-    Raises:
-        OSError: The kernel does not know the node (ENOENT), cannot (ENOSYS), or the connection is gone.
-    """
-    pyfuse3.notify_store(node_id, start, data)  # type: ignore[arg-type]  # its stub says bytes; any buffer does

@@ -23,11 +23,16 @@ _OUT_HEADER = struct.Struct("=IiQ")  # len, error, unique
 _INIT_OUT = struct.Struct("=IIIIHHI")  # major, minor, max_readahead, flags, max_background, congestion, max_write
 _LIMITS = struct.Struct("=HH")
 _LIMITS_OFFSET = _OUT_HEADER.size + _INIT_IN.size  # max_background follows the four words both structs begin with
+_FLAGS_OFFSET = _OUT_HEADER.size + 12
+_PASSTHROUGH = struct.Struct("=II")  # flags2, max_stack_depth
+_PASSTHROUGH_OFFSET = _OUT_HEADER.size + 32  # behind time_gran, max_pages and map_alignment
 
 _OPCODE_INIT = 26
 _PROTOCOL_MAJOR = 7  # the only one there has been since Linux 2.6
 _FLAG_INIT_EXT = 1 << 30  # flags2 is meaningful
+_FLAG_PASSTHROUGH = 1 << 37  # Linux 6.9: reads of a file can go to another file, in the kernel
 _FLAG_HAS_RESEND = 1 << 39  # Linux 6.9: lost requests can be asked for again
+_MAX_STACK_DEPTH = 1  # backing files on a filesystem that is itself stacked on none; this mount may be stacked on once
 _MAX_LIMIT = 0xFFFF  # both limits are 16-bit fields
 
 INIT_REQUEST_BYTES = 1 << 20
@@ -54,6 +59,11 @@ class InitRequest:
         """Whether requests that a dead worker had taken can be sent to its successor (Linux 6.9)."""
         return bool(self.flags & _FLAG_HAS_RESEND)
 
+    @property
+    def has_passthrough(self) -> bool:
+        """Whether reads can go to another file without us (Linux 6.9, and compiled in)."""
+        return bool(self.flags & _FLAG_PASSTHROUGH)
+
 
 def describe_init(request: bytes) -> InitRequest:
     """Return what the INIT request *request* says.
@@ -76,25 +86,49 @@ def describe_init(request: bytes) -> InitRequest:
     return InitRequest(unique, major, minor, max_readahead, flags)
 
 
-def patch_init_reply(reply: bytes, *, max_background: int, congestion_threshold: int) -> bytes:
-    """Return *reply* with the kernel's two queue limits replaced.
+def patch_init_reply(
+    reply: bytes, *, max_background: int, congestion_threshold: int, passthrough: bool = False
+) -> bytes:
+    """Return *reply* with the kernel's two queue limits replaced, and passthrough asked for.
 
     Args:
         reply: A successful INIT reply as a FUSE library wrote it.
         max_background: Read-ahead requests the kernel may have outstanding; clamped to 16 bits.
         congestion_threshold: Outstanding requests from which the kernel calls the mount congested and stops
             reading ahead; clamped to *max_background*.
+        passthrough: Whether files may be opened onto other files; only where the kernel offers it.
 
     Raises:
         MountError: *reply* is not a successful INIT reply of protocol 7.
     """
-    if len(reply) < _OUT_HEADER.size + _INIT_OUT.size:
+    _check_reply(reply)
+    background = min(max(1, max_background), _MAX_LIMIT)
+    patched = bytearray(reply)
+    _LIMITS.pack_into(patched, _LIMITS_OFFSET, background, min(max(1, congestion_threshold), background))
+    if passthrough:
+        (flags,) = _FLAGS2.unpack_from(patched, _FLAGS_OFFSET)
+        flags2, _ = _PASSTHROUGH.unpack_from(patched, _PASSTHROUGH_OFFSET)
+        _FLAGS2.pack_into(patched, _FLAGS_OFFSET, flags | _FLAG_INIT_EXT)
+        _PASSTHROUGH.pack_into(patched, _PASSTHROUGH_OFFSET, flags2 | _FLAG_PASSTHROUGH >> 32, _MAX_STACK_DEPTH)
+    return bytes(patched)
+
+
+def answers_passthrough(reply: bytes) -> bool:
+    """Tell whether an INIT reply asked for passthrough: then it holds for the life of the connection.
+
+    Raises:
+        MountError: *reply* is not a successful INIT reply of protocol 7.
+    """
+    _check_reply(reply)
+    (flags,) = _FLAGS2.unpack_from(reply, _FLAGS_OFFSET)
+    flags2, depth = _PASSTHROUGH.unpack_from(reply, _PASSTHROUGH_OFFSET)
+    return bool(flags & _FLAG_INIT_EXT and flags2 & _FLAG_PASSTHROUGH >> 32 and depth)
+
+
+def _check_reply(reply: bytes) -> None:
+    if len(reply) < max(_OUT_HEADER.size + _INIT_OUT.size, _PASSTHROUGH_OFFSET + _PASSTHROUGH.size):
         raise MountError(f"the INIT reply has {len(reply)} bytes, too few")
     length, error, _unique = _OUT_HEADER.unpack_from(reply)
     major, minor, *_ = _INIT_OUT.unpack_from(reply, _OUT_HEADER.size)
     if length != len(reply) or error or major != _PROTOCOL_MAJOR:
         raise MountError(f"not a successful INIT reply (length {length}, error {error}, protocol {major}.{minor})")
-    background = min(max(1, max_background), _MAX_LIMIT)
-    patched = bytearray(reply)
-    _LIMITS.pack_into(patched, _LIMITS_OFFSET, background, min(max(1, congestion_threshold), background))
-    return bytes(patched)

@@ -9,7 +9,7 @@ Conversation::
 
     supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}, in pods with {secret}
     worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, kind, message}
-    supervisor → worker   attach {init, first, mountpoint} + [fuse fd, journal fd]
+    supervisor → worker   attach {init, first, answered, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}
     supervisor → worker   serve {resend} + [journal fd, where it was replaced since attach]
     worker → supervisor   serving, later journal + [journal fd], and at last stopped {reason}

@@ -72,6 +72,7 @@ class Replacement:
             [connection.fuse_fd, connection.journal_fd],
             init=connection.init_request.hex(),
             first=first,
+            answered=connection.init_reply.hex(),
             mountpoint=connection.spec.mountpoint,
         )
         if first:

@@ -164,6 +164,24 @@ METRICS = (
     Metric("lookups", "counter", "Names looked up, by who knew the answer.", _lookups, "answered_by"),
     Metric("listings", "counter", "Listings of directories begun.", _one("names", "listings")),
     Metric("nodes", "gauge", "Files and directories that the kernel may know.", _one("names", "nodes")),
+    Metric(
+        "passthrough_opens",
+        "counter",
+        "Opens of files that the kernel reads from the cache by itself.",
+        _one("passthrough", "opens"),
+    ),
+    Metric(
+        "passthrough_opened_bytes",
+        "counter",
+        "Lengths of those files; how much of them is read only the kernel knows.",
+        _one("passthrough", "opened_bytes"),
+    ),
+    Metric(
+        "passthrough_files",
+        "gauge",
+        "Cache files kept from eviction because the kernel reads them by itself.",
+        _one("passthrough", "files"),
+    ),
     Metric("open_files", "gauge", "Object versions that are open.", _one("names", "open_files")),
     Metric(
         "hidden_keys", "gauge", "Keys in listed directories that no path can express.", _one("names", "hidden_keys")

@@ -1,0 +1,340 @@
+"""Which opens go to a file of the cache, and how long that file is kept."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+
+from tigrismount.cache.disk import DiskBlockCache
+from tigrismount.cache.none import UncachedObject
+from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.core.openmodes import OpenState
+from tigrismount.core.types import ObjectId
+from tigrismount.errors import CacheError
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.passthrough import LEAST_BYTES, PagesInMemory, Passthrough, effective_capabilities, why_off
+from tigrismount.testing.waiting import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = LEAST_BYTES + 5
+OBJ = ObjectId("bucket", "file", "etag", SIZE)
+SMALL = ObjectId("bucket", "small", "etag", LEAST_BYTES - 1)
+ADMIN = 1 << 21
+ALL = "         0          0 4294967295\n"
+
+
+class FakeCached(UncachedObject):
+    """A version in one file; whole and proven unless told otherwise."""
+
+    def __init__(self, path: str, unproven: list[int] | None) -> None:
+        super().__init__(1 << 20)
+        self._path, self._unproven = path, unproven
+
+    def unproven(self) -> list[int] | None:
+        return self._unproven
+
+    async def open_file(self) -> int:
+        await trio.lowlevel.checkpoint()
+        try:
+            fd = os.open(self._path, os.O_RDONLY)
+        except OSError as exc:
+            raise CacheError("gone") from exc
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+
+class FakeCache:
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.unproven: list[int] | None = []
+        self.hangs = False
+
+    async def open_object(self, obj: ObjectId) -> FakeCached:
+        if self.hangs:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        return FakeCached(self.path, self.unproven)
+
+
+class FakeKernel:
+    """Keeps what it is given open, as the kernel does."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, int] = {}
+        self.error = 0
+        self.sent: dict[int, int] = {}
+        self._last = 0
+
+    def open_backing(self, fd: int) -> int:
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self._last += 1
+        self.files[self._last] = os.dup(fd)
+        return self._last
+
+    def close_backing(self, backing_id: int) -> None:
+        os.close(self.files.pop(backing_id))
+
+    def take_sent(self, node_id: int) -> int:
+        return self.sent.pop(node_id, 0)
+
+
+class Scene:
+    def __init__(self, path: str) -> None:
+        self.cache, self.kernel = FakeCache(path), FakeKernel()
+        self.refusals: dict[ObjectId, str] = {}
+        self.written: list[OpenState] = []
+        self.closed: list[ObjectId] = []
+        self.through = self.make()
+
+    def make(self, *, even_in_memory: bool = True, off: str = "") -> Passthrough:
+        return Passthrough(
+            self.cache,  # type: ignore[arg-type]
+            self.kernel,
+            version_of={7: OBJ, 8: SMALL}.get,
+            refusal=lambda obj: self.refusals.get(obj, ""),
+            journal=self.written.append,
+            on_closed=self.closed.append,
+            even_in_memory=even_in_memory,
+            off=off,
+        )
+
+    def take_over(self) -> None:
+        """Have a successor in the place of one that died: its descriptors are closed, the kernel's are not."""
+        for held in self.through._held.values():
+            os.close(held.fd)
+        self.through = self.make()
+        self.through.restore(self.written)
+
+    async def opened(self) -> bool:
+        """Open the file as the lane does; return whether onto the file of the cache."""
+        choice = self.through.choice(7)
+        if choice is None:
+            choice = await self.through.find(7)
+        if choice:
+            self.through.count_through(7)
+        else:
+            self.through.count_cached(7)
+        return choice
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Scene:
+    path = tmp_path / "data"
+    path.write_bytes(bytes(SIZE))
+    return Scene(str(path))
+
+
+def is_locked(path: str) -> bool:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+async def test_a_proven_file_is_opened_onto_the_caches_and_again_without_another_look(scene: Scene) -> None:
+    assert await scene.opened()
+    assert scene.through.choice(7) is True
+    assert await scene.opened()
+    seen = scene.through.statistics()
+    assert (seen.opens, seen.opened_bytes, seen.files, list(scene.kernel.files)) == (2, 2 * SIZE, 1, [1])
+    assert scene.written[-1] == OpenState(7, opens=2, is_through=True, backing_id=1)
+
+
+@pytest.mark.parametrize(
+    ("unproven", "reason"), [(None, "not wholly cached"), ([0], "not proven yet")], ids=["incomplete", "unproven"]
+)
+async def test_a_file_that_must_still_be_looked_at_is_not(
+    scene: Scene, unproven: list[int] | None, reason: str
+) -> None:
+    scene.cache.unproven = unproven
+    assert not await scene.opened()
+    assert scene.through.statistics().passed_over == {reason: 1}
+    assert scene.through.choice(7) is False, "open in the usual way: whoever comes now gets the same"
+
+
+async def test_small_files_and_directories_are_not_worth_a_look(scene: Scene) -> None:
+    assert scene.through.choice(8) is False
+    assert scene.through.choice(1) is False
+    assert scene.through.statistics().passed_over == {}
+
+
+async def test_a_cache_that_does_not_answer_keeps_nobody_waiting(scene: Scene, autojump_clock: object) -> None:
+    scene.cache.hangs = True
+    assert not await scene.opened()
+    assert scene.through.statistics().passed_over == {"the cache did not answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(errno.EPERM, "CAP_SYS_ADMIN"), (errno.ELOOP, "overlayfs"), (errno.EINVAL, "Invalid argument")],
+)
+async def test_what_the_kernel_refuses_once_is_not_tried_again(scene: Scene, error: int, reason: str) -> None:
+    scene.kernel.error = error
+    assert not await scene.opened()
+    assert reason in scene.through.statistics().off
+    scene.through.uncount(7)
+    assert scene.through.choice(7) is False
+    assert not is_locked(scene.cache.path)
+
+
+async def test_a_refused_version_is_left_to_the_usual_way_which_refuses_it(scene: Scene) -> None:
+    await scene.opened()
+    scene.refusals[OBJ] = "wrong"
+    assert scene.through.choice(7) is False
+    assert not scene.through.count_cached(7), "the file is open onto another: this open is not one that counts"
+
+
+async def test_a_file_is_kept_while_it_is_open_and_let_go_of_when_nobody_reads_it(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    await nursery.start(scene.through.run)
+    await scene.opened()
+    await trio.sleep(10)
+    assert is_locked(scene.cache.path)
+    scene.through.uncount(7)
+    await until(lambda: not scene.kernel.files)
+    assert not is_locked(scene.cache.path)
+    assert scene.written[-1] == OpenState(7, is_through=True)
+
+
+async def test_a_mapping_keeps_the_file_after_its_release(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    await nursery.start(scene.through.run)
+    await scene.opened()
+    mapping = os.open(scene.cache.path, os.O_RDONLY)  # the kernel counts both alike
+    scene.through.uncount(7)
+    await trio.sleep(10)
+    assert is_locked(scene.cache.path)
+    assert await scene.opened(), "and who opens it meanwhile gets the same file"
+    scene.through.uncount(7)
+    os.close(mapping)
+    await until(lambda: not scene.kernel.files)
+
+
+async def test_a_successor_keeps_what_was_open_and_what_may_be_mapped(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    await scene.opened()
+    scene.take_over()
+    assert scene.through.choice(7) is True, "before it has looked for the file"
+    await nursery.start(scene.through.run)
+    await until(lambda: scene.through.statistics().files == 1)
+    scene.through.uncount(7)
+    mapping = os.open(scene.cache.path, os.O_RDONLY)
+    await until(lambda: 1 not in scene.kernel.files)
+    assert list(scene.kernel.files) == [2], "the kernel holds the successor's descriptor now"
+    assert is_locked(scene.cache.path)
+    os.close(mapping)
+    await until(lambda: not scene.kernel.files)
+
+
+async def test_a_successor_lets_go_of_a_file_that_the_cache_has_lost(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    await scene.opened()
+    os.unlink(scene.cache.path)
+    scene.take_over()
+    await nursery.start(scene.through.run)
+    await until(lambda: scene.through.statistics().files == 1)
+    scene.through.uncount(7)
+    await until(lambda: not scene.kernel.files)
+
+
+async def test_who_closes_a_file_in_the_usual_way_has_it_proven(scene: Scene) -> None:
+    scene.cache.unproven = [0]
+    await scene.opened()
+    await scene.opened()
+    scene.through.uncount(7)
+    assert scene.closed == []
+    scene.through.uncount(7)
+    assert scene.closed == [OBJ]
+
+
+async def test_what_the_kernel_has_in_memory_is_read_from_there(scene: Scene) -> None:
+    scene.through = scene.make(even_in_memory=False)
+    scene.cache.unproven = [0]
+    await scene.opened()
+    scene.kernel.sent[7] = SIZE
+    scene.through.uncount(7)
+    scene.cache.unproven = []
+    assert not await scene.opened()
+    scene.kernel.sent[7] = SIZE  # all of it once more: it was not there
+    scene.through.uncount(7)
+    assert await scene.opened()
+
+
+def test_a_little_more_each_time_is_believed_to_be_there_until_most_had_to_be_sent_again():
+    pages = PagesInMemory()
+    pages.note(7, 100, 30)
+    assert not pages.has_most(7, 100)
+    pages.note(7, 100, 30)
+    assert pages.has_most(7, 100)
+    pages.note(7, 100, 10)
+    assert pages.has_most(7, 100)
+    pages.note(7, 100, 90)
+    assert not pages.has_most(7, 100)
+
+
+@pytest.mark.parametrize(
+    ("mode", "verify", "capabilities", "uid_map", "reason"),
+    [
+        ("auto", "once", ADMIN, ALL, ""),
+        ("on", "off", ADMIN, ALL, ""),
+        ("off", "once", ADMIN, ALL, "--passthrough off"),
+        ("auto", None, ADMIN, ALL, "there is no disk cache"),
+        ("on", "always", ADMIN, ALL, "--verify always"),
+        ("auto", "once", ADMIN - 1, ALL, "CAP_SYS_ADMIN"),
+        ("auto", "once", ADMIN, "0 1000 1\n", "CAP_SYS_ADMIN"),
+        ("auto", "once", ADMIN, "", "CAP_SYS_ADMIN"),
+    ],
+)
+def test_why_not(mode, verify, capabilities, uid_map, reason):
+    found = why_off(FuseConfig(passthrough=mode), verify=verify, capabilities=capabilities, uid_map=uid_map)
+    assert reason in found
+    assert bool(found) == bool(reason)
+
+
+def test_capabilities_are_read_as_the_kernel_writes_them():
+    assert effective_capabilities(lambda _: "Name:\tx\nCapEff:\t0000000000200000\nCapBnd:\tff\n") == ADMIN
+    assert effective_capabilities(lambda _: "") == 0
+
+
+async def test_only_what_is_proven_on_a_real_disk_is_left_to_the_kernel(tmp_path: Path) -> None:
+    """Written by this process and never read back: no. Read back and verified: yes. And then nobody evicts it."""
+    import mmap
+
+    config = DiskCacheConfig(directory=str(tmp_path / "cache"), size_bytes=1 << 30, block_bytes=1 << 20)
+    cache = await DiskBlockCache.open(config, store_id="store")
+    with mmap.mmap(-1, 1 << 20) as memory, memoryview(memory) as buffer:
+        cached = await cache.open_object(OBJ)
+        assert cached.unproven() is None
+        for index, length in ((0, 1 << 20), (1, SIZE - (1 << 20))):
+            assert await cached.write_block(index, buffer, length)
+        assert cached.unproven() == [0, 1]
+        await cached.read_block(0, buffer)
+        assert cached.unproven() == [1]
+        await cached.read_block(1, buffer)
+        assert cached.unproven() == []
+    fd = await cached.open_file()
+    cached.close()
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    assert os.pread(fd, SIZE + 1, 0) == bytes(SIZE)
+    assert is_locked(path)
+    os.close(fd)
+    assert not is_locked(path)
+    with pytest.raises(CacheError):
+        await cached.open_file()
+    await cache.aclose()

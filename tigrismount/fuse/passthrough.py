@@ -1,0 +1,369 @@
+"""Files that the kernel reads from the disk cache by itself: FUSE passthrough (Linux 6.9).
+
+A file whose every block is on disk and proven is opened onto its cache file. Its reads and its mappings are then the
+kernel's own: this process sees none of them and has no part in them, and the page cache holds the bytes once, as the
+cache file's. *Proven* is what the next read would not verify: with ``--verify once`` each block has been compared with
+its checksum since this process started, with ``off`` what was closed cleanly is believed, with ``always`` nothing is.
+
+What could be taken away from under a reader may not be, for as long as anybody reads:
+
+- The descriptor that the kernel is given is locked, as that of every open version is, and so nobody evicts the file or
+  punches a hole into it, in this process or another. The lock belongs to the open file, to which the kernel holds a
+  reference of its own: it outlives this process, and lasts as long as the mount.
+- A mapping outlives the release of its file. So after the last release the backing file is kept until nobody else has
+  the cache file open, which the kernel says for each mapping as for each open file (``datafile.is_unused``).
+- A worker that takes over finds in the journal which nodes have a backing file, and how they are open
+  (``core.openmodes``).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from tigrismount.cache.datafile import is_unused
+from tigrismount.core.openmodes import OpenModes
+from tigrismount.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tigrismount.cache.base import BlockCache
+    from tigrismount.core.openmodes import OpenState
+    from tigrismount.core.types import ObjectId
+    from tigrismount.fuse.options import FuseConfig
+
+log = logging.getLogger(__name__)
+
+LEAST_BYTES = 1 << 20
+"""Smallest file that is opened so: below, finding out costs about as much as reading."""
+_MOST_REMEMBERED = 10_000
+"""Files of which it is remembered what the kernel was sent; more are not loaded in turn by one host."""
+_CAP_SYS_ADMIN = 21
+"""linux/capability.h."""
+_ALL_UIDS = 2**32 - 1
+"""Length of the map of the initial user namespace, in which alone the capability counts."""
+_PATIENCE_S = 0.25
+"""How long an open waits for the cache; it needs a millisecond."""
+_LOOK_S = 1.0
+"""How often it is looked whether a file that was closed is still mapped."""
+
+
+class Backing(Protocol):
+    """Registers backing files: ``fuse.kernel.Kernel``."""
+
+    def open_backing(self, fd: int) -> int:
+        """Return the kernel's number of an open file; raises OSError where it does not take it."""
+
+    def close_backing(self, backing_id: int) -> None:
+        """Let the kernel close it."""
+
+    def take_sent(self, node_id: int) -> int:
+        """Return how many bytes of a node the kernel has got for its page cache since this was last asked."""
+
+
+@dataclass(slots=True, eq=False)
+class _Held:
+    """A cache file that is kept from eviction."""
+
+    obj: ObjectId
+    fd: int
+    """Locked; -1 where the file is gone."""
+    is_inherited: bool = False
+    """Whether the kernel holds the file as an earlier process opened it, and not as *fd*."""
+    uses: int = 0
+    """How often it was opened, ever: tells whether anything happened meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassthroughStatistics:
+    """Counters since start; gauges say so."""
+
+    off: str = ""
+    """Why no file is opened so; empty where files are."""
+    opens: int = 0
+    """Opens onto cache files."""
+    opened_bytes: int = 0
+    """Lengths of the files opened so; how much was read of them only the kernel knows."""
+    files: int = 0
+    """Gauge: cache files kept from eviction, open or mapped."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Opens of files large enough that were answered in the usual way, by the reason."""
+
+
+class PagesInMemory:
+    """Guesses of which files the kernel holds most pages, from what it was sent: those are read at no cost already.
+
+    What was sent once is believed to be there, until most of the file had to be sent again.
+    """
+
+    def __init__(self) -> None:
+        self._believed_bytes: OrderedDict[int, int] = OrderedDict()
+
+    def note(self, node_id: int, size_bytes: int, sent_bytes: int) -> None:
+        """Note what was sent of a file while it was open."""
+        believed_bytes = self._believed_bytes.pop(node_id, 0)
+        is_lost = 2 * sent_bytes >= size_bytes and 2 * believed_bytes >= size_bytes
+        self._believed_bytes[node_id] = 0 if is_lost else min(size_bytes, believed_bytes + sent_bytes)
+        if len(self._believed_bytes) > _MOST_REMEMBERED:
+            self._believed_bytes.popitem(last=False)
+
+    def has_most(self, node_id: int, size_bytes: int) -> bool:
+        """Tell whether at least half of a file is believed to be there."""
+        return 2 * self._believed_bytes.get(node_id, 0) >= size_bytes
+
+
+class Passthrough:
+    """Chooses how files are opened, and keeps what is read by the kernel alone.
+
+    Args:
+        cache: The disk cache.
+        backing: Registers backing files.
+        version_of: Returns the version that a node is; None for what is no file.
+        refusal: Returns why a version must not be opened so at the moment, in a few words; empty where it may.
+        journal: Keeps a state for the next worker.
+        on_closed: Told of a version that nobody has open any more in the usual way.
+        even_in_memory: Whether files are opened so that the kernel may have in its page cache already.
+        off: Why no file is opened so; empty where files are.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache,
+        backing: Backing,
+        *,
+        version_of: Callable[[int], ObjectId | None],
+        refusal: Callable[[ObjectId], str],
+        journal: Callable[[OpenState], None],
+        on_closed: Callable[[ObjectId], None],
+        even_in_memory: bool = False,
+        off: str = "",
+    ) -> None:
+        self._cache = cache
+        self._backing = backing
+        self._version_of = version_of
+        self._refusal = refusal
+        self._journal = journal
+        self._on_closed = on_closed
+        self._in_memory = None if even_in_memory else PagesInMemory()
+        self.off = off
+        """Why no file is opened so that is not already; empty where files are."""
+        self.modes = OpenModes()
+        """How files are open."""
+        self._held: dict[int, _Held] = {}
+        self._opens = 0
+        self._opened_bytes = 0
+        self._passed_over: Counter[str] = Counter()
+
+    # ------------------------------------------------------------------ choosing
+
+    def choice(self, node_id: int) -> bool | None:
+        """Tell whether an open of a node goes to a backing file; None where :meth:`find` must look. Never waits."""
+        state = self.modes.of(node_id)
+        obj = self._version_of(node_id)
+        if obj is None or state.is_cached:
+            return False
+        refusal = self._refusal(obj)
+        if refusal or obj.size_bytes < LEAST_BYTES:
+            return self._pass_over(refusal)
+        if state.backing_id:  # open onto it, or a moment ago
+            return True
+        if self._in_memory is not None and self._in_memory.has_most(node_id, obj.size_bytes):
+            return self._pass_over("the kernel has it in memory")
+        return self._pass_over(self.off) if self.off else None
+
+    def _pass_over(self, reason: str) -> bool:
+        if reason:
+            self._passed_over[reason] += 1
+        return False
+
+    async def find(self, node_id: int) -> bool:
+        """Give a node that is not open a backing file if it may have one; return whether it has. Never raises."""
+        obj = self._version_of(node_id)
+        if obj is None:
+            return False
+        reason = "the cache did not answer"
+        with trio.move_on_after(_PATIENCE_S):
+            reason = await self._find(node_id, obj)
+        return True if not reason else self._pass_over(reason)
+
+    async def _find(self, node_id: int, obj: ObjectId) -> str:
+        """Return why not, empty where the node has a backing file now."""
+        cached = await self._cache.open_object(obj)
+        try:
+            unproven = cached.unproven()
+            if unproven is None:
+                return "not wholly cached"
+            if unproven:
+                return "not proven yet"
+            fd = await cached.open_file()
+        except CacheError as exc:
+            log.info("not opened onto its cache file: %s", exc)
+            return "the cache file cannot be had"
+        finally:
+            cached.close()
+        try:
+            backing_id = self._backing.open_backing(fd)
+        except OSError as exc:
+            os.close(fd)
+            self.off = _why_not(exc)
+            log.warning("no file is opened onto its cache file: %s", self.off)
+            return self.off
+        self._held[node_id] = _Held(obj, fd)
+        self._journal(self.modes.back(node_id, backing_id))
+        return ""
+
+    # ------------------------------------------------------------------ counting
+
+    def is_through(self, node_id: int) -> bool:
+        """Tell whether a node is open onto a backing file."""
+        return self.modes.of(node_id).is_passthrough
+
+    def count_through(self, node_id: int) -> int:
+        """Count an open onto a node's backing file, before the kernel hears of it; return the file's number."""
+        state = self.modes.opened(node_id, through=True)
+        self._journal(state)
+        self._opens += 1
+        held = self._held.get(node_id)
+        if held is not None:
+            held.uses += 1
+            self._opened_bytes += held.obj.size_bytes
+        return state.backing_id
+
+    def count_cached(self, node_id: int) -> bool:
+        """Count an open in the usual way, before the kernel hears of it.
+
+        Returns:
+            Whether it counts: not where the file is open onto another, and this open is about to be refused.
+        """
+        if self.is_through(node_id):
+            return False
+        self._journal(self.modes.opened(node_id, through=False))
+        return True
+
+    def uncount(self, node_id: int) -> None:
+        """Count a release, or an open that came to nothing, once the kernel knows."""
+        state = self.modes.released(node_id)
+        self._journal(state)
+        obj = self._version_of(node_id)
+        if state.opens or state.is_through:
+            return
+        sent_bytes = self._backing.take_sent(node_id)
+        if obj is not None and obj.size_bytes >= LEAST_BYTES:
+            if self._in_memory is not None:
+                self._in_memory.note(node_id, obj.size_bytes, sent_bytes)
+            self._on_closed(obj)
+
+    # ------------------------------------------------------------------ keeping
+
+    def restore(self, states: Iterable[OpenState]) -> None:
+        """Take over from an earlier worker; before the first request."""
+        for state in states:
+            self.modes.restore(state)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold what was taken over, and let go of what nobody reads any more, until cancelled."""
+        task_status.started()
+        for state in self.modes.states():
+            if state.backing_id:
+                await self._hold_inherited(state.node_id)
+        while True:
+            await trio.sleep(_LOOK_S)
+            for node_id in list(self._held):
+                await self._let_go_unused(node_id)
+
+    async def _hold_inherited(self, node_id: int) -> None:
+        obj = self._version_of(node_id)
+        if obj is None or node_id in self._held:
+            return
+        held = self._held[node_id] = _Held(obj, -1, is_inherited=True)
+        cached = await self._cache.open_object(obj)
+        try:
+            held.fd = await cached.open_file()
+        except CacheError as exc:
+            log.warning("what is open onto a cache file goes on from there, though the cache has lost it: %s", exc)
+        finally:
+            cached.close()
+
+    async def _let_go_unused(self, node_id: int) -> None:
+        held, state = self._held[node_id], self.modes.of(node_id)
+        if state.is_passthrough:
+            return
+        if held.is_inherited and not self._take_over(node_id, held, state):
+            return
+        uses = held.uses
+        unused = await trio.to_thread.run_sync(is_unused, held.fd)
+        if unused and uses == held.uses:
+            self._let_go(node_id, held)
+
+    def _take_over(self, node_id: int, held: _Held, state: OpenState) -> bool:
+        """Have the kernel hold our descriptor in the place of a dead worker's; return whether it does."""
+        if held.fd < 0:
+            self._let_go(node_id, held)
+            return False
+        try:
+            backing_id = self._backing.open_backing(held.fd)
+        except OSError as exc:
+            log.warning("a cache file stays locked: %s", _why_not(exc))
+            return False
+        self._backing.close_backing(state.backing_id)
+        self._journal(self.modes.back(node_id, backing_id))
+        held.is_inherited = False
+        return True
+
+    def _let_go(self, node_id: int, held: _Held) -> None:
+        del self._held[node_id]
+        self._backing.close_backing(self.modes.of(node_id).backing_id)
+        self._journal(self.modes.back(node_id, 0))
+        if held.fd >= 0:
+            os.close(held.fd)
+
+    def statistics(self) -> PassthroughStatistics:
+        """Return counters and gauges."""
+        return PassthroughStatistics(
+            self.off, self._opens, self._opened_bytes, len(self._held), dict(self._passed_over)
+        )
+
+
+def why_off(config: FuseConfig, *, verify: str | None, capabilities: int, uid_map: str) -> str:
+    """Return why no file can be opened onto a file of the cache, empty where files can, as far as this side knows.
+
+    Args:
+        config: What was asked for.
+        verify: When cached blocks are checked; None without a cache.
+        capabilities: Effective ones of this process, as a bit mask.
+        uid_map: Of this process, as ``/proc/self/uid_map`` has it.
+    """
+    if config.passthrough == "off":
+        return "--passthrough off"
+    if verify is None:
+        return "there is no disk cache"
+    if verify == "always":
+        return "--verify always: the kernel verifies nothing"
+    if not capabilities >> _CAP_SYS_ADMIN & 1 or uid_map.split() != ["0", "0", str(_ALL_UIDS)]:
+        return "this process lacks CAP_SYS_ADMIN"
+    return ""
+
+
+def _why_not(error: OSError) -> str:
+    if error.errno == errno.EPERM:
+        return "this process lacks CAP_SYS_ADMIN"
+    if error.errno == errno.ELOOP:
+        return "the cache lies on a filesystem that is stacked on another (overlayfs)"
+    return f"the kernel does not take the cache's files ({error.strerror})"
+
+
+def effective_capabilities(read: Callable[[str], str]) -> int:
+    """Return this process's effective capabilities as a bit mask.
+
+    Args:
+        read: Returns the text of a file, empty where there is none.
+    """
+    fields = (line.partition(":") for line in read("/proc/self/status").splitlines())
+    return next((int(value, 16) for name, _, value in fields if name == "CapEff"), 0)
