@@ -54,3 +54,19 @@ def test_a_worker_looks_for_cycles_from_when_it_serves_and_not_all_the_time():
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "True", "True", "500"]
+
+
+def test_a_client_with_a_key_of_its_own_does_not_walk_through_the_models_of_all_services():
+    code = (
+        "import sys\n"
+        "from tigrismount.objects.credentials import credentials_in\n"
+        "from tigrismount.objects.options import S3Config\n"
+        "from tigrismount.objects.s3 import S3Client\n"
+        "key = credentials_in({'AWS_ACCESS_KEY_ID': 'a', 'AWS_SECRET_ACCESS_KEY': 'b'}, 'the test')\n"
+        "looked = []\n"
+        "sys.addaudithook(lambda event, _: looked.append(event) if event == 'os.listdir' else None)\n"
+        "S3Client(S3Config(endpoint_url='http://127.0.0.1:9'), key)\n"
+        "print(len(looked))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20, "directories listed; there are four hundred services"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.credentials
 import botocore.exceptions
+import botocore.loaders
 import botocore.session
 import trio
 
@@ -209,4 +210,22 @@ def _load(credentials: Credentials | None, metadata_service: bool) -> tuple[Any,
 
 
 def _session(profile: str | None, *, isolated: bool) -> Any:
-    return botocore.session.Session(session_vars=_ISOLATED) if isolated else botocore.session.Session(profile=profile)
+    if not isolated:
+        return botocore.session.Session(profile=profile)
+    session = botocore.session.Session(session_vars=_ISOLATED)
+    session.register_component("data_loader", _S3Only(session.get_config_variable("data_path")))
+    return session
+
+
+class _S3Only(botocore.loaders.Loader):  # type: ignore[misc]
+    """Loads the models of S3, without walking through those of all services to see whether there is such a one.
+
+    Only for a session with a key of its own: roles and single sign-on are services too.
+    """
+
+    def __init__(self, data_path: str | None) -> None:
+        super().__init__(extra_search_paths=data_path.split(os.pathsep) if data_path else None)
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        """Return what is asked for here."""
+        return ["s3"]
