@@ -140,8 +140,15 @@ def test_what_is_known_is_never_rewritten_away(fd, start):
     for n in range(100):
         ids += first.meet(f"n{n}")
         first.table.add_lookup(first.table.get(ids[-1]))
-    assert len(first.sent) < 10, "each rewriting doubles the limit"
-    assert {node.id for node in start(first.sent[-1]).table.known()} >= set(ids)
+    assert first.sent == [], "it would not become shorter"
+    assert {node.id for node in start(fd).table.known()} >= set(ids)
+    first.table.forget(ids[0], 1)
+    for id_ in ids[10:]:
+        first.table.forget(id_, 1)
+    for n in range(300):
+        first.meet(f"m{n}")
+    assert 0 < len(first.sent) < 40, "a rewriting makes room for as much again"
+    assert {node.id for node in start(first.sent[-1]).table.known()} >= set(ids[1:10])
 
 
 def test_a_journal_nobody_takes_is_given_up_and_said(fd, start):

@@ -7,8 +7,9 @@ where files may be open onto the cache's own (``fuse.lane``), one for each file 
 ``core.journal`` has the bytes.
 
 Nodes that were dropped stay in the journal, so it is bounded by rewriting: above a limit, all nodes that are known now
-go to a new file, which takes the old one's place once it has been sent to the supervisor. The limit is then twice what
-was needed, so that rewriting costs no more than writing did. Whenever this process dies, one whole journal is there.
+go to a new file, which takes the old one's place once it has been sent to the supervisor, unless most of what was
+written is known still: a walk through a large tree writes much and drops nothing. The limit is then twice what was
+needed, so that rewriting costs no more than writing did. Whenever this process dies, one whole journal is there.
 
 A journal that cannot be written is given up, with a line in the log and in ``status``: the mount goes on, and a worker
 that takes over will not know the nodes met since.
@@ -47,6 +48,8 @@ class NodeJournal:
         self._rewrite_bytes = self._limit_bytes = rewrite_bytes
         self._fd = -1
         self._size_bytes = self._previewed_bytes = self._previewed_ino = 0
+        self._records = 0
+        """Records in the journal, those that later ones replace included."""
         self._known: Callable[[], Iterable[Record]] = tuple
         self._replace: Callable[[int], None] | None = None
         self.degraded = ""
@@ -83,13 +86,14 @@ class NodeJournal:
         """
         facts = os.fstat(fd)
         if facts.st_ino != self._previewed_ino:  # another one was written in its place
-            self._previewed_ino, self._previewed_bytes = facts.st_ino, 0
+            self._previewed_ino, self._previewed_bytes, self._records = facts.st_ino, 0, 0
         start, size_bytes = self._previewed_bytes, facts.st_size
         head = os.pread(fd, len(MAGIC), 0) if start else b""
         data = head + os.pread(fd, size_bytes - start, start)
         found: dict[object, Record] = {}
         stop = len(head)
         for item, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
+            self._records += 1
             found[_key(item)] = item
         self._previewed_bytes = start + stop - len(head)
         return list(found.values())
@@ -100,8 +104,9 @@ class NodeJournal:
             return
         try:
             if self._size_bytes >= self._limit_bytes and self._replace is not None:
-                self._rewrite(self._replace)
+                self._bound(self._replace)
             self._write(self._fd, self._size_bytes, encode_record(item))
+            self._records += 1
         except (OSError, ValueError, MountError) as exc:
             self._give_up(str(exc))
 
@@ -116,6 +121,15 @@ class NodeJournal:
         if written != len(data):
             raise OSError(f"only {written} of {len(data)} bytes could be written")
         self._size_bytes = start + written
+
+    def _bound(self, replace: Callable[[int], None]) -> None:
+        """Rewrite the journal where that makes it less than half; let it grow in any case."""
+        known = sum(1 for _ in self._known())
+        if known * 2 > self._records:
+            self._limit_bytes = 2 * self._size_bytes
+        else:
+            self._rewrite(replace)
+            self._records = known
 
     def _rewrite(self, replace: Callable[[int], None]) -> None:
         before_bytes = self._size_bytes
