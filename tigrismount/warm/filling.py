@@ -4,9 +4,11 @@ A block's GET makes room for the next one as soon as its bytes are in memory: th
 network, and a bounded number of blocks may wait for it. A block counts when the disk has it.
 
 It begins with a few GETs; each one that comes back is followed by two, so they double in each round trip as TCP's
-do, up to the number of jobs: many machines that start in the same second find the store's limit from below, and the
-client's own limit halves when the store asks for fewer. A version that fails ends with a line and the others go on; a
-store or a disk that takes no more ends all of it.
+do, up to the number of jobs: many machines that start in the same second find the store's limit from below. That is
+only the way up: how many GETs are out from then on, and how many fewer when the store asks for that, is for the client
+to find (``core.adaptive``), and blocks wait for their turn there.
+
+A version that fails ends with a line and the others go on; a store or a disk that takes no more ends all of it.
 """
 
 from __future__ import annotations
