@@ -211,9 +211,11 @@ class Bench:
     def record(self, name: str, measurement: Measurement, *, quiet: bool = False) -> None:
         """Book a measurement."""
         self.rounds.setdefault(name, []).append(measurement)
-        cost = f"{report.cost_s_per_gib(measurement):5.2f} CPU s/GiB"
-        if not quiet:
-            print(f"  {name:34} {measurement.seconds:7.3f} s {measurement.rate_mb_s:7.0f} MB/s {cost}", flush=True)
+        if quiet:
+            return
+        rate = f"{measurement.rate_mb_s:7.0f} MB/s {report.cost_s_per_gib(measurement):5.2f} CPU s/GiB"
+        is_rate = measurement.size_bytes >= report.RATE_BYTES
+        print(f"  {name:34} {measurement.seconds:7.3f} s {rate if is_rate else ''}", flush=True)
 
     def value(self, name: str, value: float, *, quiet: bool = False) -> None:
         """Book a count or a share."""

@@ -322,22 +322,25 @@ def read_disk(paths: Sequence[Path]) -> Measurement:
 
 def list_pages(endpoint_url: str, bucket: str, prefix: str, *, parsed: bool) -> Measurement:
     """Page through a listing, by boto3 or by bare requests whose answers are only searched for the next token."""
-
-    def work() -> int:
-        return sum(_boto3_pages(endpoint_url, bucket, prefix) if parsed else _bare_pages(endpoint_url, bucket, prefix))
-
-    return measured(work)
+    pages = _boto3_pages(endpoint_url, bucket, prefix) if parsed else _bare_pages(endpoint_url, bucket, prefix)
+    return measured(lambda: sum(pages))
 
 
 def _boto3_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
+    """Return the keys on each page; the client is made before the clock starts."""
     import boto3
     from botocore.config import Config
 
     config = Config(s3={"addressing_style": "path"})
     client = boto3.client("s3", endpoint_url=endpoint_url, region_name="auto", config=config)
-    with contextlib.closing(client):
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
-            yield len(page["Contents"])
+    paginator = client.get_paginator("list_objects_v2")
+
+    def sizes() -> Iterator[int]:
+        with contextlib.closing(client):
+            for page in paginator.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+                yield len(page["Contents"])
+
+    return sizes()
 
 
 def _bare_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.plot import draw, draw_rates
-from benchmarks.report import WORDS, Row
+from benchmarks.report import RATE_BYTES, WORDS, Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,8 +26,6 @@ OURS = "ours"
 _BAR = re.compile(r"P(\d+) ")
 _FIO = re.compile(r"fio (.*) \| (.*)")
 _GIB = 1 << 30
-_RATE_BYTES = 1 << 20
-"""Variants that move less are about time: pages, names."""
 
 Run = dict[str, Any]
 """A run as it is saved."""
@@ -98,11 +96,15 @@ def fio_table(runs: Sequence[Run]) -> list[list[str]]:
                 job,
                 *(f"{found[label]:.3g}" if label in found else "-" for label in labels),
                 f"{found[OURS] / best:.2f}" if best else "-",
-                f"{statistics.median(values[f'amplification, {job}']):.2f}",
+                _median(values.get(f"amplification, {job}")),
                 ", ".join(f"{time_ms:.3g}" for time_ms in times),
             ]
         )
     return table
+
+
+def _median(values: Sequence[float] | None) -> str:
+    return f"{statistics.median(values):.2f}" if values else "-"
 
 
 def _rounds(runs: Sequence[Run]) -> dict[str, list[dict[str, float]]]:
@@ -141,7 +143,7 @@ def _variants(rounds: Mapping[str, Sequence[Mapping[str, float]]]) -> list[list[
             seconds = statistics.median(m["seconds"] for m in measurements)
             rate = f"{statistics.median(map(_rate_mb_s, measurements)):.0f}"
             costs = [_cost(measurements), _cost(rounds.get(f"daemon: {name}", []))]
-            small = measurements[0]["size_bytes"] < _RATE_BYTES
+            small = measurements[0]["size_bytes"] < RATE_BYTES
             found.append([name, f"{seconds:.3f}", *(["-"] * 3 if small else [rate, *costs])])
     return found
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from benchmarks.jobs import GIB, KIB, MIB, Job, limit_s, scaled
 
-SCALE = 1 / 20
-"""A second or two of most jobs: long enough for a window to open, and for all of them to fit into a few minutes."""
-QUICK_SCALE = 1 / 50
+SCALE = 1 / 15
+"""Two seconds of most jobs: long enough for windows to open, and for all jobs on all mounts to take minutes."""
+QUICK_SCALE = 1 / 30
 
 
 def _mountpoint(name: str, *, quick: bool = False, jobs: int = 1, direct: bool = False, random: bool = False) -> Job:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 WORDS = {True: "reached", False: "not reached", None: "-"}
 """How a target is said to hold."""
+RATE_BYTES = 1 << 20
+"""Variants that move less are about time: pages, names."""
 RESULTS = Path(__file__).parent / "results"
 """Where JSON goes; ignored by git."""
 
@@ -117,7 +119,8 @@ def show(bench: Bench, rows: Sequence[Row]) -> None:
         cost = statistics.median(cost_s_per_gib(m) for m in measurements)
         daemon = bench.rounds.get(f"daemon: {name}", [])
         daemon_cost = f"{statistics.median(cost_s_per_gib(m) for m in daemon):.2f}" if daemon else "-"
-        variants.add_row(name, f"{seconds:.3f}", f"{rate_mb_s:.0f}", f"{cost:.2f}", daemon_cost)
+        costs = [f"{rate_mb_s:.0f}", f"{cost:.2f}", daemon_cost] if measurements[0].size_bytes >= RATE_BYTES else []
+        variants.add_row(name, f"{seconds:.3f}", *costs)
     console.print(variants)
     if bench.counters:
         console.print(_counters_table(bench))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from benchmarks.jobs import Job
 
 OURS = "ours"
+COUNTED_BYTES = 1 << 20
+"""A job that reads less is about time: to fetch megabytes for a byte says nothing."""
 MEMORY_BYTES = 1 << 30
 """What is touched before each job: more than one reads."""
 
@@ -53,8 +55,10 @@ def _through_ours(bench: Bench, executable: str, jobs: list[tuple[Job, float]]) 
                 continue
             after = counters_of(mount.status())
             bench.counters.setdefault(name, []).append({key: after[key] - before[key] for key in after})
-            fetched_bytes = bench.counters[name][-1]["fetched_bytes"]
-            bench.value(f"amplification, {job.label}", fetched_bytes / bench.rounds[name][-1].size_bytes)
+            read_bytes = bench.rounds[name][-1].size_bytes
+            if read_bytes >= COUNTED_BYTES:
+                fetched_bytes = bench.counters[name][-1]["fetched_bytes"]
+                bench.value(f"amplification, {job.label}", fetched_bytes / read_bytes)
 
 
 def _run_jobs(bench: Bench, executable: str, jobs: Sequence[tuple[Job, float]], label: str, directory: Path) -> None:
@@ -96,8 +100,8 @@ def rows(bench: Bench) -> list[Row]:
         if found:
             best = [max(together) for together in zip_longest(*found, fillvalue=0.0)]
             rows.append(ratio_row(f"fio {job.label} / fastest peer", rates, best, ">= 1"))
-        amplification = bench.values[f"amplification, {job.label}"]
-        rows.append(value_row(f"fetched / read, fio {job.label}", amplification, "-"))
+        if amplification := bench.values.get(f"amplification, {job.label}"):
+            rows.append(value_row(f"fetched / read, fio {job.label}", amplification, "-"))
     return rows
 
 

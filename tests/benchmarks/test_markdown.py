@@ -87,6 +87,13 @@ def test_a_job_that_no_peer_ran_has_no_ratio(bench):
     assert markdown.fio_table([run(bench)])[1] == ["them seq", "300", "-", "1.10", "2, 2"]
 
 
+def test_a_job_that_reads_a_byte_has_no_amplification(bench):
+    book(bench, "ours", 0.001)
+    del bench.values["amplification, them seq"]
+
+    assert markdown.fio_table([run(bench)])[1][3] == "-"
+
+
 def test_only_what_is_between_the_marks_is_replaced(bench, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before `{markdown.BEGIN}`\n{markdown.BEGIN}\nyesterday\n{markdown.END}\nafter\n")
