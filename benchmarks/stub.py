@@ -1,6 +1,7 @@
 """Our file system over memory: what FUSE costs, without what a store costs. ``python -m benchmarks.stub`` mounts it.
 
-Two cuts. ``handlers`` answers each READ from bytes that lie there: session, adapter, file system, and nothing else.
+Three cuts. ``handlers`` answers each READ from bytes that lie there: session, adapter, file system, and nothing else.
+``lane`` is the same with the lane before the library, as mounts with FUSE passthrough have it.
 ``store`` puts the whole read path below it, blocks and planning included, on an object store in memory, without a disk
 cache. Mounts a generated model at the mountpoint, says one line, and serves until it is unmounted.
 
@@ -25,6 +26,7 @@ from tigrismount.demo.model import plan_model
 from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.kernel import Kernel
 from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.passthrough import Passthrough
 from tigrismount.fuse.session import Session
 from tigrismount.holder.init import INIT_REQUEST_BYTES, patch_init_reply
 from tigrismount.holder.knobs import raise_read_ahead
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import FetchSink
 
-CUTS = ("handlers", "store")
+CUTS = ("handlers", "lane", "store")
 KERNEL_READ_AHEAD_KIB = 4096
 """As ``mount`` sets it for root."""
 
@@ -109,7 +111,7 @@ async def over_memory(cut: str, size_bytes: int) -> AsyncIterator[FileSystem]:
     for key, content in data.items():
         client.put(key, content, etag="made")
     config = VfsConfig(bucket=client.bucket, metadata_ttl_s=float("inf"))
-    if cut == "handlers":
+    if cut in ("handlers", "lane"):
         lying: Any = LyingReaders(data)
         yield FileSystem(client, lying, config, clock=time.monotonic)
         return
@@ -139,18 +141,31 @@ async def serve(mountpoint: str, cut: str, size_bytes: int) -> None:
     config = FuseConfig()
     async with over_memory(cut, size_bytes) as filesystem:
         connection = mount(MountSpec(mountpoint=mountpoint, fsname="stub", allow_other=False))
-        session = Session(Adapter(filesystem, config), Kernel())
+        kernel = Kernel()
+        session = Session(Adapter(filesystem, config), kernel)
         init = await trio.to_thread.run_sync(os.read, connection, INIT_REQUEST_BYTES)
         reply = await session.replay_init(init)
         background = config.max_background
         os.write(connection, patch_init_reply(reply, max_background=background, congestion_threshold=background))
-        session.attach(connection, resend=False)
+        session.attach(connection, resend=False, through=_nothing_through(kernel) if cut == "lane" else None)
         entry = mount_at(mountpoint)
         if entry is not None:
             raise_read_ahead(entry.device, KERNEL_READ_AHEAD_KIB)
         print("mounted", flush=True)
         await session.serve(config)
         session.close()
+
+
+def _nothing_through(kernel: Kernel) -> Passthrough:
+    """Return what opens every file in the usual way."""
+    return Passthrough(
+        NoCache(),
+        kernel,
+        version_of=lambda _: None,
+        refusal=lambda _: "",
+        journal=lambda _: None,
+        on_closed=lambda _: None,
+    )
 
 
 def main() -> None:
