@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tigrismount.cache.datafile import DataFile, remove_file
+from tigrismount.cache.datafile import DataFile, is_unused, remove_file
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -95,3 +97,61 @@ def test_what_is_not_a_plain_file_is_refused(tmp_path: Path, make: object) -> No
     make(path)  # type: ignore[operator]
     with pytest.raises((CacheError, OSError)):
         DataFile(path, 5000).open_existing()
+
+
+class WatchedFile(DataFile):
+    """Notes how long the file is after each write."""
+
+    def __init__(self, path: str, size_bytes: int) -> None:
+        super().__init__(path, size_bytes)
+        self.lengths: list[int] = []
+
+    def _transfer(self, call: Callable[[int, Any, int], int], data: Any, offset: int) -> int:
+        done = super()._transfer(call, data, offset)
+        self.lengths.append(os.stat(self._path).st_size)
+        return done
+
+
+def test_the_file_ends_where_the_object_does_at_every_moment(tmp_path: Path) -> None:
+    """The kernel may be reading it by itself: not one byte may be behind the end, not even for a moment."""
+    path, size = tmp_path / "file", 3 * 4096 + 5
+    file = WatchedFile(str(path), size)
+    file.ensure()
+    with mmap.mmap(-1, 4 * 4096) as memory, memoryview(memory) as buffer:
+        buffer[:size] = bytes(range(256)) * 48 + b"x" * 5
+        file.write(0, buffer, size)
+        assert set(file.lengths) == {size}
+        assert path.read_bytes() == bytes(buffer[:size])
+    file.close()
+
+
+def test_another_descriptor_keeps_the_file_and_says_when_nobody_else_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    file = DataFile(str(path), 5000)
+    file.ensure()
+    fd = file.open_again()
+    assert not is_unused(fd), "open by the cache"
+    file.close()
+    assert is_unused(fd)
+    assert not remove_file(str(path), lambda: True), "locked all the same"
+    with path.open("rb") as reader:
+        mapping = mmap.mmap(reader.fileno(), 5000, prot=mmap.PROT_READ)
+    assert not is_unused(fd), "mapped"
+    mapping.close()
+    assert is_unused(fd)
+    os.close(fd)
+    assert remove_file(str(path), lambda: True)
+
+
+def test_a_file_that_is_another_one_now_is_not_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    file = DataFile(str(path), 5000)
+    file.ensure()
+    path.unlink()
+    path.write_bytes(bytes(5000))
+    with pytest.raises(CacheError):
+        file.open_again()
+    file.close()
+    fd = os.open(path, os.O_RDONLY)
+    assert is_unused(fd), "nothing was left open"
+    os.close(fd)

@@ -2,8 +2,9 @@
 
 Reads and writes go past the page cache (``O_DIRECT``) from and to aligned buffers: measured here, that costs 0.08 CPU
 seconds per GiB instead of 0.5 to 3.7, and leaves the page cache to the kernel's pages of the mount. A filesystem that
-refuses gets ordinary I/O, and so does a file whose caller gave a buffer that is not aligned. The last block is written
-padded to the alignment and cut off again, so the file always ends where the object does.
+refuses gets ordinary I/O, and so does a file whose caller gave a buffer that is not aligned. The last bytes of a file,
+which do not fill a unit of alignment, go through the page cache. So the file ends where the object does at every
+moment: the kernel may be reading it by itself (``fuse.passthrough``) while a damaged block is written anew.
 
 An open file is locked (``flock``, shared). Whoever evicts takes that lock alone, for this process and every other,
 and passes on when it cannot: so an open version is never evicted. The lock dies with its process. A file can still be
@@ -174,18 +175,27 @@ class DataFile:
 
         Args:
             offset: Where, in the object; a multiple of the alignment.
-            buffer: The bytes, padded to the alignment; the padding reaches the disk only as far as it is cut off again.
+            buffer: The bytes, and perhaps more.
             length_bytes: How many count.
 
         Raises:
             OSError: The disk failed or is full.
         """
-        view = buffer[: _aligned(length_bytes)]
+        whole_bytes = length_bytes // ALIGNMENT_BYTES * ALIGNMENT_BYTES
         done = 0
-        while done < length_bytes:
-            done += self._transfer(os.pwrite, view[done:], offset + done)
-        if offset + len(view) > self._size_bytes:
-            os.ftruncate(self._fd, self._size_bytes)
+        while done < whole_bytes:
+            done += self._transfer(os.pwrite, buffer[done:whole_bytes], offset + done)
+        if done < length_bytes:
+            self._write_through_cache(offset + done, buffer[done:length_bytes])
+
+    def _write_through_cache(self, offset: int, data: memoryview) -> None:
+        fd = os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwrite(fd, data[done:], offset + done)
+        finally:
+            os.close(fd)
 
     def _transfer(self, call: Callable[[int, Any, int], int], data: Any, offset: int) -> int:
         try:
