@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 """What is between them, each on a line of its own, belongs to this module."""
 OURS = "ours"
+LEAST_RATE_MB_S = 0.01
+"""Below it a job asks for single bytes: about time, and not in a picture of rates."""
 _BAR = re.compile(r"P(\d+) ")
 _FIO = re.compile(r"fio (.*) \| (.*)")
 _GIB = 1 << 30
@@ -68,7 +70,9 @@ def pictures(runs: Sequence[Run], places: Mapping[str, Path]) -> bool:
         places: PNG files, of ``targets`` and of ``fio``.
     """
     caption = f"{runs[-1]['date']}; {runs[-1]['command']}; {runs[-1]['machine']['cpu']}"
-    return draw(rows(runs), places["targets"], caption) and draw_rates(fio_rates(runs), places["fio"], caption)
+    rates = {job: found for job, found in fio_rates(runs).items() if max(found.values()) > LEAST_RATE_MB_S}
+    in_order = sorted(rows(runs), key=lambda row: int((_BAR.findall(row.name) or [99])[0]))
+    return draw(in_order, places["targets"], caption) and draw_rates(rates, places["fio"], caption)
 
 
 def fio_rates(runs: Sequence[Run]) -> dict[str, dict[str, float]]:

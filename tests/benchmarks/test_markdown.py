@@ -9,6 +9,7 @@ import pytest
 from benchmarks import markdown
 from benchmarks.bench import Bench
 from benchmarks.loads import Measurement
+from benchmarks.plot import margin
 from benchmarks.report import content, value_row
 from benchmarks.store import Store
 from tigrismount.demo.model import plan_model
@@ -132,3 +133,22 @@ def test_nothing_is_drawn_of_nothing(bench, tmp_path):
 
     assert markdown.pictures([run(bench)], markdown.image_places(tmp_path))
     assert list(tmp_path.glob("*.png")) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "times"),
+    [
+        (">= 0.90", 1.8, 2.0),
+        (">= 2", 0.5, 0.25),
+        ("<= 1.2", 2.4, 0.5),
+        ("<= 150", 50, 3.0),
+        ("<= 150", -193, 2.0),
+        ("<= 0", 0, 2.0),
+        ("<= 0", 7, 0.5),
+    ],
+)
+def test_pictures_show_what_is_better_to_the_right(target, value, times):
+    row = value_row("x", [value], target)
+
+    assert margin(row, value) == pytest.approx(times)
+    assert (margin(row, value) > 1) == row.holds
