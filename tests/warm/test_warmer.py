@@ -254,15 +254,23 @@ async def test_what_was_fetched_is_compared_with_its_checksum_and_a_mismatch_is_
         assert sorted(failure.what for failure in checked.failures) == ["s3://bucket/m/bad", "s3://bucket/m/small"]
 
 
-@pytest.mark.parametrize("held", [4, 99])
-async def test_the_disk_is_waited_for_beside_the_network_and_only_by_so_many_blocks(bench, held: int) -> None:
-    """Mutations: where a block is done before the next GET, two are sent; without a bound all of them are."""
+@pytest.mark.parametrize(
+    ("jobs", "get_limit", "held", "most"),
+    [(2, 99, 99, 2 + WAITING_BLOCKS), (2, 99, 4, 4), (8, 3, 99, 3 + WAITING_BLOCKS)],
+)
+async def test_the_disk_is_waited_for_beside_the_network_and_only_by_so_many_blocks(
+    bench, jobs: int, get_limit: int, held: int, most: int
+) -> None:
+    """Mutations: where a block is done before the next GET, two are sent; without a bound all of them are; where the
+    client is not asked how many GETs are worth having, the last one sends 24.
+    """
     async with bench() as b, trio.open_nursery() as nursery:
         b.client.put("m", bytes(64 * BLOCK))
+        b.client.get_limit = get_limit
         b.cache.write_gate = trio.Event()
-        nursery.start_soon(b.job(jobs=2, held=held).run, [Target("bucket", "m")])
+        nursery.start_soon(b.job(jobs=jobs, held=held).run, [Target("bucket", "m")])
         await wait_all_tasks_blocked()
-        assert len(b.gets()) == min(2 + WAITING_BLOCKS, held)
+        assert len(b.gets()) == most
         gate, b.cache.write_gate = b.cache.write_gate, None
         gate.set()
     assert len(b.gets()) == 64

@@ -4,9 +4,9 @@ A block's GET makes room for the next one as soon as its bytes are in memory: th
 network, and a bounded number of blocks may wait for it. A block counts when the disk has it.
 
 It begins with a few GETs; each one that comes back is followed by two, so they double in each round trip as TCP's
-do, up to the number of jobs: many machines that start in the same second find the store's limit from below. That is
-only the way up: how many GETs are out from then on, and how many fewer when the store asks for that, is for the client
-to find (``core.adaptive``), and blocks wait for their turn there.
+do: many machines that start in the same second find the store's limit from below. That is only the way up to as many
+as are worth having, and as the store bears, which is for the client to find (``core.adaptive``): it is asked after each
+GET, and where it takes fewer again, blocks wait for their turn there.
 
 A version that fails ends with a line and the others go on; a store or a disk that takes no more ends all of it.
 """
@@ -79,6 +79,7 @@ class Filling:
     Args:
         store: Brings blocks.
         jobs: Most GETs at once.
+        get_limit: GETs worth having now, as the client has found.
         most_held: Most blocks in memory at once.
         why_full: Says why the disk cache takes no more.
         on_begun: Told a version before its first block.
@@ -92,6 +93,7 @@ class Filling:
         store: BlockFiller,
         *,
         jobs: int,
+        get_limit: Callable[[], int],
         most_held: int,
         why_full: Callable[[], str],
         on_begun: Callable[[Work], None],
@@ -100,7 +102,9 @@ class Filling:
         on_failed: Callable[[Work, str], None],
     ) -> None:
         self._store = store
-        self._jobs = jobs
+        self._most_jobs = jobs
+        self._get_limit = get_limit
+        self._most_held = most_held
         self._why_full = why_full
         self._on_begun = on_begun
         self._on_block = on_block
@@ -108,7 +112,7 @@ class Filling:
         self._on_failed = on_failed
         self._blocks: Iterator[tuple[Work, int]] = iter(())
         self._workers = 0
-        self._held = trio.CapacityLimiter(min(jobs + WAITING_BLOCKS, most_held))
+        self._held = trio.CapacityLimiter(min(FIRST_JOBS, most_held))
         self._retained: set[ObjectId] = set()
         self.stopped = ""
         """Why it ended before its end; empty where it did not."""
@@ -118,7 +122,7 @@ class Filling:
         self._blocks = self._in_turn(works)
         try:
             async with trio.open_nursery() as nursery:
-                for _ in range(min(FIRST_JOBS, self._jobs)):
+                for _ in range(FIRST_JOBS):
                     self._hire(nursery)
         finally:
             for obj in list(self._retained):
@@ -145,7 +149,9 @@ class Filling:
         self._store.release(obj)
 
     def _hire(self, nursery: trio.Nursery) -> None:
-        if self._workers < self._jobs:
+        jobs = min(self._most_jobs, self._get_limit())
+        self._held.total_tokens = min(jobs + WAITING_BLOCKS, self._most_held)
+        if self._workers < jobs:
             self._workers += 1
             nursery.start_soon(self._fetch_in_turn, nursery)
 

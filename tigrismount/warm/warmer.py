@@ -274,6 +274,7 @@ class Warmer:
         filling = Filling(
             self._store,
             jobs=self._jobs,
+            get_limit=lambda: self._client.get_limit,
             most_held=self._most_held,
             why_full=lambda: self._cache.statistics().degraded or "the disk cache takes no more of it",
             on_begun=on_begun,
