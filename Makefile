@@ -99,6 +99,10 @@ bench-tail: $(RUNTIME) ## what one slow connection in twenty costs
 bench-names: $(RUNTIME) ## ls -l of 100,000 names, find and du over a million: what they take and what they leave
 	@$(BIN)/python -m benchmarks.metadata $(BENCH_ARGS)
 
+.PHONY: bench-stages
+bench-stages: $(RUNTIME) ## what each stage of a load costs by itself, in one worker and in two
+	@$(BIN)/python -m benchmarks.stages $(BENCH_ARGS)
+
 .PHONY: bench-fleet
 bench-fleet: $(RUNTIME) ## what up to a thousand nodes do to a store, simulated in about a minute
 	@$(BIN)/python -m benchmarks.fleet $(BENCH_ARGS)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tigrismount.config.host import cgroup_memory_limit_bytes, read_disk_space, read_host_facts
+from tigrismount.config.host import cgroup_cores, cgroup_memory_limit_bytes, read_disk_space, read_host_facts
 from tigrismount.errors import ConfigError
 
 
@@ -70,3 +70,21 @@ def test_a_working_directory_that_was_removed_is_one_line(tmp_path, monkeypatch)
     gone.rmdir()
     with pytest.raises(ConfigError, match="the working directory was removed; run this in another one"):
         read_host_facts({"HOME": "/h"})
+
+
+def test_the_smallest_share_of_processor_time_counts(tmp_path):
+    mount = f"36 25 0:29 / {tmp_path} rw - cgroup2 cgroup2 rw"
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    for place, text in ((".", "max 100000"), ("a", "250000 100000"), ("a/b", "800000 100000")):
+        (tmp_path / place / "cpu.max").write_text(text)
+    assert cgroup_cores("0::/a/b\n", mount) == 2.5
+    assert cgroup_cores("0::/\n", mount) is None
+    assert cgroup_cores("nonsense\n", mount) is None
+
+
+def test_version_1_says_it_in_two_files(tmp_path):
+    (tmp_path / "cpu.cfs_quota_us").write_text("150000")
+    (tmp_path / "cpu.cfs_period_us").write_text("100000")
+    assert cgroup_cores("3:cpu,cpuacct:/\n", f"36 25 0:29 / {tmp_path} rw - cgroup cgroup rw,cpu,cpuacct") == 1.5
+    (tmp_path / "cpu.cfs_quota_us").write_text("-1")
+    assert cgroup_cores("3:cpu,cpuacct:/\n", f"36 25 0:29 / {tmp_path} rw - cgroup cgroup rw,cpu,cpuacct") is None

@@ -21,11 +21,12 @@ def resolved(user_host, disk_space):
     """Resolve written values on a plain user's machine, or on a changed one."""
 
     def make(environment=None, **written) -> MountConfig:
-        facts = {key: written.pop(key) for key in list(written) if key in ("uid_of_host", "memory_bytes")}
+        facts = {key: written.pop(key) for key in list(written) if key in ("uid_of_host", "memory_bytes", "cores")}
         host = dataclasses.replace(
             user_host,
             uid=facts.get("uid_of_host", user_host.uid),
             memory_bytes=facts.get("memory_bytes", user_host.memory_bytes),
+            cores=facts.get("cores", user_host.cores),
         )
         values, faults = validate({key: Setting(value, f"--{key}") for key, value in written.items()})
         assert faults == []
@@ -259,6 +260,8 @@ def test_the_report_names_every_value_and_its_origin(resolved):
         ("block_size", "128MiB"),
         ("memory_limit", "1MiB"),
         ("bandwidth", "1000"),
+        ("fetch_processes", "-1"),
+        ("fetch_processes", "many"),
         ("concurrency", "0"),
         ("concurrency", 1.5),
         ("concurrency", True),
@@ -365,3 +368,25 @@ def test_nothing_is_kept_where_the_mount_would_cover_it(resolved, written, said)
 def test_what_lies_beside_the_mountpoint_is_not_covered(resolved):
     check_places(resolved(cache_dir="/models-cache", log_file="/var/log/models"))
     check_places(resolved(cache_dir="off"))
+
+
+@pytest.mark.parametrize(
+    ("written", "processes"),
+    [
+        ({}, 0),
+        ({"cores": 2.0}, 0),
+        ({"cores": 3.9}, 0),
+        ({"cores": 4.0}, 1),
+        ({"cores": 16.0}, 4),
+        ({"cores": 192.0}, 4),
+        ({"cores": 192.0, "memory_bytes": 2 << 30}, 2),
+        ({"cores": 192.0, "bandwidth": "100MiB"}, 0),
+        ({"cores": 4.0, "endpoint_url": "http://tag:8080"}, 0),
+        ({"cores": 192.0, "endpoint_url": "http://tag:8080"}, 2),
+        ({"cores": 192.0, "fetch_processes": "0"}, 0),
+        ({"fetch_processes": "3"}, 3),
+        ({"fetch_processes": "auto", "cores": 8.0}, 2),
+    ],
+)
+def test_processes_fetch_where_there_are_cores_for_them(resolved, written, processes):
+    assert resolved(**written).s3.fetch_processes == processes

@@ -23,6 +23,8 @@ from tigrismount.cache.none import NoCache
 from tigrismount.core.types import Extent, ObjectId, Priority
 from tigrismount.errors import ObjectError, ObjectUnavailableError, StaleObjectError
 from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.fetchers.memory import SharedMemory
+from tigrismount.objects.fetchers.pool import FetchProcesses
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
 from tigrismount.testing.certificates import make_certificate
@@ -117,6 +119,8 @@ class Score:
 
     cases: int = 0
     secure: int = 0
+    processes: int = 0
+    gets: int = 0
     spoiled: int = 0
     broken: int = 0
     right: int = 0
@@ -129,7 +133,8 @@ def score():
     yield score
     refused = ", ".join(f"{count} {name}" for name, count in sorted(score.refused.items()))
     print(
-        f"\nfaults: {score.cases} cases, {score.secure} of them over TLS, {score.spoiled} answers spoiled and "
+        f"\nfaults: {score.cases} cases, {score.secure} of them over TLS, "
+        f"{score.processes} with a fetch process that sent {score.gets} GETs, {score.spoiled} answers spoiled and "
         f"{score.broken} connections broken, {score.right} reads right, then {refused}"
     )
 
@@ -140,6 +145,7 @@ class Way(NamedTuple):
     url: str
     proxy: FaultProxy
     wire: WireProxy
+    fetchers: FetchProcesses
 
 
 @pytest.fixture(scope="module")
@@ -157,29 +163,43 @@ def world(s3, tmp_path_factory):
         for tls in (None, make_certificate(bundle)):
             proxy = stack.enter_context(FaultProxy(s3.endpoint_url, tls=tls))
             wire = stack.enter_context(WireProxy(proxy.port))
-            ways.append(Way(f"{'http' if tls is None else 'https'}://127.0.0.1:{wire.port}", proxy, wire))
+            url = f"{'http' if tls is None else 'https'}://127.0.0.1:{wire.port}"
+            config = settings_of(s3, url, str(bundle), TIMEOUT_S, fetch_processes=1)
+            fetchers = FetchProcesses(config, SharedMemory.create(256 << 20))
+            stack.callback(fetchers.close)
+            ways.append(Way(url, proxy, wire, fetchers))
         yield s3, ways, ids, str(bundle)
+
+
+def settings_of(s3, url, bundle, timeout_s, **more) -> S3Config:
+    return S3Config(
+        endpoint_url=url,
+        ca_bundle=bundle if url.startswith("https") else None,
+        region=s3.region,
+        connect_timeout_s=timeout_s / 2,
+        request_timeout_s=timeout_s,
+        metadata_timeout_s=timeout_s,
+        stall_timeout_s=0.2,
+        concurrency=4,
+        fetch_process_start_bytes=1,
+        fetch_process_least_bytes=1,
+        **more,
+    )
 
 
 class Stack:
     """Client and block store over the proxies, for one case."""
 
-    def __init__(self, s3, ways, ids, bundle, *, secure: bool = False, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, s3, ways, ids, bundle, *, secure: bool = False, processes: bool = False, timeout_s: float = TIMEOUT_S
+    ) -> None:
         way = ways[secure]
         key = Credentials(source="the test", access_key_id=s3.access_key, secret_access_key=s3.secret_key)
-        config = S3Config(
-            endpoint_url=way.url,
-            ca_bundle=bundle if secure else None,
-            region=s3.region,
-            connect_timeout_s=timeout_s / 2,
-            request_timeout_s=timeout_s,
-            metadata_timeout_s=timeout_s,
-            stall_timeout_s=0.2,
-            concurrency=4,
-        )
-        self.client = S3Client(config, key)
+        self.fetchers = way.fetchers
+        fetchers = way.fetchers if processes else None
+        self.client = S3Client(settings_of(s3, way.url, bundle, timeout_s), key, fetchers=fetchers)
         limits = BlocksConfig(block_bytes=BLOCK, part_bytes=2 * BLOCK, memory_limit_bytes=16 * BLOCK, concurrency=4)
-        self.store = BlockStore(self.client, NoCache(BLOCK), limits)
+        self.store = BlockStore(self.client, NoCache(BLOCK), limits, shared=fetchers and fetchers.memory)
         self.proxy, self.wire = way.proxy, way.wire
         self.ids = ids
 
@@ -281,11 +301,13 @@ async def one_case(stack: Stack, score: Score, case_rules, wire_rules, case_read
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # what fails is small enough to read
 )
-@given(st.lists(rules, min_size=1, max_size=4), wires, st.lists(reads, min_size=1, max_size=4), plans)
-def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, wire, case_reads, beside):
+@given(st.lists(rules, min_size=1, max_size=4), wires, st.lists(reads, min_size=1, max_size=4), plans, st.booleans())
+def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, wire, case_reads, beside, processes):
     secure, wire_rules = wire
-    stack = Stack(*world, secure=secure)
+    stack = Stack(*world, secure=secure, processes=processes)
     score.secure += secure
+    score.processes += processes
+    gets_before = stack.fetchers.statistics().gets
 
     async def run():
         try:
@@ -295,6 +317,7 @@ def test_every_read_is_right_or_an_error_and_recovers(world, score, case_rules, 
                 await stack.client.aclose()
 
     trio.run(run)
+    score.gets += stack.fetchers.statistics().gets - gets_before
 
 
 @pytest.mark.parametrize("trouble", [trouble for trouble in get_args(Trouble) if trouble not in SILENT])

@@ -194,7 +194,7 @@ OPTIONS: tuple[Option, ...] = (
         name="fetch-processes",
         parse=parse_fetch_processes,
         default="auto",
-        help="Processes that receive from the store besides the mount's own; auto: some where there are cores for it.",
+        help="Processes that receive from the store besides the mount's own; auto: up to 4 from 4 cores on.",
         metavar="auto|N",
     ),
     Option(

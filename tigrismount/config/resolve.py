@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 _GIB = 1 << 30
 _SYSTEM_CACHE_DIRECTORY = "/var/cache/tigrismount"
 _PROCESS_BYTES = 160 << 20  # what worker and supervisor take besides the buffers: measured 120 MiB, and threads
+_TLS_PROCESSES = (4, 4)
+"""Most fetch processes, and cores for each: four decrypt more than one mount can hand on."""
+_HTTP_PROCESSES = (2, 8)
+"""The same without TLS, of which one receives twice as much."""
+_CORE_BYTES_S = 500 * MIB
+"""What one core receives over TLS, and hands on, at the least."""
 _LEAST_GETS = 2
 _GET_BYTES_S = 4 * MIB
 """Share of a limited bandwidth that one GET is worth: at less, each would wait for its turn by the second."""
@@ -189,13 +195,22 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
         snapshot=values.get("snapshot"),
         consistent=values.get("consistent", base.consistent),
         tigris_prefetch=values.get("tigris_prefetch", base.tigris_prefetch),
-        fetch_processes=_fetch_processes(values),
+        fetch_processes=_fetch_processes(values, host, endpoint_url),
     )
 
 
-def _fetch_processes(values: Mapping[str, Any]) -> int:
-    """Return how many processes may fetch besides the mount's own."""
-    return values.get("fetch_processes") or 0
+def _fetch_processes(values: Mapping[str, Any], host: HostFacts, endpoint_url: str) -> int:
+    """Return how many processes may fetch besides the mount's own (docs/adr/0023).
+
+    None where the reader needs the cores as much, or a limited bandwidth is less than what one core receives.
+    """
+    written: int | None = values.get("fetch_processes")
+    if written is not None:
+        return written
+    if values.get("bandwidth", math.inf) < _CORE_BYTES_S:
+        return 0
+    most, cores_each = _TLS_PROCESSES if endpoint_url.startswith("https:") else _HTTP_PROCESSES
+    return min(most, int(host.cores // cores_each), host.memory_bytes // _GIB)
 
 
 def _concurrency(values: Mapping[str, Any]) -> int:

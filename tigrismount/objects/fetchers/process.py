@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 PROGRAM = "tigrismount.fetcher"
 """Module that a fetch process runs."""
+_SURELY_ALIVE_S = 1.0
+"""After a sign of life the kernel is not asked: this is looked at for each GET, and a system call gives the
+interpreter's lock away. Who uses one that has just died finds out."""
 END_S = 2.0
 """Longest wait for one to end by itself."""
 _SECRETS = (
@@ -39,9 +42,10 @@ _SECRETS = (
 class Patience:
     """How long a process may be of no use."""
 
-    silent_s: float = 10.0
-    """Without a sign of life, of which it gives two a second: it is stopped or stuck."""
-    let_go_s: float = 5.0
+    silent_s: float = 20.0
+    """Without a sign of life, of which it gives two a second: it is stopped or stuck. A machine that is far too busy
+    may take seconds over it."""
+    let_go_s: float = 10.0
     """Writing into memory after it was told to stop."""
     look_s: float = 1.0
     """Before a thread that waits for it looks at it."""
@@ -88,11 +92,15 @@ class FetchProcess:
 
     def serves(self) -> bool:
         """Whether it can be given GETs: it has started, and nobody knows of its end."""
-        return not self._dismissed and self._memory.last_beat_s(self.index) > 0.0 and not self.has_ended()
+        return not self._dismissed and self._beat_s() > 0.0 and not self.has_ended()
 
     def has_ended(self) -> bool:
-        """Whether the process is over, and nothing of it writes anywhere any more."""
-        return self._process.poll() is not None
+        """Whether the process is known to be over; one that ended a moment ago may not be."""
+        alive = self._process.returncode is None and time.monotonic() - self._beat_s() < _SURELY_ALIVE_S
+        return not alive and self._process.poll() is not None
+
+    def _beat_s(self) -> float:
+        return self._memory.last_beat_s(self.index)
 
     def take(self) -> Line | None:
         """Return a free line, in use from now on; None where it cannot have another one."""
@@ -133,7 +141,7 @@ class FetchProcess:
             told_s: When it was told to let go of memory, by the monotonic clock; None where it was not.
         """
         now_s = time.monotonic()
-        seen_s = max(self._memory.last_beat_s(self.index), self._began_s)
+        seen_s = max(self._beat_s(), self._began_s)
         if now_s - seen_s > self._patience.silent_s:
             self._kill(f"gives no sign of life for {self._patience.silent_s:g} s")
         elif told_s is not None and now_s - told_s > self._patience.let_go_s:
@@ -166,7 +174,7 @@ class FetchProcess:
         return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
 
     def _kill(self, why: str) -> None:
-        if not self.has_ended():
+        if self._process.poll() is None:
             log.warning("fetch process %d %s: killing it", self.pid, why)
             self._process.kill()
 
