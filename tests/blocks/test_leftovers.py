@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tigrismount.blocks.leftovers import BLOCKS_AT_ONCE, LOOK_S, PATIENCE_S, REFETCH_SHARE
+from tigrismount.blocks.leftovers import BLOCKS_AT_ONCE, LOOK_S, PATIENCE_S, REFETCH_SHARE, Leftovers
 from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.part import ObjectState
 from tigrismount.blocks.store import BlockStore
 from tigrismount.blocks.writes import PATIENCE_S as DISK_PATIENCE_S
 from tigrismount.cache.memory import MemoryBlockCache
@@ -238,3 +239,25 @@ async def test_where_no_memory_can_be_spared_nothing_stays_behind(bench, autojum
         b.store.release(kept)
         b.store.plan(kept, [], Priority.READAHEAD)
         b.store.check_idle()
+
+
+async def test_what_is_lost_while_others_are_given_up_is_remembered_and_harms_nothing(autojump_clock) -> None:
+    """Mutation: where the blocks that were offered are taken for granted, this is a KeyError, and the mount's end."""
+    offers = []
+    state = ObjectState(MemoryObjectClient().put("a", pattern(8 * BLOCK)), BLOCK)
+
+    async def offer(obj: ObjectId, indexes: Sequence[int], most_bytes: int) -> tuple[int, set[int]]:
+        offers.append((list(indexes), most_bytes))
+        if len(offers) == 1:
+            leftovers.forget()
+            leftovers.note(state.block(5))
+            await trio.sleep(1)
+        return 0, set(indexes)
+
+    leftovers = Leftovers(lambda: True, offer, lambda: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leftovers.run)
+        leftovers.note(state.block(1))
+        await trio.sleep(60)
+        assert (offers, leftovers.bytes) == ([([1], 2 * BLOCK), ([5], 2 * BLOCK)], 0)
+        nursery.cancel_scope.cancel()

@@ -92,6 +92,7 @@ class Leftovers:
                     break
                 await self._offer_some()
             self._refetched.clear()
+            self._block_bytes.clear()
 
     async def _wait_until_quiet(self) -> bool:
         """Wait until all has been quiet for a moment; return False where that does not come in time."""
@@ -115,13 +116,11 @@ class Leftovers:
         most_bytes = max(0, obj.size_bytes // REFETCH_SHARE - spent_bytes)
         fetched_bytes, done = await self._offer(obj, wanted, most_bytes)
         self._refetched[obj] = spent_bytes + fetched_bytes
-        left = self._lost.get(obj)
-        if left is None:
-            return  # the disk refused one meanwhile
+        left = self._lost.get(obj, {})  # another one, or none, where the disk refused something meanwhile
         for index in wanted:
             if index in done:
-                del left[index]
-            else:
+                left.pop(index, None)
+            elif index in left:
                 left[index] += 1
         if not left:
-            del self._lost[obj]
+            self._lost.pop(obj, None)
