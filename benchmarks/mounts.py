@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 SETTLE_TIMEOUT_S = 30.0
 """Seconds a cold load's last blocks may take to reach the disk."""
+SETTLED_S = 2.0
+"""Seconds without another block on the disk after which none is expected."""
 COMMAND = [sys.executable, "-m", "tigrismount"]
 
 
@@ -46,13 +48,15 @@ class Mount:
 
     def wait_until_cached(self, size_bytes: int) -> None:
         """Return once *size_bytes* are on disk, or nothing is added any more."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        changed_s = began_s = time.monotonic()
         cached_bytes = -1
-        while time.monotonic() < deadline:
+        while time.monotonic() < min(began_s + SETTLE_TIMEOUT_S, changed_s + SETTLED_S):
             previous_bytes, cached_bytes = cached_bytes, self.status()["cache"]["bytes_cached"]
-            if cached_bytes >= size_bytes or cached_bytes == previous_bytes:
+            if cached_bytes >= size_bytes:
                 return
-            time.sleep(2)
+            if cached_bytes != previous_bytes:
+                changed_s = time.monotonic()
+            time.sleep(0.3)
 
 
 def process_cpu_seconds(pid: int) -> float:
