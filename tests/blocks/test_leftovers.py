@@ -261,3 +261,23 @@ async def test_what_is_lost_while_others_are_given_up_is_remembered_and_harms_no
         await trio.sleep(60)
         assert (offers, leftovers.bytes) == ([([1], 2 * BLOCK), ([5], 2 * BLOCK)], 0)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_large_model_is_given_the_time_that_it_takes(autojump_clock) -> None:
+    """Mutation: where the patience is counted from the loss, most of it is forgotten."""
+    count = int(2 * PATIENCE_S / LOOK_S) * BLOCKS_AT_ONCE
+    state = ObjectState(ObjectId("bucket", "a", "e" * 32, count * BLOCK), BLOCK)
+    brought: set[int] = set()
+
+    async def offer(obj: ObjectId, indexes: Sequence[int], most_bytes: int) -> tuple[int, set[int]]:
+        brought.update(indexes)
+        return 0, set(indexes)
+
+    leftovers = Leftovers(lambda: True, offer, lambda: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(leftovers.run)
+        for index in range(count):
+            leftovers.note(state.block(index))
+        await trio.sleep(3 * PATIENCE_S)
+        assert len(brought) == count
+        nursery.cancel_scope.cancel()

@@ -28,7 +28,7 @@ BLOCKS_AT_ONCE = 4
 """Blocks offered or fetched at a time: 32 MiB a second of what nobody waits for, and a reader who comes meanwhile
 finds four GETs before its own at most."""
 PATIENCE_S = 300.0
-"""How long after the last loss a mount that is never quiet is given: then the next load fetches what is missing."""
+"""How long a mount that is never quiet is given: then the next load fetches what is missing."""
 REFETCH_SHARE = 4
 """A version is fetched a second time for a quarter of its bytes at most."""
 TRIES = 3
@@ -59,7 +59,8 @@ class Leftovers:
         self._block_bytes: dict[ObjectId, int] = {}
         self._refetched: dict[ObjectId, int] = {}
         """Bytes asked for a second time, by version."""
-        self._noted_s = 0.0
+        self._since_s = 0.0
+        """Since when something waits for all to be quiet."""
         self._woken = trio.Event()
 
     @property
@@ -72,7 +73,7 @@ class Leftovers:
         obj = block.state.obj
         self._lost.setdefault(obj, {}).setdefault(block.index, 0)
         self._block_bytes[obj] = block.state.block_bytes
-        self._noted_s = trio.current_time()
+        self._since_s = trio.current_time()
         self._woken.set()
 
     def forget(self) -> None:
@@ -91,6 +92,7 @@ class Leftovers:
                     self.forget()
                     break
                 await self._offer_some()
+                self._since_s = trio.current_time()
             self._refetched.clear()
             self._block_bytes.clear()
 
@@ -98,7 +100,7 @@ class Leftovers:
         """Wait until all has been quiet for a moment; return False where that does not come in time."""
         looks = 0
         while self._lost:
-            if trio.current_time() > self._noted_s + PATIENCE_S:
+            if trio.current_time() > self._since_s + PATIENCE_S:
                 return False
             looks = looks + 1 if self._is_quiet() else 0
             if looks >= 2:
