@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import report
-from benchmarks.loads import Measurement, finished, start
+from benchmarks.loads import finished, start
+from benchmarks.measuring import Measurement
 from benchmarks.mounts import Mount, drop_page_cache, mounted, warm_memory
 from benchmarks.peer import Installed, PeerFailedError, Place, mounted_peer
 from benchmarks.store import BUCKET, PREFIX, SCATTER_KEY

@@ -7,64 +7,24 @@ JSON object: seconds, bytes and CPU seconds, imports and clients excluded.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
-import http.client
 import json
 import mmap
 import os
 import random
-import resource
-import ssl
-import statistics
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+
+from benchmarks.measuring import PAGE_BYTES, RANGE_BYTES, Measurement, measured, one_by_one, scattered
+from benchmarks.plain import download, download_plain, gets, list_pages
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-RANGE_BYTES = 8 << 20
-"""One GET of the download and one read of the disk: the block size of the mount."""
 DISK_THREADS = 4
 """Reads in flight on the disk: where ours stopped gaining."""
-PAGE_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What one process took."""
-
-    seconds: float
-    """Wall clock; of first bytes the median of one."""
-    size_bytes: int
-    """Bytes delivered."""
-    cpu_s: float
-    """User and system time of the process itself."""
-
-    @property
-    def rate_mb_s(self) -> float:
-        """10^6 bytes per second."""
-        return self.size_bytes / self.seconds / 1e6
-
-
-def measured(work: Callable[[], int]) -> Measurement:
-    """Return what *work*, which returns the bytes it delivered, took."""
-    cpu_before_s, before_s = cpu_seconds(), time.perf_counter()
-    size_bytes = work()
-    return Measurement(time.perf_counter() - before_s, size_bytes, cpu_seconds() - cpu_before_s)
-
-
-def cpu_seconds() -> float:
-    """Return user and system time of this process."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -151,102 +111,6 @@ def _read(paths: Sequence[Path]) -> Iterator[int]:
         os.close(descriptor)
 
 
-# -------------------------------------------------------------------------------------------------------- downloads
-
-
-def download(endpoint_url: str, bucket: str, keys: Sequence[str], directory: Path | None, jobs: int) -> Measurement:
-    """Fetch *keys* by range GETs of boto3 in threads into files under *directory*; None drops the bytes."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        max_pool_connections=jobs,
-        s3={"addressing_style": "path"},
-        response_checksum_validation="when_required",
-        request_checksum_calculation="when_required",
-    )
-    client = boto3.client("s3", endpoint_url=endpoint_url, region_name="auto", config=config)
-    sizes = {key: client.head_object(Bucket=bucket, Key=key)["ContentLength"] for key in keys}
-    files = _files(directory, sizes)
-
-    def fetch(part: tuple[str, int, int]) -> int:
-        key, begin, end = part
-        answer = client.get_object(Bucket=bucket, Key=key, Range=f"bytes={begin}-{end - 1}")
-        body = answer["Body"].read()
-        if key in files:
-            os.pwrite(files[key], body, begin)
-        return len(body)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        return measured(lambda: sum(pool.map(fetch, _parts(sizes))))
-
-
-def download_plain(
-    endpoint_url: str, bucket: str, keys: Sequence[str], directory: Path | None, jobs: int
-) -> Measurement:
-    """The same by unsigned requests of ``http.client`` into reused buffers: about the least that Python can do."""
-    local = threading.local()
-
-    def connection() -> http.client.HTTPConnection:
-        if not hasattr(local, "connection"):
-            local.connection = connect(endpoint_url)
-            local.buffer = memoryview(bytearray(RANGE_BYTES))
-        made: http.client.HTTPConnection = local.connection
-        return made
-
-    def size_of(key: str) -> int:
-        connection().request("HEAD", f"/{bucket}/{quote(key)}")
-        with connection().getresponse() as answer:
-            return int(answer.headers["Content-Length"])
-
-    sizes = {key: size_of(key) for key in keys}
-    files = _files(directory, sizes)
-
-    def fetch(part: tuple[str, int, int]) -> int:
-        key, begin, end = part
-        connection().request("GET", f"/{bucket}/{quote(key)}", headers={"Range": f"bytes={begin}-{end - 1}"})
-        with connection().getresponse() as answer:
-            body, done = local.buffer[: end - begin], 0
-            while done < len(body):
-                done += answer.readinto(body[done:])
-        if key in files:
-            os.pwrite(files[key], body, begin)
-        return len(body)
-
-    with ThreadPoolExecutor(jobs) as pool:
-        return measured(lambda: sum(pool.map(fetch, _parts(sizes))))
-
-
-def connect(endpoint_url: str) -> http.client.HTTPConnection:
-    """Return a connection that is opened with its first request; of TLS, all have one context."""
-    parts = urlsplit(endpoint_url)
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(parts.netloc, context=_trusting())
-    return http.client.HTTPConnection(parts.netloc)
-
-
-@functools.cache
-def _trusting() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
-
-
-def _files(directory: Path | None, sizes: dict[str, int]) -> dict[str, int]:
-    files = {}
-    for key, size_bytes in sizes.items() if directory is not None else ():
-        assert directory is not None
-        files[key] = os.open(directory / Path(key).name, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        os.ftruncate(files[key], size_bytes)
-    return files
-
-
-def _parts(sizes: dict[str, int]) -> list[tuple[str, int, int]]:
-    return [
-        (key, begin, min(begin + RANGE_BYTES, size_bytes))
-        for key, size_bytes in sizes.items()
-        for begin in range(0, size_bytes, RANGE_BYTES)
-    ]
-
-
 # ------------------------------------------------------------------------------------------------------- small reads
 
 
@@ -259,37 +123,7 @@ def first_bytes(path: Path, how: str, seed: int, count: int) -> Measurement:
     def touch(offset: int) -> None:
         _ = mapping[offset] if how == "mmap" else os.pread(descriptor, 1, offset)
 
-    return _one_by_one(touch, scattered(size_bytes, seed, count))
-
-
-def gets(endpoint_url: str, bucket: str, key: str, size_bytes: int, seed: int, count: int) -> Measurement:
-    """Ask for one page at random, *count* times, by plain GETs over one warm connection."""
-    connection = connect(endpoint_url)
-
-    def get(offset: int) -> None:
-        connection.request("GET", f"/{bucket}/{quote(key)}", headers={"Range": f"bytes={offset}-{offset + 4095}"})
-        connection.getresponse().read()
-
-    get(0)
-    return _one_by_one(get, scattered(size_bytes, seed, count))
-
-
-def scattered(size_bytes: int, seed: int, count: int) -> list[int]:
-    """Return *count* page offsets at random, each in a block of its own where there are as many."""
-    draw = random.Random(seed)
-    blocks = draw.sample(range(max(size_bytes // RANGE_BYTES, 1)), min(count, size_bytes // RANGE_BYTES))
-    while len(blocks) < count:
-        blocks.append(draw.randrange(max(size_bytes // RANGE_BYTES, 1)))
-    return [block * RANGE_BYTES + draw.randrange(RANGE_BYTES // PAGE_BYTES) * PAGE_BYTES for block in blocks]
-
-
-def _one_by_one(work: Callable[[int], None], offsets: Sequence[int]) -> Measurement:
-    cpu_before_s, taken = cpu_seconds(), []
-    for offset in offsets:
-        before_s = time.perf_counter()
-        work(offset)
-        taken.append(time.perf_counter() - before_s)
-    return Measurement(statistics.median(taken), len(offsets) * PAGE_BYTES, cpu_seconds() - cpu_before_s)
+    return one_by_one(touch, scattered(size_bytes, seed, count))
 
 
 def scatter(path: Path, how: str, seed: int, count: int) -> Measurement:
@@ -303,7 +137,7 @@ def scatter(path: Path, how: str, seed: int, count: int) -> Measurement:
         _ = mapping[offset : offset + PAGE_BYTES] if how == "mmap" else os.pread(descriptor, PAGE_BYTES, offset)
 
     offsets = [draw.randrange(size_bytes // PAGE_BYTES) * PAGE_BYTES for _ in range(count)]
-    return _one_by_one(read_page, offsets)
+    return one_by_one(read_page, offsets)
 
 
 def read_disk(paths: Sequence[Path]) -> Measurement:
@@ -318,41 +152,6 @@ def read_disk(paths: Sequence[Path]) -> Measurement:
     parts = [(fd, offset) for fd, size_bytes in descriptors.items() for offset in range(0, size_bytes, RANGE_BYTES)]
     with ThreadPoolExecutor(DISK_THREADS) as pool:
         return measured(lambda: sum(pool.map(read_range, parts)))
-
-
-def list_pages(endpoint_url: str, bucket: str, prefix: str, *, parsed: bool) -> Measurement:
-    """Page through a listing, by boto3 or by bare requests whose answers are only searched for the next token."""
-    pages = _boto3_pages(endpoint_url, bucket, prefix) if parsed else _bare_pages(endpoint_url, bucket, prefix)
-    return measured(lambda: sum(pages))
-
-
-def _boto3_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
-    """Return the keys on each page; the client is made before the clock starts."""
-    import boto3
-    from botocore.config import Config
-
-    config = Config(s3={"addressing_style": "path"})
-    client = boto3.client("s3", endpoint_url=endpoint_url, region_name="auto", config=config)
-    paginator = client.get_paginator("list_objects_v2")
-
-    def sizes() -> Iterator[int]:
-        with contextlib.closing(client):
-            for page in paginator.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
-                yield len(page["Contents"])
-
-    return sizes()
-
-
-def _bare_pages(endpoint_url: str, bucket: str, prefix: str) -> Iterator[int]:
-    with contextlib.closing(connect(endpoint_url)) as connection:
-        token, more = "", True
-        while more:
-            following = f"&continuation-token={quote(token)}" if token else ""
-            connection.request("GET", f"/{bucket}?list-type=2&prefix={quote(prefix, safe='')}&delimiter=%2F{following}")
-            body = connection.getresponse().read()
-            yield body.count(b"<Contents>")
-            token = body.partition(b"<NextContinuationToken>")[2].partition(b"<")[0].decode()
-            more = bool(token)
 
 
 def list_directory(directory: Path) -> Measurement:

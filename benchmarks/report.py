@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.bench import Bench
-    from benchmarks.loads import Measurement
+    from benchmarks.measuring import Measurement
 
 WORDS = {True: "reached", False: "not reached", None: "-"}
 """How a target is said to hold."""

@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from benchmarks.loads import measured
+from benchmarks.measuring import measured
 from benchmarks.run import prepare_environment
 from benchmarks.store import BUCKET, PREFIX, nginx_store
 from tigrismount.demo.model import plan_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import HOWS, scatter_path
-from benchmarks.loads import RANGE_BYTES
+from benchmarks.measuring import RANGE_BYTES
 from benchmarks.report import Row, value_row
 from benchmarks.store import SCATTER_PREFIX
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
-from benchmarks.loads import Measurement
+from benchmarks.measuring import Measurement
 from benchmarks.mounts import COMMAND, drop_page_cache, warm_memory
 from benchmarks.mounts import run as run_command
 from benchmarks.report import Row, ratio_row, value_row

@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from benchmarks.bench import HOWS
-from benchmarks.loads import Measurement
+from benchmarks.measuring import Measurement
 from benchmarks.mounts import is_mounted, process_cpu_seconds
 from benchmarks.report import Row, ratio_row, value_row
 from benchmarks.stub import CUTS

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import fio
 from benchmarks.bench import counters_of
-from benchmarks.loads import Measurement
+from benchmarks.measuring import Measurement
 from benchmarks.report import Row, ratio_row, value_row
 from benchmarks.store import FIO_PREFIX
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.bench import Bench
-from benchmarks.loads import Measurement
+from benchmarks.measuring import Measurement
 from benchmarks.store import Store
 from tigrismount.demo.model import plan_model
 

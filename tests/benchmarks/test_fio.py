@@ -9,7 +9,7 @@ import pytest
 from benchmarks.bench import Bench, Plan
 from benchmarks.fio import FioFailedError, fio, parse, run_job
 from benchmarks.jobs import GIB, KIB, MIB, Job, scaled
-from benchmarks.loads import Measurement
+from benchmarks.measuring import Measurement
 from benchmarks.peer import Installed, known_peers
 from benchmarks.published import PUBLISHED, SCALE, jobs_for
 from benchmarks.store import Store

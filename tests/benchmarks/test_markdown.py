@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import markdown
 from benchmarks.bench import Bench
-from benchmarks.loads import Measurement
+from benchmarks.measuring import Measurement
 from benchmarks.plot import margin
 from benchmarks.report import content, value_row
 from benchmarks.store import Store

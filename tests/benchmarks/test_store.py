@@ -9,7 +9,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from benchmarks.loads import list_pages
+from benchmarks.plain import list_pages
 from benchmarks.store import FIO_PREFIX, MANY_PREFIX, PAGE_KEYS, nginx_store, write_bucket
 from tigrismount.demo.model import plan_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.bench import Bench, Plan
-from benchmarks.loads import RANGE_BYTES, Measurement, scattered
+from benchmarks.measuring import RANGE_BYTES, Measurement, scattered
 from benchmarks.peer import Installed, known_peers
 from benchmarks.report import ratio_row, value_row
 from benchmarks.store import Store
