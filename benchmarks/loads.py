@@ -54,11 +54,6 @@ def finished(process: subprocess.Popen[str], limit_s: float | None = None) -> Me
     return Measurement(**json.loads(output.splitlines()[-1]))
 
 
-def in_own_process(*arguments: str) -> Measurement:
-    """Run this module with *arguments* in a new process and return its measurement."""
-    return finished(start(*arguments))
-
-
 # ------------------------------------------------------------------------------------------------------------ loads
 
 

@@ -235,8 +235,9 @@ def _kernel(size_bytes: int, directory: str, how: str) -> int:
 
     from benchmarks.stub import over_memory
     from tigrismount.fuse.adapter import Adapter
+    from tigrismount.fuse.kernel import Kernel
     from tigrismount.fuse.options import FuseConfig
-    from tigrismount.fuse.session import Session, store_pages
+    from tigrismount.fuse.session import Session
     from tigrismount.holder.init import INIT_REQUEST_BYTES, patch_init_reply
     from tigrismount.holder.knobs import raise_read_ahead
     from tigrismount.holder.mountinfo import mount_at
@@ -249,7 +250,8 @@ def _kernel(size_bytes: int, directory: str, how: str) -> int:
         nonlocal done
         async with over_memory("handlers", size_bytes) as filesystem:
             connection = mount(MountSpec(mountpoint=str(mountpoint), fsname="stages", allow_other=False))
-            session = Session(Adapter(filesystem, FuseConfig()))
+            kernel = Kernel()
+            session = Session(Adapter(filesystem, FuseConfig()), kernel)
             reply = await session.replay_init(await trio.to_thread.run_sync(os.read, connection, INIT_REQUEST_BYTES))
             os.write(connection, patch_init_reply(reply, max_background=64, congestion_threshold=64))
             session.attach(connection, resend=False)
@@ -263,7 +265,7 @@ def _kernel(size_bytes: int, directory: str, how: str) -> int:
                     command = ["sh", "-c", f"cat {mountpoint}/*.safetensors | wc -c"]
                     done = int((await trio.run_process(command, capture_stdout=True)).stdout)
                 else:
-                    done = await trio.to_thread.run_sync(_push, mountpoint, store_pages)
+                    done = await trio.to_thread.run_sync(_push, mountpoint, kernel.store_pages)
                 await trio.run_process(["umount", str(mountpoint)])
 
             async with trio.open_nursery() as nursery:
