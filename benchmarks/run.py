@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -106,6 +107,7 @@ def main() -> int:
     """Run the benchmarks and print what they say."""
     arguments = parsed_arguments()
     prepare_environment()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # mounts and servers are to be ended all the same
     model = plan_model(arguments.size)
     here, absent = installed_peers(dict(arguments.peer))
     with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=arguments.directory) as disk:
