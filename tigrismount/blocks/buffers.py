@@ -9,9 +9,9 @@ their host, against 0.3 for the copy from the socket).
 
 from __future__ import annotations
 
-import contextlib
-import mmap
 from typing import TYPE_CHECKING
+
+from tigrismount.blocks.pages import Pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,7 +43,7 @@ class BufferPool:
         unmap_pages: Callable[[memoryview], None] | None = None,
     ) -> None:
         self.limit_bytes = limit_bytes
-        self._map_pages = map_pages or _map
+        self._map_pages = map_pages or Pages().map
         self._unmap_pages = unmap_pages
         self.used_bytes = 0
         self._free: dict[int, list[memoryview]] = {}
@@ -112,11 +112,3 @@ class BufferPool:
             if not buffers:
                 del self._free[size]
         self._surplus_bytes = min(self._surplus_bytes, self._free_bytes)
-
-
-def _map(size: int) -> memoryview:
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if size >= 2 << 20:
-        with contextlib.suppress(OSError, AttributeError):  # fewer faults and TLB misses; not every kernel has it
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
