@@ -1,12 +1,13 @@
 """What each stage of a load costs by itself, in one worker and in two: ``python -m benchmarks.stages``.
 
 A stage runs alone, over and over, in processes of its own that say what they took. Three figures matter: CPU seconds
-per GiB, which bound what a core can do; the part of them that holds the interpreter's lock, which no further core helps
-with inside one process; and how much faster two workers are than one. Rates are what this machine gave: source and
+per GiB, which bound what a core can do; those of the worker itself outside the kernel, which bound what the
+interpreter's lock is held for, and no further core helps with inside one process (decryption and checksums give it
+away, so there it is less); and how much faster two workers are than one. Rates are what this machine gave: source and
 worker share its cores, so on two of them two workers cannot be twice as fast where the source costs much.
 
 The store is nginx from memory. Where that would be what is measured, a null source stands in: a process that sends one
-buffer again and again. The share with the lock is sampled by py-spy where it is installed, in a round of its own.
+buffer again and again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -43,8 +43,6 @@ BLOCK_BYTES = 8 << 20
 """As the mount's."""
 GETS = 8
 """GETs in flight of each worker: enough to keep it busy from a store without delay."""
-SAMPLES_PER_S = 200
-"""Of py-spy; more would cost what is measured."""
 MODEL_BYTES = 256 << 20
 """What lies in the store; it is fetched again and again."""
 DEPTH = 4
@@ -76,6 +74,8 @@ class Took:
     """Of the workers and their children; the source's is not in it."""
     own_cpu_s: float
     """The same without their children."""
+    own_user_s: float
+    """Of that, outside the kernel: an upper bound of what has the lock, which system calls give away."""
 
     @property
     def cpu_s_per_gib(self) -> float:
@@ -321,10 +321,14 @@ def worker(name: str, size_bytes: int, threads: int, arguments: Sequence[str]) -
             thread.join()
         return sum(done)
 
-    before_s = sum(map(_cpu_s_of, HELPING))
+    before_s, user_before_s = sum(map(_cpu_s_of, HELPING)), os.times().user
     took = measured(all_of_them)
+    user_s = os.times().user - user_before_s
     children_s = sum(map(_cpu_s_of, HELPING)) - before_s
-    print(json.dumps({**asdict(took), "own_cpu_s": took.cpu_s, "cpu_s": took.cpu_s + children_s}), flush=True)
+    print(
+        json.dumps({**asdict(took), "own_cpu_s": took.cpu_s, "own_user_s": user_s, "cpu_s": took.cpu_s + children_s}),
+        flush=True,
+    )
 
 
 def _cpu_s_of(pid: int) -> float:
@@ -332,51 +336,31 @@ def _cpu_s_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run_stage(stage: Stage, workers: int, size_bytes: int, *, sampled: bool = False) -> tuple[Took, float | None]:
-    """Run a stage by so many workers at the same time.
-
-    Returns:
-        What they took, and the seconds that the lock was held; None where that was not sampled.
-    """
+def run_stage(stage: Stage, workers: int, size_bytes: int) -> Took:
+    """Run a stage by so many workers at the same time, and return what they took."""
     processes, threads = (1, workers) if stage.threads else (workers, 1)
     command = [sys.executable, "-m", "benchmarks.stages", "--worker", stage.work]
     command += ["--size", str(size_bytes), "--threads", str(threads), *stage.arguments]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(processes)
     ]
-    with ExitStack() as stack, tempfile.NamedTemporaryFile() as samples:
+    with ExitStack() as stack:
         for process in started:
             stack.enter_context(process)
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n", "a worker failed; its words are above"
-        sampler = _sampler(started[0].pid, samples.name) if sampled else None
         for process in started:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
         lines = [json.loads(process.communicate()[0]) for process in started]
-        if sampler is not None:
-            sampler.wait()
-        took = Took(
+        return Took(
             max(line["seconds"] for line in lines),
             sum(line["size_bytes"] for line in lines),
             sum(line["cpu_s"] for line in lines),
             sum(line["own_cpu_s"] for line in lines),
+            sum(line["own_user_s"] for line in lines),
         )
-        return took, _held_s(Path(samples.name)) if sampler is not None else None
-
-
-def _sampler(pid: int, path: str) -> subprocess.Popen[bytes]:
-    command = ["py-spy", "record", "--gil", "--rate", str(SAMPLES_PER_S), "--format", "raw", "--nonblocking"]
-    process = subprocess.Popen(
-        [*command, "--pid", str(pid), "--output", path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(0.7)  # until it samples; there is no word of it to wait for
-    return process
-
-
-def _held_s(path: Path) -> float:
-    return sum(int(line.rpartition(" ")[2]) for line in path.read_text().splitlines()) / SAMPLES_PER_S
 
 
 # --------------------------------------------------------------------------------------------------------------- table
@@ -409,19 +393,18 @@ def rows(store: Store, arguments: argparse.Namespace) -> Iterator[dict[str, obje
     for _ in range(arguments.rounds):
         for name, stage in wanted.items():
             for workers in (1, 2):
-                took, _ = run_stage(stage, workers, arguments.size)
+                took = run_stage(stage, workers, arguments.size)
                 runs.setdefault((name, workers), []).append(took)
-    for name, stage in wanted.items():
+                own_user_s = took.own_user_s / took.size_bytes * GIB
+                costs = f"{took.cpu_s_per_gib:.3f} CPU s/GiB, {own_user_s:.3f} of them user time of the worker"
+                print(f"{name}, {workers}: {took.mb_s:.0f} MB/s, {costs}", file=sys.stderr)
+    for name in wanted:
         one, two = runs[name, 1], runs[name, 2]
-        held_s = None
-        if shutil.which("py-spy"):
-            sampled, held_s = run_stage(stage, 1, arguments.size, sampled=True)
-            held_s = held_s / sampled.size_bytes * GIB if held_s is not None else None
         yield {
             "stage": name,
             "cpu_s_per_gib": _median(took.cpu_s_per_gib for took in one),
             "own_cpu_s_per_gib": _median(took.own_cpu_s / took.size_bytes * GIB for took in one),
-            "lock_s_per_gib": held_s,
+            "own_user_s_per_gib": _median(took.own_user_s / took.size_bytes * GIB for took in one),
             "mb_s_one": _median(took.mb_s for took in one),
             "mb_s_two": _median(took.mb_s for took in two),
             "cpu_s_per_gib_two": _median(took.cpu_s_per_gib for took in two),
@@ -435,14 +418,13 @@ def _median(values: Iterator[float]) -> float:
 
 def show(found: Sequence[dict[str, object]]) -> None:
     """Print the table."""
-    print("| stage | CPU s/GiB | in the worker itself | with the lock | MB/s, 1 | MB/s, 2 | CPU s/GiB, 2 | 2 / 1 |")
+    print("| stage | CPU s/GiB | of it in the worker | of that user | MB/s, 1 | MB/s, 2 | CPU s/GiB, 2 | 2 / 1 |")
     print("|---|---|---|---|---|---|---|---|")
     for row in found:
-        held = row["lock_s_per_gib"]
-        lock = f"{held:.3f}" if isinstance(held, float) else "-"
+        figures = (row["cpu_s_per_gib"], row["own_cpu_s_per_gib"], row["own_user_s_per_gib"])
+        rates = (f"{row['mb_s_one']:.0f}", f"{row['mb_s_two']:.0f}")
         print(
-            f"| {row['stage']} | {row['cpu_s_per_gib']} | {row['own_cpu_s_per_gib']} | {lock} | {row['mb_s_one']:.0f} "
-            f"| {row['mb_s_two']:.0f} | {row['cpu_s_per_gib_two']} | {row['speed_up']} |"
+            "|", *(f"{cell} |" for cell in (row["stage"], *figures, *rates, row["cpu_s_per_gib_two"], row["speed_up"]))
         )
 
 
