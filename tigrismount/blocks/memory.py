@@ -16,6 +16,8 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
 
+import trio
+
 from tigrismount.blocks.buffers import BufferPool, page_ceil
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class BlockMemory:
         self.pool = (
             BufferPool(config.memory_limit_bytes)
             if shared is None
-            else BufferPool(config.memory_limit_bytes, shared.take, shared.give)
+            else BufferPool(config.memory_limit_bytes, shared.take, _in_a_later_turn(shared.give))
         )
         self.evicted_blocks = 0
         """Blocks whose memory was taken for others."""
@@ -228,3 +230,16 @@ class BlockMemory:
         block.state.planned.pop(block.index, None)
         if had_parts or not block.state.blocks:
             self._on_evicted(block.state)
+
+
+def _in_a_later_turn(unmap: Callable[[memoryview], None]) -> Callable[[memoryview], None]:
+    """Return what takes pages away once whoever was given a view of them in this turn of the loop has used it.
+
+    A reader may use a view until its next ``await``, and before it does, its own plan may evict the block. A mapping
+    of our own lives as long as a view of it, shared memory does not: its readers would see zeros.
+    """
+
+    def unmap_later(buffer: memoryview) -> None:
+        trio.lowlevel.current_trio_token().run_sync_soon(unmap, buffer)
+
+    return unmap_later

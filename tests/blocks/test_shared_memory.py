@@ -1,0 +1,43 @@
+"""The block store over memory that fetch processes see, whose pages can be taken away under a view."""
+
+from __future__ import annotations
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.store import BlockStore
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.objects.fetchers.memory import SharedMemory
+
+from .conftest import KIB, pattern, running
+
+BLOCK = 64 * KIB
+
+
+async def test_bytes_just_read_stay_until_their_reader_had_its_turn(client, autojump_clock) -> None:
+    """The memory of what was read goes at once to a block of another size, so its pages go back to the kernel."""
+    large, small = pattern(BLOCK, 1), pattern(BLOCK // 2, 2)
+    one, other = client.put("a", large), client.put("b", small)
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    disk.put(one, 0, large)
+    gate = disk.read_gate = trio.Event()
+    config = BlocksConfig(block_bytes=BLOCK, memory_limit_bytes=BLOCK, concurrency=8)
+    memory = SharedMemory.create(BLOCK)
+    got: dict[str, bytes] = {}
+    store = BlockStore(client, disk, config, shared=memory)
+
+    async with running(store):
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+
+                async def read(name: str, obj) -> None:
+                    got[name] = bytes(await store.read(obj, 0, obj.size_bytes))
+
+                nursery.start_soon(read, "a", one)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(read, "b", other)
+                await wait_all_tasks_blocked()
+                gate.set()
+        assert got == {"a": large, "b": small}
+        assert store.statistics().memory_held_bytes == BLOCK // 2
