@@ -11,7 +11,7 @@ import trio
 
 from tigrismount.blocks.buffers import BufferPool
 from tigrismount.core.types import ObjectId
-from tigrismount.errors import ObjectUnavailableError, StaleObjectError
+from tigrismount.errors import ObjectAccessError, ObjectProtocolError, ObjectUnavailableError, StaleObjectError
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.fetchers import pool as pools
 from tigrismount.objects.fetchers.memory import SharedMemory
@@ -310,3 +310,23 @@ def test_memory_of_others_is_told_apart():
     assert bytes(buffer[4096:4099]) == b"abc"
     with pytest.raises(ValueError, match="no range of the buffers"):
         memory.view(0, 8)
+
+
+@pytest.mark.parametrize("count", [3, 5])
+async def test_an_answer_whose_head_is_too_long_for_a_message_is_an_error(server, say, make_world, count):
+    """Three such headers are longer than who waits for them takes, five than a socket does."""
+    world = await make_world(max_retries=0)
+    server.answer(say.part(DATA, 0, SIZE, **{f"X_Long_{index}": "x" * 65_500 for index in range(count)}))
+    server.answer(say.truth(DATA))
+    with trio.fail_after(20):
+        with pytest.raises(ObjectProtocolError, match="headers"):
+            await world.fetch()
+        assert await world.fetch() == DATA
+
+
+async def test_an_error_whose_headers_take_much_room_is_heard(server, say, make_world):
+    world = await make_world(max_retries=0)
+    server.answer(say.error(403, "AccessDenied", X_Cache="\xe9" * 30_000))
+    with trio.fail_after(20):
+        with pytest.raises(ObjectAccessError):
+            await world.fetch()

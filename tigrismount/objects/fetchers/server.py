@@ -15,7 +15,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from tigrismount.errors import ObjectError, ObjectUnavailableError
+from tigrismount.errors import ObjectError, ObjectProtocolError, ObjectUnavailableError
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.failures import translated
 from tigrismount.objects.fetchers import wire
@@ -36,6 +36,8 @@ BEAT_S = 0.5
 """Time between two signs of life."""
 _SEEN = ("server", "x-cache")
 """Headers of answers that are errors from which the worker learns who answers."""
+_SEEN_CHARACTERS = 200
+"""Of each of them: what is looked for stands at the beginning, and messages are short."""
 
 
 class FetchServer:
@@ -126,7 +128,7 @@ class GivenHeaders(threading.local):
 
     def observe(self, headers: Mapping[str, str]) -> None:
         """Keep what tells who answers."""
-        self.seen = {name: headers[name] for name in _SEEN if name in headers}
+        self.seen = {name: headers[name][:_SEEN_CHARACTERS] for name in _SEEN if name in headers}
 
     def _before_sign(self, request: Any, **_: Any) -> None:
         for name, value in self.signed("").items():
@@ -165,7 +167,8 @@ class _Line:
 
     def run(self) -> None:
         """Answer messages until the worker is gone."""
-        with contextlib.suppress(OSError):
+        # Whatever ends it, the worker must see the end of the line: it waits for as long as this process is alive.
+        with self._connection, contextlib.suppress(OSError):
             while message := self._connection.recv(wire.HEAD_BYTES):
                 reply = self._reply(message)
                 if reply:
@@ -187,13 +190,17 @@ class _Line:
             self._end(complete=False)
             return wire.error_message(ObjectUnavailableError(f"a fetch process failed: {exc!r}"), {})
 
-    def _head(self, message: bytes) -> bytes:
-        serial, get, key = wire.take_get(message)
+    def _head(self, asked: bytes) -> bytes:
+        serial, get, key = wire.take_get(asked)
         self._get = get
         answer = self._server.send(get, key)
         with self._lock:
             self._serial, self._answer = serial, answer
-        return wire.head_message(wire.Head(answer.status, answer.headers, answer.version_id))
+        message = wire.head_message(wire.Head(answer.status, answer.headers, answer.version_id))
+        if len(message) > wire.HEAD_BYTES:
+            detail = f"an answer with headers of more than {wire.HEAD_BYTES} bytes"
+            raise ObjectProtocolError(detail, bucket=get.target.bucket, key=get.target.key)
+        return message
 
     def _filled(self, message: bytes) -> bytes:
         if self._answer is None or self._get is None:

@@ -27,8 +27,8 @@ HEAD_BYTES = 192 << 10
 """Longest message: an answer's head. What a socket pair takes at once is 208 KiB by default."""
 SHORT_BYTES = 32 << 10
 """Longest message but that."""
-_DETAIL_CHARACTERS = 4000
-"""Of an error's words, so that it fits into a short message."""
+_DETAIL_CHARACTERS = 800
+"""Of an error's words, so that it fits into a short message with a name and headers, whatever letters it is in."""
 
 GET, HEAD, ERROR, READ, FILLED, END = (b"G", b"H", b"E", b"R", b"F", b"X")
 LINE, INTERRUPT = (b"L", b"I")
