@@ -157,6 +157,11 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
             "held": blocks.memory_held_bytes,
             "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         },
+        "get_limit": {
+            "gets": min(objects.get_limit, config.blocks.concurrency),
+            "most": config.blocks.concurrency,
+            "reason": objects.get_limit_reason,
+        },
         "flights": {"remote": blocks.flights, "disk": blocks.disk_flights, "queued": blocks.queued},
         "kernel_reads": {"requests": facts.kernel_reads[0], "bytes": facts.kernel_reads[1]},
         "push": asdict(facts.pusher),

@@ -48,7 +48,7 @@ def resolved(user_host, disk_space):
 def test_defaults_need_no_configuration(resolved):
     config = resolved()
     assert config.s3.endpoint_url == "https://t3.storage.dev"
-    assert (config.s3.region, config.s3.request_timeout_s, config.s3.concurrency) == ("auto", 300.0, 36)
+    assert (config.s3.region, config.s3.request_timeout_s, config.s3.concurrency) == ("auto", 300.0, 216)
     assert (config.vfs.bucket, config.vfs.prefix, config.vfs.store_id) == ("models", "llama/", "tigris")
     assert (config.vfs.metadata_ttl_s, config.vfs.negative_ttl_s) == (60.0, 5.0)
     assert (config.vfs.uid, config.vfs.gid, config.vfs.file_mode, config.vfs.dir_mode) == (1000, 100, 0o444, 0o555)
@@ -64,13 +64,30 @@ def test_defaults_need_no_configuration(resolved):
     [
         ({"bandwidth": "1MiB"}, MIB, 2),
         ({"bandwidth": "40MiB"}, 40 * MIB, 10),
-        ({"bandwidth": "1GiB"}, 1024 * MIB, 32),
+        ({"bandwidth": "1GiB"}, 1024 * MIB, 192),
         ({"bandwidth": "1MiB", "concurrency": "16"}, MIB, 16),
     ],
 )
 def test_a_limited_bandwidth_is_shared_by_few_gets(resolved, written, limit_bytes_s, gets):
     config = resolved(**written)
     assert (config.s3.bandwidth_bytes_s, config.blocks.concurrency) == (limit_bytes_s, gets)
+
+
+@pytest.mark.parametrize(
+    ("written", "gets"),
+    [
+        ({"memory_limit": "128MiB"}, 32),
+        ({"memory_limit": "1GiB"}, 96),
+        ({"memory_limit": "1GiB", "block_size": "16MiB"}, 48),
+        ({"memory_limit": "1GiB", "block_size": "1MiB"}, 96),
+        ({"memory_limit": "64GiB"}, 256),
+        ({"memory_limit": "64GiB", "concurrency": "500"}, 500),
+        ({"memory_limit": "64GiB", "concurrency": "3"}, 3),
+    ],
+)
+def test_gets_are_bounded_by_the_memory_they_fill_and_by_a_number_that_is_given(resolved, written, gets):
+    config = resolved(**written)
+    assert (config.blocks.concurrency, config.s3.concurrency) == (gets, gets + max(1, gets // 8))
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ class Config:
     class s3:  # noqa: N801
         snapshot_version = None
 
+    class blocks:  # noqa: N801
+        concurrency = 32
+
     @staticmethod
     def report():
         return {}

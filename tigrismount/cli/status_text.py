@@ -71,6 +71,8 @@ def detail_rows(mount: Mount) -> list[list[str]]:
     rows += load_rows(mount) + source_rows(mount)
     counts = mount.get("requests", {}).items()
     rows += [[f"requests: {name.replace('_', ' ')}", str(count)] for name, count in counts if count]
+    if (limit := mount.get("get_limit", {})).get("gets"):
+        rows += [["GETs at once", f"{limit['gets']} of at most {limit['most']}: {limit['reason']}"]]
     rows += _fetch_process_rows(mount.get("fetch_processes", {}))
     rows += _passthrough_rows(mount.get("passthrough", {}))
     return rows + _hidden_rows(mount.get("names", {})) + _checksum_rows(mount.get("checksums", {}))

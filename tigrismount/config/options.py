@@ -186,8 +186,8 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         name="concurrency",
         parse=whole_number(1, 512),
-        default="32",
-        help="Most GETs in flight; reads that wait may add an eighth.",
+        default="256, as many as three quarters of the memory limit hold",
+        help="Most GETs in flight; how many are worth it is found out. Reads that wait may add an eighth.",
         metavar="N",
     ),
     Option(

@@ -40,6 +40,10 @@ _HTTP_PROCESSES = (2, 8)
 _CORE_BYTES_S = 500 * MIB
 """What one core receives over TLS, and hands on, at the least."""
 _LEAST_GETS = 2
+_MOST_GETS = 256
+"""How far the search goes by itself: 12 GB/s at 20 ms and 80 MB/s each."""
+_MEMORY_OF_GETS = 0.75
+"""Share of the read buffers that GETs may fill, so that what has come can wait for its reader."""
 _GET_BYTES_S = 4 * MIB
 """Share of a limited bandwidth that one GET is worth: at less, each would wait for its turn by the second."""
 _LEAST_BLOCKS = 4  # below this, one reader's demand and one flight ahead cannot both have a buffer
@@ -87,7 +91,7 @@ def resolve(
         environment: Where AWS's region variables are looked up, which count for AWS's own hosts only.
     """
     blocks = _blocks(values, host)
-    s3 = _s3(values, host, environment)
+    s3 = _s3(values, host, environment, blocks.concurrency)
     return MountConfig(
         source=source.url,
         mountpoint=mountpoint,
@@ -175,7 +179,7 @@ def _contradictions(values: Mapping[str, Any], settings: Mapping[str, Setting]) 
     return faults
 
 
-def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, str]) -> S3Config:
+def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, str], concurrency: int) -> S3Config:
     endpoint_url = values.get("endpoint_url", DEFAULT_ENDPOINT_URL)
     base = S3Config(endpoint_url=endpoint_url)
     timeout_s = values.get("request_timeout", base.request_timeout_s)
@@ -189,7 +193,7 @@ def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, st
         request_timeout_s=timeout_s,
         metadata_timeout_s=min(base.metadata_timeout_s, timeout_s),
         max_retries=values.get("max_retries", base.max_retries),
-        concurrency=with_demand(_concurrency(values)),
+        concurrency=with_demand(concurrency),
         bandwidth_bytes_s=values.get("bandwidth"),
         requester_pays=values.get("requester_pays", base.requester_pays),
         snapshot=values.get("snapshot"),
@@ -213,9 +217,9 @@ def _fetch_processes(values: Mapping[str, Any], host: HostFacts, endpoint_url: s
     return min(most, int(host.cores // cores_each), host.memory_bytes // _GIB)
 
 
-def _concurrency(values: Mapping[str, Any]) -> int:
-    """Return how many GETs there may be; under a limit of bytes a second few, as each must get somewhere."""
-    usual: int = BlocksConfig().concurrency
+def _concurrency(values: Mapping[str, Any], memory_bytes: int, part_bytes: int) -> int:
+    """Return how many GETs there may be at most; under a limit of bytes a second few, as each must get somewhere."""
+    usual = max(BlocksConfig().concurrency, min(_MOST_GETS, int(_MEMORY_OF_GETS * memory_bytes) // part_bytes))
     if (limit_bytes_s := values.get("bandwidth")) is not None:
         usual = min(usual, max(_LEAST_GETS, limit_bytes_s // _GET_BYTES_S))
     found: int = values.get("concurrency", usual)
@@ -235,10 +239,11 @@ def _blocks(values: Mapping[str, Any], host: HostFacts) -> BlocksConfig:
     # In a small control group the interpreter comes first, and the kernel's own pages need as much as we do.
     bearable_bytes = (host.memory_bytes - _PROCESS_BYTES) // 2
     default_bytes = max(_LEAST_BLOCKS * block_bytes, min(generous_bytes, bearable_bytes))
+    memory_limit_bytes = values.get("memory_limit", default_bytes)
     return BlocksConfig(
         block_bytes=block_bytes,
-        memory_limit_bytes=values.get("memory_limit", default_bytes),
-        concurrency=_concurrency(values),
+        memory_limit_bytes=memory_limit_bytes,
+        concurrency=_concurrency(values, memory_limit_bytes, max(block_bytes, BlocksConfig().part_bytes)),
     )
 
 

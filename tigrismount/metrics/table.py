@@ -105,6 +105,7 @@ METRICS = (
         "cause",
     ),
     Metric("store_failures", "counter", "Requests that failed for good.", _one("requests", "errors")),
+    Metric("get_limit", "gauge", "GETs that are worth having in flight now.", _one("get_limit", "gets")),
     Metric(
         "flights",
         "gauge",

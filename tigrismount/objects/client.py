@@ -84,6 +84,10 @@ class ObjectStatistics:
     """Requests that failed for good; that something is not there is an answer."""
     refusals: int = 0
     """Requests among them that the key was not allowed."""
+    get_limit: int = 0
+    """Gauge: GETs that may be in flight now."""
+    get_limit_reason: str = ""
+    """What the limit follows from, in a few words."""
 
 
 class ObjectClient(Protocol):
@@ -94,7 +98,7 @@ class ObjectClient(Protocol):
 
     @property
     def get_limit(self) -> int:
-        """GETs the store takes at once now; falls when it asks for fewer, and recovers with successes."""
+        """GETs worth having in flight now: as many as bring more, and no more than the store takes."""
 
     async def check_access(self, bucket: str, prefix: str) -> None:
         """Prove that *bucket* can be listed and that *prefix* holds something, with one request.

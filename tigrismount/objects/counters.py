@@ -7,13 +7,16 @@ import threading
 from tigrismount.core.histogram import Histogram, HistogramSnapshot
 from tigrismount.objects.client import ObjectStatistics
 
+GAUGES = ("get_limit", "get_limit_reason")
+"""Fields that are not counted here."""
+
 
 class Counters:
     """The fields of ``ObjectStatistics``, counted under a lock: threads add to them at the same time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(ObjectStatistics.__dataclass_fields__, 0)
+        self._counts = dict.fromkeys((name for name in ObjectStatistics.__dataclass_fields__ if name not in GAUGES), 0)
         self._first_bytes, self._gets = Histogram(), Histogram()
 
     def add(self, name: str, count: int = 1) -> None:
@@ -32,7 +35,7 @@ class Counters:
         with self._lock:
             return {"first_byte": self._first_bytes.snapshot(), "get": self._gets.snapshot()}
 
-    def snapshot(self) -> ObjectStatistics:
-        """Return the counts as they are together at one moment."""
+    def snapshot(self, *, get_limit: int = 0, get_limit_reason: str = "") -> ObjectStatistics:
+        """Return the counts as they are together at one moment, and beside them the gauges."""
         with self._lock:
-            return ObjectStatistics(**self._counts)
+            return ObjectStatistics(**self._counts, get_limit=get_limit, get_limit_reason=get_limit_reason)

@@ -275,12 +275,8 @@ class S3Client:
 
     def statistics(self) -> ObjectStatistics:
         """Return the counters."""
-        return self._counters.snapshot()
-
-    @property
-    def get_limit_reason(self) -> str:
-        """What that limit follows from, in a few words."""
-        return self._data_lane.reason
+        lane = self._data_lane
+        return self._counters.snapshot(get_limit=lane.limit, get_limit_reason=lane.reason)
 
     def timings(self) -> dict[str, HistogramSnapshot]:
         """Return how long GETs that ended well took, to their ``first_byte`` and in all (``get``)."""
