@@ -111,6 +111,10 @@ bench-fleet: $(RUNTIME) ## what up to a thousand nodes do to a store, simulated 
 bench-knee: $(RUNTIME) ## how near the GETs in flight that it finds come to the best number, simulated in a minute
 	@$(BIN)/python -m benchmarks.knee $(BENCH_ARGS)
 
+.PHONY: bench-knee-real
+bench-knee-real: $(RUNTIME) ## the same with a real client and a server that paces it, in four minutes
+	@$(BIN)/python -m benchmarks.knee_real $(BENCH_ARGS)
+
 ## Tests and checks
 
 # Where a test rightly takes minutes: the dump of a busy interpreter's stacks can bring it down.

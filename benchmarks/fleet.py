@@ -207,7 +207,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=16, help="mounts to simulate of a larger fleet [16]")
     parser.add_argument("--tags", type=int, default=1, help="TAGs that share their cache [1]")
     parser.add_argument("--spread", default="5m", help="what --spread is given [5m]")
-    parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help="what --concurrency is given [32]")
+    parser.add_argument("--concurrency", type=int, default=CONCURRENCY, help="what --concurrency is given [192]")
     parser.add_argument("--store-requests", type=float, default=usual.store_requests_s, help="a second [5500]")
     parser.add_argument("--store-gigabytes", type=float, default=50.0, help="a second [50]")
     parser.add_argument("--json", type=Path, help="where the figures go")

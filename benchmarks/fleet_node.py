@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from tigrismount.core.adaptive import Ticket
 
 BLOCK_BYTES = BlocksConfig().block_bytes
-CONCURRENCY = BlocksConfig().concurrency
+CONCURRENCY = 192
+"""What a mount goes up to by itself where it has 2 GiB for read buffers."""
 READ_AHEAD_BYTES = ReaderConfig().read_ahead_bytes
 READ_BYTES = 1 << 20
 """One READ of the kernel, which is what plans are made from."""
