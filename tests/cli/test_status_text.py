@@ -51,6 +51,12 @@ def test_what_the_disk_had_no_time_for_is_told_until_it_is_there():
     assert all("too fast" not in value for _, value in detail_rows(MOUNT))
 
 
+def test_how_many_gets_there_may_be_is_told_with_the_reason():
+    limit = {"gets": 24, "most": 192, "reason": "best found"}
+    assert ["GETs at once", "24 of at most 192: best found"] in detail_rows({**MOUNT, "get_limit": limit})
+    assert all(what != "GETs at once" for what, _ in detail_rows(MOUNT))
+
+
 def test_rates_are_the_difference_between_two_looks():
     [mount] = with_rates([MOUNT], [BEFORE], 2.0)
     assert mount["bytes_per_second"] == {"ram": 0, "nvme": 0, "remote": 1 << 30, "newer": 0}
