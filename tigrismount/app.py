@@ -322,7 +322,7 @@ def _is_through(through: Passthrough, init: bytes, answered: bytes, *, first: bo
         through.off = through.off or "this kernel has no FUSE passthrough (Linux 6.9)"
     if first:
         return not through.off
-    agreed = bool(answered) and answers_passthrough(answered)
+    agreed = answers_passthrough(answered)
     if not agreed:
         through.off = through.off or "the mount was made without it; it comes with the next mount"
     return agreed

@@ -150,3 +150,20 @@ def test_fetch_processes_are_shown_where_there_may_be_any():
         {**mount, "fetch_processes": facts}
     )
     assert not [row for row in detail_rows({**mount, "fetch_processes": {"configured": 0}}) if "fetch" in row[0]]
+
+
+@pytest.mark.parametrize(
+    ("passthrough", "rows"),
+    [
+        ({}, []),
+        ({"off": "--passthrough off"}, []),
+        ({"off": "this process lacks CAP_SYS_ADMIN"}, [["passthrough", "off: this process lacks CAP_SYS_ADMIN"]]),
+        (
+            {"off": "", "opens": 3, "files": 1, "passed_over": {"not proven yet": 2}},
+            [["passthrough", "3 opens, 1 files in use"], ["not passed through", "2 opens: not proven yet"]],
+        ),
+    ],
+)
+def test_passthrough_is_told_where_somebody_asked_for_it(passthrough, rows):
+    shown = detail_rows({**MOUNT, "passthrough": passthrough})
+    assert [row for row in shown if "pass" in row[0]] == rows

@@ -12,6 +12,7 @@ from typing import Any
 from tigrismount import __version__
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import format_size
+from tigrismount.fuse.options import NOT_ASKED_FOR
 
 Mount = Mapping[str, Any]
 
@@ -215,8 +216,8 @@ def _passthrough_rows(passthrough: Mapping[str, Any]) -> list[list[str]]:
     """Return how many files the kernel reads by itself, and why it does not read others."""
     opens, files = passthrough.get("opens", 0), passthrough.get("files", 0)
     opened = [["passthrough", f"{opens} opens, {files} files in use"]] if opens or files else []
-    if passthrough.get("off"):
-        return [*opened, ["passthrough", f"off: {passthrough['off']}"]]
+    if reason := passthrough.get("off"):
+        return opened if reason == NOT_ASKED_FOR else [*opened, ["passthrough", f"off: {reason}"]]
     over = passthrough.get("passed_over", {}).items()
     return opened + [["not passed through", f"{count} opens: {reason}"] for reason, count in over]
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+NOT_ASKED_FOR = "--passthrough off"
+"""Why the kernel reads no file from the cache by itself, where nobody has asked for that."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FuseConfig:

@@ -30,6 +30,7 @@ import trio
 from tigrismount.cache.datafile import is_unused
 from tigrismount.core.openmodes import OpenModes
 from tigrismount.errors import CacheError
+from tigrismount.fuse.options import NOT_ASKED_FOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -341,7 +342,7 @@ def why_off(config: FuseConfig, *, verify: str | None, capabilities: int, uid_ma
         uid_map: Of this process, as ``/proc/self/uid_map`` has it.
     """
     if config.passthrough == "off":
-        return "--passthrough off"
+        return NOT_ASKED_FOR
     if verify is None:
         return "there is no disk cache"
     if verify == "always":

@@ -116,10 +116,13 @@ def patch_init_reply(
 def answers_passthrough(reply: bytes) -> bool:
     """Tell whether an INIT reply asked for passthrough: then it holds for the life of the connection.
 
-    Raises:
-        MountError: *reply* is not a successful INIT reply of protocol 7.
+    One that this library would not have given did not: what we answer will be another one, and whoever holds the
+    connection has the mount made anew.
     """
-    _check_reply(reply)
+    try:
+        _check_reply(reply)
+    except MountError:
+        return False
     (flags,) = _FLAGS2.unpack_from(reply, _FLAGS_OFFSET)
     flags2, depth = _PASSTHROUGH.unpack_from(reply, _PASSTHROUGH_OFFSET)
     return bool(flags & _FLAG_INIT_EXT and flags2 & _FLAG_PASSTHROUGH >> 32 and depth)
