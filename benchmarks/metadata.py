@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _TOKEN = re.compile(rb"<NextContinuationToken>([^<]*)<")
-_SETTLE_S = 75.0
-"""How long FORGETs are waited for, and then for the memory: it is looked at once a minute."""
+_SETTLE_S = 3.0
+"""How long FORGETs are waited for; a million take a second or two."""
 
 COMMANDS = {
     "ls -l": ["ls", "-l"],

@@ -7,8 +7,6 @@ bucket or a broken cache directory is found before anything is mounted.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import itertools
 import logging
 import os
@@ -141,7 +139,6 @@ class Engine:
             names=self.kept_names,
             on_new=self.journal.append,
             on_bookmark=self.journal.append,
-            on_shrunk=give_memory_back,
         )
         self.withdrawal = Withdrawal(
             self.verdicts, self.filesystem.nodes_of, self.pusher.ended, self.kernel.forget_pages, self.store.forget
@@ -241,17 +238,6 @@ class Engine:
             "version_ids": self.client.version_ids,
             **self.cache.tables(),
         }
-
-
-def give_memory_back() -> None:
-    """Give memory back to the system after very many small objects were forgotten.
-
-    The interpreter keeps some free objects of each kind for reuse. They lie scattered over its arenas, and each keeps
-    a megabyte; only a full collection lets them go.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such thing
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from tigrismount.core import inodes as inodes_module
 from tigrismount.core.inodes import NODE_ID_MASK, UNREFERENCED_TURNS, InodeTable
 from tigrismount.core.names import DirectoryKey
 from tigrismount.core.types import ROOT_NODE_ID, ObjectId
@@ -141,6 +143,25 @@ def test_a_node_that_nobody_refers_to_goes_after_some_turns_without_being_seen()
     for _ in range(UNREFERENCED_TURNS + 1):
         inodes.grow_old()
     assert len(inodes) == 1, "the root"
+    inodes.check_invariants()
+
+
+def test_tables_of_very_many_nodes_shrink_when_most_have_gone(monkeypatch):
+    monkeypatch.setattr(inodes_module, "COMPACT_FROM", 1000)
+    inodes = table(unreferenced_limit=100)
+    ids = []
+    for number in range(1000):
+        node = inodes.file(info(f"models/{number}"))
+        inodes.add_lookup(node)
+        ids.append(node.id)
+    inodes.grow_old()
+    large = sys.getsizeof(inodes._nodes)
+    for id_ in ids:
+        inodes.forget(id_, 1)
+    inodes.grow_old()
+    assert sys.getsizeof(inodes._nodes) < large / 4
+    assert len(inodes) == 101
+    assert inodes.get(ids[-1]).key == "models/999"
     inodes.check_invariants()
 
 

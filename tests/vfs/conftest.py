@@ -61,16 +61,7 @@ class World:
     """A mounted bucket without FUSE."""
 
     def __init__(
-        self,
-        *keys,
-        client=None,
-        cache=None,
-        names=None,
-        on_new=None,
-        on_bookmark=None,
-        on_shrunk=None,
-        bucket="bucket",
-        **config,
+        self, *keys, client=None, cache=None, names=None, on_new=None, on_bookmark=None, bucket="bucket", **config
     ):
         self.client = client or MemoryObjectClient()
         self.readers = FakeReaders()
@@ -84,7 +75,6 @@ class World:
             names=names,
             on_new=on_new,
             on_bookmark=on_bookmark,
-            on_shrunk=on_shrunk,
         )
         for key in keys:
             self.put(key)

@@ -9,7 +9,6 @@ import trio
 
 from tigrismount.core.inodes import UNREFERENCED_TURNS
 from tigrismount.core.types import ROOT_NODE_ID
-from tigrismount.vfs import filesystem
 from tigrismount.vfs.entries import Entry, NegativeEntry
 from tigrismount.vfs.filesystem import TURN_S
 
@@ -129,27 +128,4 @@ async def test_names_that_nobody_uses_any_more_are_forgotten(new_grid_world, aut
         assert statistics.nodes_unreferenced == 2500, "the kernel may ask for the same files soon"
         await wait((UNREFERENCED_TURNS + 1) * TURN_S)
         assert world.fs.statistics().nodes_unreferenced == 0
-        nursery.cancel_scope.cancel()
-
-
-async def test_somebody_is_told_each_time_that_most_of_very_many_names_has_gone(
-    new_grid_world, autojump_clock, monkeypatch
-):
-    monkeypatch.setattr(filesystem, "SHRUNK_FROM", 1000)
-    told = []
-    world = new_grid_world(1, 1000, on_shrunk=lambda: told.append(world.fs.statistics().nodes))
-    directory = await world.walk("0000")
-    async with trio.open_nursery() as nursery:
-        await nursery.start(world.fs.run)
-        ids = [entry.attributes.node_id for _, entry in await world.ls(directory)]
-        await trio.sleep(2 * TURN_S)
-        assert told == [], "all of them are known"
-        world.now_s += 61
-        await trio.sleep(TURN_S)
-        assert told == [1002], "the listing has gone"
-        world.fs.forget([(id_, 1) for id_ in ids])
-        await trio.sleep((UNREFERENCED_TURNS + 3) * TURN_S)
-        assert told == [1002, 2], "and the nodes"
-        await trio.sleep(10 * TURN_S)
-        assert len(told) == 2, "what is few is not worth it"
         nursery.cancel_scope.cancel()

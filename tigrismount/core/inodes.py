@@ -42,6 +42,9 @@ UNREFERENCED_LIMIT = 65_536
 UNREFERENCED_TURNS = 10
 """Calls of :meth:`InodeTable.grow_old` that a node outlives that nobody refers to."""
 
+COMPACT_FROM = 50_000
+"""Nodes of which three quarters must have gone for the tables to be made anew: a few megabytes."""
+
 _LENGTHS = struct.Struct(">Iqq")
 """Length of the key, size of the object, and its time where the ETag is weak."""
 
@@ -158,6 +161,8 @@ class InodeTable:
         self._unreferenced: OrderedDict[int, int] = OrderedDict()
         """Nodes that nobody refers to and the turn they were seen in last, least recently seen first."""
         self._turn = 0
+        self._most = 0
+        """Nodes at their most since the tables were made."""
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -236,8 +241,13 @@ class InodeTable:
     def grow_old(self) -> None:
         """Drop the nodes that nobody has referred to for some turns, of which this call ends one."""
         self._turn += 1
+        self._most = max(self._most, len(self._nodes))
         while self._unreferenced and self._turn - next(iter(self._unreferenced.values())) > UNREFERENCED_TURNS:
             self._drop_oldest()
+        if self._most >= COMPACT_FROM and len(self._nodes) <= self._most // 4:
+            # A table keeps the size that it had at its most: a hundred megabytes after a million names.
+            self._nodes, self._unreferenced = dict(self._nodes), OrderedDict(self._unreferenced)
+            self._most = len(self._nodes)
 
     def known(self) -> Iterator[Node]:
         """Give all nodes but the root."""

@@ -275,11 +275,6 @@ class ListingShelf:
         self.bookmarks = Bookmarks()
         """Places of readers that a listing may be begun at."""
 
-    @property
-    def cost(self) -> int:
-        """Names that are kept, and some for each listing."""
-        return self._cost
-
     def pin(self, where: DirectoryKey) -> None:
         """Keep the listings of a directory from now on: it was opened."""
         self._pins[where] = self._pins.get(where, 0) + 1

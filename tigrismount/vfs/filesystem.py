@@ -58,9 +58,6 @@ if TYPE_CHECKING:
 TURN_S = 60.0
 """How often what has grown old is forgotten."""
 
-SHRUNK_FROM = 50_000
-"""Nodes and listed names of which at least half must have gone for ``on_shrunk``: some thirty megabytes."""
-
 SIBLINGS_LIMIT = 4000
 """Names of a directory that are looked at for the files of a model, four pages of a listing: the largest checkpoints
 have a thousand shards."""
@@ -79,7 +76,6 @@ class FileSystem:
         verified_sha256: Tells the SHA-256 that a version was found to have, empty where nobody looked.
         on_new: Called with each node before its id is handed out (see :class:`InodeTable`).
         on_bookmark: Called with each place in a directory before its cursor is handed out.
-        on_shrunk: Called when most of what was known has been forgotten: their memory may go back to the system.
     """
 
     def __init__(
@@ -94,7 +90,6 @@ class FileSystem:
         verified_sha256: Callable[[ObjectId], Awaitable[str]] | None = None,
         on_new: Callable[[Node], None] | None = None,
         on_bookmark: Callable[[Bookmark], None] | None = None,
-        on_shrunk: Callable[[], None] | None = None,
     ) -> None:
         self._client = client
         self._readers = readers
@@ -103,9 +98,6 @@ class FileSystem:
         self._cache = cache
         self._verified_sha256 = verified_sha256
         self._on_bookmark = on_bookmark
-        self._on_shrunk = on_shrunk
-        self._most_known = 0
-        """Nodes and listed names at their most since ``on_shrunk`` was called."""
         self._directories = Directories(names or LiveNames(client), config, clock)
         self._inodes = InodeTable(
             config.store_id,
@@ -126,19 +118,8 @@ class FileSystem:
             task_status.started()
             while True:
                 await trio.sleep(TURN_S)
-                self._forget_what_is_old()
-
-    def _forget_what_is_old(self) -> None:
-        self._most_known = max(self._most_known, self._known_count())
-        self._directories.drop_old()
-        self._inodes.grow_old()
-        if self._most_known >= SHRUNK_FROM and self._known_count() <= self._most_known // 2:
-            self._most_known = 0
-            if self._on_shrunk is not None:
-                self._on_shrunk()
-
-    def _known_count(self) -> int:
-        return len(self._inodes) + self._directories.shelf.cost
+                self._directories.drop_old()
+                self._inodes.grow_old()
 
     def nodes(self) -> Iterator[Node]:
         """Give all nodes that the kernel may know, but the root."""
