@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
+import termios
 import time
 
 import pytest
@@ -135,3 +138,34 @@ def test_a_body_that_ends_early_ends_the_read(server, say, get):
 
 def test_interrupting_a_body_of_an_unknown_kind_is_harmless():
     BodyReader(object()).interrupt()
+
+
+def waiting_bytes(reader: BodyReader) -> int:
+    """Return how many bytes wait in the socket under a body."""
+    count = array.array("i", [0])
+    fcntl.ioctl(reader._socket, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_an_interrupted_tls_body_gives_no_bytes_that_nobody_deciphered(say, certificate):
+    """What lies in the socket when it is shut down can still be read, as it came over the wire."""
+    context, bundle = certificate
+    server = say.Server(tls=context)
+    server.answer(say.response(200, DATA))
+    try:
+        with urllib3.PoolManager(retries=False, ca_certs=bundle) as pool:
+            raw = pool.request("GET", server.url, preload_content=False, decode_content=False)
+            reader = BodyReader(StreamingBody(raw, raw.headers.get("Content-Length")))
+            memory = bytearray(len(DATA))
+            first = reader.readinto(memoryview(memory)[:20_000])
+            assert (reader.direct, first) == (True, 20_000)
+            while waiting_bytes(reader) < 17_000:  # all but the two records that were read
+                time.sleep(0.001)
+            reader.interrupt()
+            with contextlib.suppress(ValueError, OSError):
+                while reader.readinto(memoryview(memory)[20_000:]):
+                    pass
+            raw.close()
+            assert memory == DATA[:20_000] + bytes(30_000)
+    finally:
+        server.stop()

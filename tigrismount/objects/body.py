@@ -105,10 +105,18 @@ class BodyReader:
 
 
 def _receive_records(source: ssl.SSLSocket, view: memoryview) -> int:
-    """Fill *view* from a TLS socket, which gives one record of at most 16 KiB at a time."""
+    """Fill *view* from a TLS socket, which gives one record of at most 16 KiB at a time.
+
+    By ``read``, which fails once another thread has shut the socket down: ``recv_into`` gives what comes from there
+    as it comes then, enciphered, and the view may be of memory that somebody else has filled meanwhile.
+
+    Raises:
+        ValueError: It was shut down.
+        OSError: It failed.
+    """
     filled = 0
     while filled < len(view):
-        count = source.recv_into(view[filled:])
+        count: Any = source.read(len(view) - filled, view[filled:])  # a number, where there is a buffer
         if not count:
             break
         filled += count
