@@ -43,6 +43,8 @@ BLOCK_BYTES = 8 << 20
 """As the mount's."""
 GETS = 8
 """GETs in flight of each worker: enough to keep it busy from a store without delay."""
+_PATIENCE_S = 120.0
+"""Longest a stage may take."""
 MODEL_BYTES = 256 << 20
 """What lies in the store; it is fetched again and again."""
 DEPTH = 4
@@ -134,11 +136,28 @@ def fetch(size_bytes: int, url: str, bundle: str, processes: str) -> Callable[[]
             await trio.sleep(0.05)
         return wanted_bytes // BLOCK_BYTES * BLOCK_BYTES
 
-    trio.run(partial(run, 64 << 20, wait=True))  # connections, fetch processes, and memory touched
-    trio.run(partial(run, 64 << 20, wait=True))
+    ready, go = threading.Event(), threading.Event()
+    done: list[int] = []
 
+    async def prepare_and_run() -> None:
+        for _ in range(2):
+            await run(64 << 20, wait=True)  # connections, fetch processes, and memory touched
+        ready.set()
+        await trio.to_thread.run_sync(go.wait)
+        done.append(await run(size_bytes, wait=False))
+
+    # One run for both: a client's limits belong to it. A fetch process lives no longer than the thread that starts it.
+    thread = threading.Thread(target=trio.run, args=(prepare_and_run,), daemon=True)
+    thread.start()
+    ready.wait()
     HELPING.extend(fetchers.statistics().pids if fetchers is not None else ())
-    return lambda: trio.run(partial(run, size_bytes, wait=False))
+
+    def work() -> int:
+        go.set()
+        thread.join(_PATIENCE_S)
+        return done[0]
+
+    return work
 
 
 def receive(size_bytes: int) -> Callable[[], int]:
