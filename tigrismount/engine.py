@@ -150,6 +150,7 @@ class Engine:
             self.kernel,
             version_of=self.filesystem.version_of,
             refusal=self._why_not_through,
+            is_refused=lambda obj: obj in self.verdicts.refused,
             journal=self.journal.append,
             on_closed=self.prover.note,
             even_in_memory=config.fuse.passthrough == "on",
@@ -170,9 +171,7 @@ class Engine:
         return None if obj in self.verdicts.refused else self.filesystem.cached_node(obj)
 
     def _why_not_through(self, obj: ObjectId) -> str:
-        """Return why the kernel must not read a version from the cache by itself at the moment, empty where it may."""
-        if obj in self.verdicts.refused:
-            return "its bytes are not what they should be"
+        """Return why the kernel must not begin to read a version by itself at the moment, empty where it may."""
         # What is found wrong later cannot be taken back from a mapping that the kernel made by itself.
         return "its checksum is not compared yet" if self.verifier.is_waiting(obj) else ""
 

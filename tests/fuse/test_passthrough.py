@@ -90,6 +90,7 @@ class Scene:
     def __init__(self, path: str) -> None:
         self.cache, self.kernel = FakeCache(path), FakeKernel()
         self.refusals: dict[ObjectId, str] = {}
+        self.refused: set[ObjectId] = set()
         self.written: list[OpenState] = []
         self.closed: list[ObjectId] = []
         self.through = self.make()
@@ -100,6 +101,7 @@ class Scene:
             self.kernel,
             version_of={7: OBJ, 8: SMALL}.get,
             refusal=lambda obj: self.refusals.get(obj, ""),
+            is_refused=self.refused.__contains__,
             journal=self.written.append,
             on_closed=self.closed.append,
             even_in_memory=even_in_memory,
@@ -191,9 +193,30 @@ async def test_what_the_kernel_refuses_once_is_not_tried_again(scene: Scene, err
 
 async def test_a_refused_version_is_left_to_the_usual_way_which_refuses_it(scene: Scene) -> None:
     await scene.opened()
-    scene.refusals[OBJ] = "wrong"
+    scene.refused.add(OBJ)
     assert scene.through.choice(7) is False
     assert not scene.through.count_cached(7), "the file is open onto another: this open is not one that counts"
+
+
+async def test_whoever_comes_while_a_file_is_open_gets_it_the_same_way_whatever_is_not_known_yet(scene: Scene) -> None:
+    scene.refusals[OBJ] = "not compared yet"
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    del scene.refusals[OBJ]
+    assert await scene.opened()
+    scene.refusals[OBJ] = "not compared yet"
+    assert scene.through.choice(7) is True, "the kernel would answer EIO to any other"
+    scene.through.uncount(7)
+    assert scene.through.choice(7) is False
+
+
+async def test_a_kernel_that_is_short_of_memory_is_asked_again(scene: Scene) -> None:
+    scene.kernel.error = errno.ENOMEM
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    scene.kernel.error = 0
+    assert await scene.opened()
+    assert not scene.through.statistics().off
 
 
 async def test_a_file_is_kept_while_it_is_open_and_let_go_of_when_nobody_reads_it(

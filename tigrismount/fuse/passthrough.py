@@ -50,6 +50,8 @@ _CAP_SYS_ADMIN = 21
 """linux/capability.h."""
 _ALL_UIDS = 2**32 - 1
 """Length of the map of the initial user namespace, in which alone the capability counts."""
+_FOR_GOOD = frozenset({errno.EPERM, errno.ELOOP, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS})
+"""What the kernel says to every file of this cache, and not for want of memory or of descriptors."""
 _PATIENCE_S = 0.25
 """How long an open waits for the cache; it needs a millisecond."""
 _LOOK_S = 1.0
@@ -127,7 +129,8 @@ class Passthrough:
         cache: The disk cache.
         backing: Registers backing files.
         version_of: Returns the version that a node is; None for what is no file.
-        refusal: Returns why a version must not be opened so at the moment, in a few words; empty where it may.
+        refusal: Returns why a version must not be opened so anew at the moment, in a few words; empty where it may.
+        is_refused: Tells whether a version must not be read at all: whoever opens it is told so in the usual way.
         journal: Keeps a state for the next worker.
         on_closed: Told of a version that nobody has open any more in the usual way.
         even_in_memory: Whether files are opened so that the kernel may have in its page cache already.
@@ -141,6 +144,7 @@ class Passthrough:
         *,
         version_of: Callable[[int], ObjectId | None],
         refusal: Callable[[ObjectId], str],
+        is_refused: Callable[[ObjectId], bool],
         journal: Callable[[OpenState], None],
         on_closed: Callable[[ObjectId], None],
         even_in_memory: bool = False,
@@ -150,6 +154,7 @@ class Passthrough:
         self._backing = backing
         self._version_of = version_of
         self._refusal = refusal
+        self._is_refused = is_refused
         self._journal = journal
         self._on_closed = on_closed
         self._in_memory = None if even_in_memory else PagesInMemory()
@@ -170,10 +175,14 @@ class Passthrough:
         obj = self._version_of(node_id)
         if obj is None or state.is_cached:
             return False
+        if self._is_refused(obj):
+            return self._pass_over("its bytes are not what they should be")
+        if state.is_passthrough:  # any other answer is EIO to whoever opens it now
+            return True
         refusal = self._refusal(obj)
         if refusal or obj.size_bytes < LEAST_BYTES:
             return self._pass_over(refusal)
-        if state.backing_id:  # open onto it, or a moment ago
+        if state.backing_id:  # was open onto it a moment ago
             return True
         if self._in_memory is not None and self._in_memory.has_most(node_id, obj.size_bytes):
             return self._pass_over("the kernel has it in memory")
@@ -213,6 +222,9 @@ class Passthrough:
             backing_id = self._backing.open_backing(fd)
         except OSError as exc:
             os.close(fd)
+            if exc.errno not in _FOR_GOOD:
+                log.info("not opened onto its cache file: %s", exc)
+                return "the kernel did not take the cache file"
             self.off = _why_not(exc)
             log.warning("no file is opened onto its cache file: %s", self.off)
             return self.off
@@ -299,7 +311,11 @@ class Passthrough:
         if held.is_inherited and not self._take_over(node_id, held, state):
             return
         uses = held.uses
-        unused = await trio.to_thread.run_sync(is_unused, held.fd)
+        try:
+            unused = await trio.to_thread.run_sync(is_unused, held.fd)
+        except OSError as exc:
+            log.info("a cache file stays locked until it is known that nobody reads it: %s", exc)
+            return
         if unused and uses == held.uses:
             self._let_go(node_id, held)
 
