@@ -60,6 +60,15 @@ def test_at_one_it_is_the_rate_that_falls_and_what_the_store_asks_for_is_waited(
     assert limit.wait_s(200.0) < 50, "a wrong header must not park all reads"
 
 
+def test_the_last_digit_of_a_time_is_no_wait():
+    limit = make(ceiling=2)
+    for _ in range(4):
+        refuse(limit, 40_000.0)
+    wait_s = limit.wait_s(40_000.0)
+    assert wait_s > 0
+    assert limit.wait_s(40_000.0 + wait_s - 1e-9) == 0, "a sleep for that might end where it began, again and again"
+
+
 def test_with_several_in_flight_only_who_was_told_to_waits():
     limit = make()
     refuse(limit, 0.0, retry_after_s=7.0)

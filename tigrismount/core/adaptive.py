@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _RETRY_AFTER_MAX_S = 30.0
 """Longest ``Retry-After`` that is honoured; a wrong or hostile header must not park all reads for their deadline."""
+_MOMENT_S = 1e-6
+"""Less is no wait: the last digit of a time can be too small for a clock to move by."""
 _FULL = 0.8
 """The store bore what was allowed where at least this share of it was out."""
 
@@ -75,7 +77,8 @@ class AdaptiveLimit:
 
     def wait_s(self, now_s: float) -> float:
         """Return how long to wait before the next GET is sent: where one at a time is too much for the store."""
-        return max(0.0, self._not_before_s - now_s)
+        wait_s = self._not_before_s - now_s
+        return wait_s if wait_s > _MOMENT_S else 0.0
 
     def sent(self, now_s: float) -> Ticket:
         """Note a GET that is sent now."""
