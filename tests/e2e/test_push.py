@@ -144,7 +144,8 @@ def test_a_cold_file_is_fetched_once_and_pushed(push_mount, weights, python):
     with push_mount(weights.source, "--push=on") as at:
         assert python(TENSORS, f"{at.path}/model.safetensors") == weights.sums[TENSORS] + "\n"
         status = at.status()
-    assert status["bytes"]["remote"] <= 1.01 * SIZE
+    # What a busy disk was given up for is fetched again once all is quiet, and nobody waits for that.
+    assert status["bytes"]["remote"] - status["cache"]["refetched_bytes"] <= 1.01 * SIZE
     assert read_bytes(status) < 0.2 * SIZE, "its reader waits for the store, and takes what comes"
 
 
