@@ -163,6 +163,7 @@ def _nothing_through(kernel: Kernel) -> Passthrough:
         kernel,
         version_of=lambda _: None,
         refusal=lambda _: "",
+        is_refused=lambda _: False,
         journal=lambda _: None,
         on_closed=lambda _: None,
     )
