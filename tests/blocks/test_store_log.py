@@ -47,6 +47,19 @@ async def test_a_read_nobody_expected_waits_for_the_plan(autojump_clock, client,
     assert got[2:4] == (0, BLOCK)
 
 
+async def test_a_read_whose_bytes_came_a_moment_before_it_counts_all_the_same(autojump_clock, client, log) -> None:
+    obj = client.put("a", pattern(BLOCK))
+    async with store_of(client, log) as store:
+        await store.read(obj, 0, BLOCK)
+        log.take()
+        await store.read(obj, 0, KIB)
+        await store.read(obj, KIB, 2 * KIB, Priority.READAHEAD)
+
+    (hit,) = log.take()
+    assert hit[:4] == (loadlog.HIT, obj, 0, KIB)
+    assert hit[6:] == (loadlog.RAM, "")
+
+
 async def test_a_read_of_what_was_planned_waits_for_the_store(autojump_clock, client, log) -> None:
     obj = client.put("a", pattern(BLOCK))
     async with store_of(client, log) as store:

@@ -164,7 +164,10 @@ class BlockStore:
         try:
             await state.opened.wait()
             found = self.try_read(obj, start, stop)
-            if found is not None:
+            if found is not None:  # it came between the look that found it missing and this one
+                if priority is Priority.DEMAND:
+                    now_s = self._log.clock()
+                    self._log.note((loadlog.HIT, obj, start, stop, now_s, now_s, loadlog.RAM, ""))
                 return found
             return await self._read_missing(state, start, stop, priority)
         finally:
