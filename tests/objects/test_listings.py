@@ -113,6 +113,19 @@ def test_a_key_whose_bytes_are_no_text_does_not_take_the_page_with_it():
     assert keys == ["a\udcffb", "c"]
 
 
+@pytest.mark.parametrize("declared", ["ISO-8859-1", "utf8", "no-such-encoding"])
+def test_a_page_is_utf8_whatever_it_says_it_is_as_for_botocore(declared):
+    body = document([row("\u00e9\u4e2d")]).replace(b"UTF-8", declared.encode())
+    assert by_us(body) == by_botocore(body)
+    assert by_us(body)[0][0][0] == "\u00e9\u4e2d"
+
+
+@pytest.mark.parametrize(("said", "is_last"), [("True", False), ("1", False), ("False", True), ("0", True)])
+def test_whether_there_is_more_may_be_said_in_any_way_that_xml_knows(said, is_last):
+    page = parse_listing(document([row("a")], IsTruncated=said, NextContinuationToken="t"), QUERY, TARGET).page
+    assert page.next_token == (None if is_last else "t")
+
+
 def test_versions_without_a_strong_tag_are_told_apart_by_their_second():
     (info,) = parse_listing(document([row("a", ETag='W/"x"')]), QUERY, TARGET).page.objects
     assert (info.id.etag, info.id.modified_s) == ("W/x", 1795255200)
@@ -131,6 +144,7 @@ def test_dates_without_a_zone_are_of_greenwich():
         (b"<html><body/></html>", "is it an S3 endpoint"),
         (document([row("a", Size="-1")]), "says that it has -1 bytes"),
         (document(IsTruncated="true"), "where to go on"),
+        (document([row("a")], IsTruncated="perhaps"), "whether there is more"),
     ],
 )
 def test_what_is_no_page_is_refused(body, reason):

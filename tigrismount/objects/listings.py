@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from tigrismount.objects.responses import Target
 
 _STANDARD = "STANDARD"
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+"""What XML Schema has for them; what is neither must not end a directory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ def parse_listing(document: bytes, query: Mapping[str, Any], target: Target) -> 
         ValueError: A number or a date is none.
     """
     try:
-        root = ET.fromstring(document)  # noqa: S314 -- as botocore does; expat bounds what entities may grow to
+        # As botocore does: expat bounds what entities may grow to, and what it may say of its encoding is passed over.
+        root = ET.fromstring(document, ET.XMLParser(encoding="utf-8"))  # noqa: S314
     except ET.ParseError as exc:
         detail = f"{target.endpoint_url} answered something that is not S3's XML: is it an S3 endpoint?"
         raise ObjectProtocolError(detail, bucket=target.bucket) from exc
@@ -95,7 +98,11 @@ def _token(about: Mapping[str, str], query: Mapping[str, Any], target: Target) -
     if "IsTruncated" not in about:
         detail = f"{target.endpoint_url} answered a listing with something else: is it an S3 endpoint?"
         raise ObjectProtocolError(detail, bucket=target.bucket)
-    if about["IsTruncated"] != "true":
+    more = _BOOLEANS.get(about["IsTruncated"].strip().lower())
+    if more is None:
+        detail = f"the listing says {about['IsTruncated'][:40]!r} where it should say whether there is more"
+        raise ObjectProtocolError(detail, bucket=target.bucket)
+    if not more:
         return None
     token = about.get("NextContinuationToken")
     if not token or token == query.get("ContinuationToken"):
