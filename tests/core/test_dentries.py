@@ -134,9 +134,21 @@ def test_what_is_trusted_no_more_is_dropped_and_nothing_else():
         known.add(DIR, there(b"a%d" % at_s, at_s), at_s)
         known.add_missing(DIR, b"x%d" % at_s, at_s, at_s)
     known.drop_old(100.0)
-    assert (known.positive_count, known.negative_count) == (59, 4)
+    assert (known.positive_count, known.negative_count) == (59, 59), "a listing may have known it for as long"
     known.drop_old(math.inf)
     assert (known.positive_count, known.negative_count) == (0, 0)
+
+
+def test_a_missing_name_stays_in_the_table_for_as_long_as_the_kernel_was_told_to_trust_a_listing():
+    """Mutation: where only the negative TTL counts, ``expire`` does not say that the kernel must forget the name."""
+    known = dentries(ttl_s=60.0, negative_ttl_s=5.0)
+    listing = Listing(DIR, 0.0, 0)
+    listing.feed([], [], None, 0.0)
+    found = known.find(DIR, b"x", listing, 50.0)
+    assert (found.dentry, found.ttl_s) == (None, 5.0)
+    known.add_missing(DIR, b"x", found.observed_s, 50.0)  # as a directory does
+    known.drop_old(54.0)
+    assert known.expire(lambda where, name: True) == [(DIR, b"x")]
 
 
 def test_what_is_trusted_for_ever_is_never_dropped():

@@ -91,7 +91,9 @@ class Dentries:
     def drop_old(self, now_s: float) -> None:
         """Forget what is not trusted any more; the kernel was told to trust it no longer than that."""
         self._there.drop_first(lambda dentry: now_s >= dentry.observed_s + self._ttl_s)
-        self._missing.drop_first(lambda observed_s: now_s >= observed_s + self._negative_ttl_s)
+        # What a listing knew to be missing, the kernel may have been told to trust until the listing is old.
+        missing_s = max(self._ttl_s, self._negative_ttl_s)
+        self._missing.drop_first(lambda observed_s: now_s >= observed_s + missing_s)
 
     def positive(self, dentry: Dentry, now_s: float) -> Known:
         """Return the answer that *dentry* gives now."""
