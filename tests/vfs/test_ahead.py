@@ -83,6 +83,25 @@ async def test_a_page_that_could_not_be_had_ahead_is_asked_for_again_and_by_whom
         assert len(await world.readdir(directory, taken[-1][2])) >= 1000
 
 
+async def test_a_fault_of_our_own_ahead_of_a_reader_ends_nothing_but_the_readers_call(world, caplog):
+    """Mutation: where only what the store may say is caught, the whole mount ends, and no handler gives an errno."""
+    async with opened(world) as directory:
+        taken = await world.readdir(directory, limit=990)
+        list_page = world.client.list_page
+
+        async def broken(*arguments, **options):
+            raise RuntimeError("nobody foresaw this")
+
+        world.client.list_page = broken
+        taken = await world.readdir(directory, taken[-1][2], limit=100)
+        await wait_all_tasks_blocked()
+        with pytest.raises(RuntimeError):
+            await world.readdir(directory, taken[-1][2])
+        world.client.list_page = list_page
+        assert len(await world.readdir(directory, taken[-1][2])) >= 1000
+    assert "nobody foresaw this" in caplog.text
+
+
 async def test_nothing_is_fetched_ahead_of_a_file_system_that_does_not_run(world):
     directory = await world.walk("0000")
     world.client.requests.clear()

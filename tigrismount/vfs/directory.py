@@ -136,6 +136,8 @@ class Directories:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         except ObjectError as exc:
             log.debug("a page that nobody waits for yet could not be had: %s", exc)  # whoever comes to it asks again
+        except Exception:  # a reader's own call would give an errno for it; here it would end the mount
+            log.exception("a page that nobody waits for yet could not be had")
         finally:
             self._ahead.discard(listing)
 
