@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -233,7 +235,8 @@ async def test_bodies_come_over_tls_with_the_same_authorities(say, make_world, c
 
 
 async def test_a_process_has_no_secret_and_no_file_of_ours(server, say, make_world, monkeypatch, tmp_path):
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"):
+        monkeypatch.setenv(name, "very-secret")
     with (tmp_path / "our.lock").open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
         world = await make_world()
@@ -330,3 +333,25 @@ async def test_an_error_whose_headers_take_much_room_is_heard(server, say, make_
     with trio.fail_after(20):
         with pytest.raises(ObjectAccessError):
             await world.fetch()
+
+
+def test_memory_that_cannot_be_mapped_takes_no_descriptor_of_others_along():
+    with pytest.raises(OSError, match="allocate") as caught:
+        SharedMemory.create(1 << 58)
+    other = os.open(os.devnull, os.O_RDONLY)  # has the number that the memory had
+    del caught
+    gc.collect()
+    try:
+        os.fstat(other)
+    finally:
+        os.close(other)
+
+
+async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world):
+    world = await make_world()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        assert world.fetchers.take(world.buffer, SIZE) is None
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

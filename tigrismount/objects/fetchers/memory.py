@@ -62,10 +62,10 @@ class SharedMemory:
         try:
             os.ftruncate(fd, size_bytes)
             fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
-            return cls(fd, size_bytes)
         except BaseException:
             os.close(fd)
             raise
+        return cls(fd, size_bytes)  # from here on it goes with the object, also where that comes to nothing
 
     def __del__(self) -> None:
         """Let go of the file; the pages go with the last mapping."""

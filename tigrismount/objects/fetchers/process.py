@@ -32,6 +32,8 @@ _SECRETS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "TIGRIS_STORAGE_ACCESS_KEY_ID",
     "TIGRIS_STORAGE_SECRET_ACCESS_KEY",
 )
@@ -107,7 +109,10 @@ class FetchProcess:
         if self._free:
             line = self._free.pop()
         else:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError:  # no descriptors are left
+                return None
             with theirs:
                 try:
                     with self._control_lock:
