@@ -38,8 +38,8 @@ class Mount:
         return mount
 
     def cpu_seconds(self) -> float:
-        """Return user and system time of the process that answers FUSE, so far."""
-        return process_cpu_seconds(self.status()["pid"])
+        """Return user and system time of the process that answers FUSE and of all that it started, so far."""
+        return tree_cpu_seconds(self.status()["pid"])
 
     def peak_rss_bytes(self) -> int:
         """Return the most memory that the process that answers FUSE and its children ever held, all added up."""
@@ -61,9 +61,23 @@ class Mount:
 
 def process_cpu_seconds(pid: int) -> float:
     """Return user and system time of process *pid*, from ``/proc``."""
+    return sum(_cpu_ticks(pid)[:2]) / os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Return the same of process *pid* and of all that it started, those that have ended among them."""
+    ticks = sum(_cpu_ticks(pid))
+    for each in descendants(pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            ticks += sum(_cpu_ticks(each))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_ticks(pid: int) -> list[int]:
+    """Return a process's user and system time, then those of its children that have ended and were waited for."""
     # The command name, in parentheses, may hold spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return [int(field) for field in fields[11:15]]
 
 
 def peak_rss_bytes(pid: int) -> int:
