@@ -135,6 +135,33 @@ async def test_an_object_that_fails_is_a_line_and_the_others_go_on(bench) -> Non
         assert report.fetched_bytes == BLOCK
 
 
+async def test_a_version_that_fails_in_two_ways_is_one_line(bench) -> None:
+    """Its checksums are asked for while it comes, so one that is deleted meanwhile is refused twice."""
+    data = bytes(2 * BLOCK)
+    async with bench() as b:
+        b.verifier.least_bytes = BLOCK
+        b.client.put("m/a", data, sha256=hashlib.sha256(data).hexdigest())
+        b.client.put("m/b", bytes(BLOCK))
+        for method in ("HEAD", "GET"):
+            b.client.fail(ObjectNotFoundError("gone meanwhile", bucket="bucket", key="m/a"), method, "m/a", times=9)
+        report = await b.warm("m")
+        assert [failure.what for failure in report.failures] == ["s3://bucket/m/a"]
+        assert report.fetched_bytes == BLOCK
+
+
+async def test_what_is_missing_and_what_is_damaged_of_one_version_is_one_line(bench) -> None:
+    async with bench() as b:
+        obj = b.client.put("m/a", bytes(3 * BLOCK))
+        b.cache.put(obj, 0, bytes(BLOCK))
+        b.cache.put(obj, 1, bytes(BLOCK))
+        b.cache.corrupt(obj, 1)
+        report = await b.job().check([Target("bucket", "m/a")])
+        assert told(report) == [
+            "s3://bucket/m/a: 1 of 3 blocks are not cached: warm it without --check; "
+            "1 of 3 blocks were damaged and are dropped: warm it again"
+        ]
+
+
 async def test_a_store_that_is_away_ends_the_run(bench) -> None:
     async with bench() as b:
         for n in range(30):

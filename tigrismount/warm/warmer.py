@@ -74,6 +74,7 @@ class Warmer:
         self._clock = clock
         self._checks = trio.CapacityLimiter(_CHECKS_AT_ONCE)
         self._checked_bytes = self._to_check_bytes = 0
+        self._failed: set[ObjectId] = set()
         self.progress = Progress()
         """How far it is."""
         self.report = WarmReport()
@@ -117,8 +118,9 @@ class Warmer:
 
     async def _check(self, work: Work) -> None:
         count = -(-work.obj.size_bytes // work.block_bytes)
+        reasons = []
         if work.missing:
-            self._fail(work.obj, f"{len(work.missing)} of {count} blocks are not cached: warm it without --check")
+            reasons.append(f"{len(work.missing)} of {count} blocks are not cached: warm it without --check")
         elif await self._compare(work, anew=True):
             return
         damaged = 0
@@ -133,7 +135,9 @@ class Warmer:
         finally:
             cached.close()
         if damaged:
-            self._fail(work.obj, f"{damaged} of {count} blocks were damaged and are dropped: warm it again")
+            reasons.append(f"{damaged} of {count} blocks were damaged and are dropped: warm it again")
+        if reasons:
+            self._fail(work.obj, "; ".join(reasons))
 
     def _is_checked(self, work: Work) -> bool:
         """Tell whether a version that was fetched is compared with what is known of it, without being asked for."""
@@ -309,6 +313,10 @@ class Warmer:
         return bytes(await self._store.read(obj, 0, obj.size_bytes, Priority.READAHEAD))
 
     def _fail(self, obj: ObjectId, reason: str) -> None:
+        """Tell of a version that fails; once, as each line counts as a file."""
+        if obj in self._failed:
+            return
+        self._failed.add(obj)
         self.report.failures.append(Failure(f"s3://{obj.bucket}/{obj.key}", reason))
 
 
