@@ -107,3 +107,27 @@ async def test_who_gives_up_while_it_waits_leaves_its_place_to_the_next():
     assert not fetch.began.is_set()
     assert lane.places.available_tokens == 1
     await run(lane)
+
+
+async def test_a_get_for_which_the_system_has_no_thread_fails_in_a_way_that_is_tried_again():
+    lane, fetches, failures = make(ceiling=256, start=256), [Fetch() for _ in range(256)], []
+
+    async def fly(fetch):
+        try:
+            await lane.run(fetch.get, lambda: fetch.bytes)
+        except ObjectUnavailableError as exc:
+            failures.append(exc.detail)
+
+    threading.stack_size(1 << 46)  # more than there are addresses for: only threads that idle are left
+    try:
+        async with trio.open_nursery() as nursery:
+            for fetch in fetches:
+                nursery.start_soon(fly, fetch)
+            await until(lambda: failures)
+            for fetch in fetches:
+                fetch.may_end.set()
+    finally:
+        threading.stack_size(0)
+    assert "no thread" in failures[0]
+    await run(lane)
+    assert lane.places.borrowed_tokens == 0

@@ -16,7 +16,7 @@ import trio
 
 from tigrismount.core.adaptive import AdaptiveLimit
 from tigrismount.core.knee import START
-from tigrismount.errors import SlowDownError
+from tigrismount.errors import ObjectUnavailableError, SlowDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,18 +63,28 @@ class DataLane:
             received: Tells the bytes that all GETs of this fetch have brought.
 
         Raises:
-            ObjectError: What *get* raised.
+            ObjectError: What *get* raised, or the system has no thread for it.
         """
         turn, before_bytes = _Turn(self.places, self._limit), received()
-        ended = False
+        begun = ended = False
+
+        def begin() -> None:
+            nonlocal begun
+            begun = True
+            get()
+
         try:
-            await trio.to_thread.run_sync(get, abandon_on_cancel=True, limiter=turn)  # type: ignore[arg-type]
+            await trio.to_thread.run_sync(begin, abandon_on_cancel=True, limiter=turn)  # type: ignore[arg-type]
             ended = True
         except SlowDownError as exc:
             if turn.ticket is not None:
                 self.refused(turn.ticket, exc)
                 turn.ticket = None
             raise
+        except RuntimeError as exc:
+            if begun:
+                raise
+            raise ObjectUnavailableError(f"no thread for another GET ({exc}): raise the limit of tasks") from exc
         finally:
             if turn.ticket is not None:
                 if ended:
