@@ -72,6 +72,22 @@ async def test_nothing_is_read_while_somebody_reads(
     await until(lambda: cache.statistics().blocks_read == 3)
 
 
+async def test_a_version_is_not_kept_from_being_evicted_while_others_go_first(
+    cache: DiskBlockCache, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    await keep(cache, range(3))
+    may_go_on = False
+    prover = Prover(cache, quiet=lambda: may_go_on or not cache.statistics().blocks_read)
+    await nursery.start(prover.run)
+    prover.note(OBJ)
+    await until(lambda: cache.statistics().blocks_read == 1)
+    await until(lambda: not cache.tables()["cache_open"], within_s=5)
+    may_go_on = True
+    await until(lambda: cache.statistics().blocks_read == 3)
+    await settled()
+    assert await unproven(cache) == []
+
+
 async def test_what_is_not_whole_is_left_alone(cache: DiskBlockCache, nursery: trio.Nursery) -> None:
     await keep(cache, range(2))
     prover = Prover(cache, quiet=lambda: True)

@@ -62,23 +62,31 @@ class Prover:
                 await self._prove(obj)
 
     async def _prove(self, obj: ObjectId) -> None:
-        await self._let_others_go_first()
-        cached = await self._cache.open_object(obj)
-        try:
-            await self._prove_blocks(cached)
-        except CacheError as exc:
-            log.info("not proven: %s", exc)
-        finally:
-            cached.close()
+        """Prove a version, which is not open while others go first: they may need its room on the disk."""
+        more = True
+        while more:
+            await self._let_others_go_first()
+            cached = await self._cache.open_object(obj)
+            try:
+                more = await self._prove_blocks(cached)
+            except CacheError as exc:
+                log.info("not proven: %s", exc)
+                return
+            finally:
+                cached.close()
 
-    async def _prove_blocks(self, cached: CachedObject) -> None:
+    async def _prove_blocks(self, cached: CachedObject) -> bool:
+        """Prove blocks while nobody else wants anything; return whether to come back for the rest."""
         unproven = cached.unproven()
         if not unproven:
-            return
+            return False
         with mmap.mmap(-1, cached.block_bytes) as memory, memoryview(memory) as buffer:  # aligned, for O_DIRECT
             for index in unproven:
                 await cached.read_block(index, buffer, check=True)
-                await self._let_others_go_first()
+                await trio.lowlevel.checkpoint()
+                if not self._quiet():
+                    return index != unproven[-1]
+        return False
 
     async def _let_others_go_first(self) -> None:
         await trio.lowlevel.checkpoint()
