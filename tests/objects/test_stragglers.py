@@ -6,13 +6,18 @@ How many GETs are needed before anything is behind is ``core.pace``'s business.
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
+import trio
 
 from tigrismount.core.types import ObjectId
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
+from tigrismount.objects.responses import Target
 from tigrismount.objects.s3 import S3Client
+from tigrismount.objects.stragglers import Stragglers
+from tigrismount.objects.transfer import Transfer
 from tigrismount.testing.object_contract import CollectingSink, pattern
 
 SIZE = 2 << 20
@@ -70,6 +75,46 @@ async def test_an_answer_that_never_begins_is_asked_for_again(server, say, clien
     assert await fetch(client) == DATA
     assert client.statistics().given_up == 1
     assert len(server.requests) == WARM_UP + 2
+
+
+class Whole:
+    """A body that comes at once."""
+
+    def readinto(self, view: memoryview) -> int:
+        return len(view)
+
+    def interrupt(self) -> None:
+        pass
+
+    def close(self, *, complete: bool) -> None:
+        pass
+
+
+async def test_of_a_get_that_brought_all_just_before_it_was_given_up_nothing_is_left_to_ask_for():
+    transfers = [Transfer(OBJ, 0, SIZE, CollectingSink(SIZE)) for _ in range(WARM_UP + 1)]
+    target = Target("http://s", "the test", "b", "k")
+
+    def receive(transfer: Transfer) -> None:
+        transfer.answer(time.monotonic())
+        transfer.receive(Whole(), target, lambda _: None)
+
+    given_up = []
+
+    def on_given_up() -> None:  # its thread goes on until it is told
+        given_up.append(transfers[-1])
+        receive(transfers[-1])
+
+    stragglers = Stragglers(lambda: True, on_given_up)
+
+    async def get(transfer: Transfer) -> None:
+        transfer.send(time.monotonic())
+        if transfer is transfers[-1]:
+            await trio.sleep_forever()
+        receive(transfer)
+
+    for transfer in transfers:
+        assert await stragglers.run(transfer, partial(get, transfer)), "it ended"
+    assert given_up == transfers[-1:]
 
 
 async def test_where_all_are_slow_the_budget_ends_and_the_bytes_still_come(server, say, client):

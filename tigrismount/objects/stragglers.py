@@ -50,7 +50,7 @@ class Stragglers:
             get: Sends it. Cancelled when it lags.
 
         Returns:
-            Whether it ended by itself.
+            Whether nothing is left to ask for: it ended by itself, or its last byte came while it was given up.
 
         Raises:
             ObjectError: What *get* raised.
@@ -72,7 +72,7 @@ class Stragglers:
             return True
         self._on_given_up()
         await settle(transfer)
-        return False
+        return transfer.complete
 
     async def _cancel_when_behind(self, transfer: Transfer, scope: trio.CancelScope) -> None:
         watch = Watch(self._pace, transfer.stop - transfer.position)
