@@ -128,6 +128,22 @@ async def test_processes_that_die_before_they_were_of_use_are_given_up(server, s
     assert world.fetchers.statistics().started == pools.MOST_IN_VAIN
 
 
+async def test_a_process_that_cannot_be_started_at_the_moment_is_started_later(make_world, monkeypatch):
+    monkeypatch.setattr(pools, "RESTART_S", 0.0)
+    world = await make_world()
+    os.kill(world.pid, signal.SIGKILL)
+    await until(lambda: world.fetchers.statistics().ready == 0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        world.fetchers.want(1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert world.fetchers.statistics().started == 1
+    await world.ready()
+    assert world.fetchers.statistics().started == 2
+
+
 async def test_a_process_that_is_stopped_is_killed_and_its_get_sent_again(server, say, make_world):
     world = await make_world()
     server.answer(say.truth(DATA))

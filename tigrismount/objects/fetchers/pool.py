@@ -35,7 +35,7 @@ RESTART_S = 5.0
 PATIENCE = Patience()
 """Unless a test has less."""
 MOST_IN_VAIN = 3
-"""Processes in a row that ended without a single answer; then there are no more."""
+"""Processes in a row that could not be started, or ended without a single answer; then there are no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +164,10 @@ class FetchProcesses:
     def _start(self, index: int, place: _Place) -> None:
         try:
             process = FetchProcess(index, self.memory, self._setup(index), self._patience)
-        except OSError as exc:
-            self._degraded = f"a fetch process cannot be started: {exc.strerror or exc}"
-            log.warning("%s; going on with threads", self._degraded)
+        except OSError as exc:  # descriptors or tasks may be short for a moment only
+            with self._lock:
+                self._in_vain += 1
+            self._give_up_in_vain(f"a fetch process cannot be started: {exc.strerror or exc}")
             return
         with self._lock:
             self._started += 1
@@ -182,9 +183,13 @@ class FetchProcesses:
         process.dismiss()
         how = process.end()
         log.warning("fetch process %d %s; its GETs are sent again", process.pid, how)
+        self._give_up_in_vain(f"fetch processes do not live: the last one {how}")
+
+    def _give_up_in_vain(self, why: str) -> None:
+        """Start no more of them where that was in vain too often."""
         if self._in_vain >= MOST_IN_VAIN:
-            self._degraded = f"fetch processes do not live: the last one {how}"
-            log.warning("%s; going on with threads", self._degraded)
+            self._degraded = why
+            log.warning("%s; going on with threads", why)
 
     def _setup(self, index: int) -> bytes:
         setup = {
