@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.errors import ObjectUnavailableError, SlowDownError
 from tigrismount.objects.lane import DataLane
@@ -123,7 +124,7 @@ async def test_a_get_for_which_the_system_has_no_thread_fails_in_a_way_that_is_t
         async with trio.open_nursery() as nursery:
             for fetch in fetches:
                 nursery.start_soon(fly, fetch)
-            await until(lambda: failures)
+            await wait_all_tasks_blocked()  # waiting for it by time would take a thread
             for fetch in fetches:
                 fetch.may_end.set()
     finally:
