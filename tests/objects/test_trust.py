@@ -51,6 +51,14 @@ def test_a_bundle_that_was_replaced_is_read_again(context, bundle, tmp_path):
     assert context.cert_store_stats()["x509_ca"] == 2
 
 
+def test_a_bundle_that_was_written_over_is_read_again(context, bundle, tmp_path):
+    context.load_verify_locations(str(bundle), None, None)
+    make_certificate(tmp_path / "new.pem", "another")
+    bundle.write_bytes((tmp_path / "new.pem").read_bytes())
+    context.load_verify_locations(str(bundle), None, None)
+    assert context.cert_store_stats()["x509_ca"] == 2
+
+
 def test_a_bundle_that_could_not_be_read_is_tried_again(context, tmp_path):
     path = tmp_path / "bundle.pem"
     with pytest.raises(OSError, match="bundle"):

@@ -45,6 +45,10 @@ async def test_who_reads_on_finds_the_next_page_there_and_never_more_than_one(wo
         await world.readdir(directory, taken[-1][2], limit=100)
         await wait_all_tasks_blocked()
         assert world.requests == [], "a page ahead is enough"
+        for _ in range(10):
+            taken = await world.readdir(directory, taken[-1][2], limit=100)
+            await wait_all_tasks_blocked()
+        assert len(world.requests) == 1, "the third one as the second one"
 
 
 async def test_all_of_a_directory_costs_its_pages_and_no_more_with_many_readers_too(world):

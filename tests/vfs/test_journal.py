@@ -7,9 +7,10 @@ import os
 
 import pytest
 
-from tigrismount.core.inodes import InodeTable
+from tigrismount.core.inodes import InodeTable, Node
 from tigrismount.core.journal import MAGIC, encode_record
 from tigrismount.core.names import DirectoryKey
+from tigrismount.core.openmodes import OpenState
 from tigrismount.errors import MountError
 from tigrismount.vfs.journal import NodeJournal
 
@@ -149,6 +150,16 @@ def test_what_is_known_is_never_rewritten_away(fd, start):
         first.meet(f"m{n}")
     assert 0 < len(first.sent) < 40, "a rewriting makes room for as much again"
     assert {node.id for node in start(first.sent[-1]).table.known()} >= set(ids[1:10])
+
+
+def test_how_a_node_is_open_replaces_what_was_said_of_that_before_and_not_the_node(fd, start):
+    first = start(fd)
+    (id_,) = first.meet("a")
+    first.journal.append(OpenState(id_, opens=1))
+    first.journal.append(OpenState(id_, opens=2, is_through=True))
+    found = NodeJournal().preview(fd)
+    assert [item.id for item in found if isinstance(item, Node)] == [id_]
+    assert [item for item in found if isinstance(item, OpenState)] == [OpenState(id_, opens=2, is_through=True)]
 
 
 def test_a_journal_nobody_takes_is_given_up_and_said(fd, start):

@@ -135,6 +135,43 @@ async def test_an_object_that_fails_is_a_line_and_the_others_go_on(bench) -> Non
         assert report.fetched_bytes == BLOCK
 
 
+async def test_of_a_version_that_fails_no_more_is_asked_for(bench) -> None:
+    """Mutation: where the rest of it is asked for all the same, 30 GETs are sent."""
+    async with bench() as b:
+        b.client.put("m/a", bytes(30 * BLOCK))
+        b.client.put("m/b", bytes(BLOCK))
+        b.client.fail(ObjectNotFoundError("gone meanwhile", bucket="bucket", key="m/a"), "GET", "m/a", times=99)
+        report = await b.warm("m")
+        assert told(report) == ["s3://bucket/m/a: gone meanwhile"]
+        assert report.fetched_bytes == BLOCK
+        assert len(b.gets()) <= 2 * FIRST_JOBS + 1
+
+
+async def test_a_store_that_goes_away_leaves_nobody_waiting_for_what_was_begun(bench) -> None:
+    """Mutations: what is begun stays open, or its comparison waits for ever, where only what failed is told of."""
+    data = bytes(64 * BLOCK)
+    async with bench() as b, trio.open_nursery() as nursery:
+        b.verifier.least_bytes = BLOCK
+        b.client.put("m/a", bytes(BLOCK))
+        b.client.put("m/b", data, sha256=hashlib.sha256(data).hexdigest())
+        away = b.client.hold("GET", "m/a")
+        b.client.fail(ObjectUnavailableError("the store is away"), "GET", "m/a")
+        disk = b.cache.write_gate = trio.Event()
+        job = b.job()
+        nursery.start_soon(job.run, [Target("bucket", "m")])
+        await wait_all_tasks_blocked()
+        away.set()
+        await wait_all_tasks_blocked()
+        b.cache.write_gate = None
+        disk.set()
+    assert told(job.report) == [
+        "s3://bucket/m/a: the store is away",
+        "1 more files: not tried any more: the store is away",
+    ]
+    assert 0 < job.report.fetched_bytes < len(data)
+    assert b.verifier.statistics().verified == 0
+
+
 async def test_a_version_that_fails_in_two_ways_is_one_line(bench) -> None:
     """Its checksums are asked for while it comes, so one that is deleted meanwhile is refused twice."""
     data = bytes(2 * BLOCK)
