@@ -150,6 +150,21 @@ def test_where_gets_take_four_times_as_long_as_they_could_nothing_wider_is_tried
     assert not search._next_width() > search._held if search._wider else True
 
 
+def test_where_the_bytes_come_from_further_away_it_is_soon_as_wide_as_at_the_start():
+    """A bottleneck next to us taught it to be narrow; GETs that take fifteen times as long need not stand in line."""
+    get_s = [knee_at(2, 0.02)]
+    net = Formula(KneeSearch(256), lambda width: get_s[0](width))
+    net.run(400)
+    assert net.search.width <= 4
+    get_s[0] = knee_at(100, 0.3)
+    began_s = net.now_s
+    while net.search.width < START and net.now_s - began_s < 60:
+        net.run(1)
+    assert net.search.width >= START
+    net.run(100)
+    assert START <= net.search.width < 2 * START, "beyond it the line may be that of others"
+
+
 def test_a_refusal_ends_a_try_and_bounds_what_is_wanted():
     search = KneeSearch(256)
     net = Formula(search, knee_at(1000))

@@ -18,6 +18,7 @@ memory that is short. Short GETs say nothing either. A try without evidence ends
 
 **Others** may share the bottleneck, and then more GETs bring a larger share for ever. So nothing wider is tried once
 GETs take four times as long as in the best time lately: more in the queue would harm everybody, readers here first.
+Up to the number at the start that does not hold: bytes may come from further away now, and who comes anew begins there.
 
 Pure; told of GETs, and never looks at a clock.
 
@@ -64,7 +65,7 @@ _INTERVAL_MAX_S = 20.0
 _CHANGED = 0.3
 """Where GETs became slower or faster by more than this, the network is another one."""
 _QUEUE_MAX = 4.0
-"""Nothing wider is tried where GETs take this many times as long as in the best time."""
+"""Nothing wider than at the start is tried where GETs take this many times as long as in the best time."""
 _BEST_FOR_S = 300.0
 """How long a best time counts."""
 
@@ -282,9 +283,9 @@ class KneeSearch:
         step = _STEPS[self._step]
         if not self._wider:
             return max(1, min(self._held - 1, int(self._held / step)))
-        if self._best is not None and self._base.rate_bytes_s * _QUEUE_MAX < self._best[0]:
-            return self._held
         width = max(self._held + 1, math.ceil(self._held * step))
+        if self._best is not None and self._base.rate_bytes_s * _QUEUE_MAX < self._best[0]:
+            width = min(width, self._first)
         return max(self._held, min(self._ceiling, int(self.bound), width))
 
     def _hold(self, next_try_s: float) -> None:
