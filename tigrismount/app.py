@@ -251,7 +251,9 @@ class Worker:
             os.close(journal_fd)
             (journal_fd,) = serve.fds
         engine.restore(engine.journal.open(journal_fd, engine.records, self._send_journal))
-        session.attach(fuse_fd, resend=serve.body["resend"], through=through)
+        # Where there are cores to spare, READs are answered without the interpreter's lock (docs/adr/0024).
+        lane = config.s3.fetch_processes > 0
+        session.attach(fuse_fd, resend=serve.body["resend"], lane=lane, through=through)
         return through
 
     async def _listen(self, session: Session, engine: Engine) -> None:

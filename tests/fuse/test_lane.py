@@ -187,6 +187,23 @@ async def test_a_file_with_a_backing_file_is_opened_and_released_without_the_lib
     assert running.nothing_more()
 
 
+async def test_where_no_file_is_opened_onto_another_the_library_answers_each_open_and_release(
+    ends: Ends, nursery: trio.Nursery
+) -> None:
+    lane = Lane(ends.reads, ends.descriptor, ends.relay, None)
+    nursery.start_soon(lane.run)
+    ends.through.choices[7] = True  # nobody asks
+    for unique, opcode, body in ((2, wire.OPEN, bytes(8)), (4, wire.RELEASE, bytes(24))):
+        ends.kernel.send(request(opcode, unique, 7, body))
+        assert await ends.handed() == request(opcode, unique, 7, body)
+        ends.library.send(reply(unique, bytes(16)))
+        assert await ends.told() == reply(unique, bytes(16))
+    ends.kernel.send(read(6, 5, 10))
+    assert await ends.told() == reply(6, b"5"), "READs are answered here all the same"
+    assert ends.nothing_more()
+    nursery.cancel_scope.cancel()
+
+
 async def test_an_open_that_the_library_answers_counts_until_its_release_is_answered(running: Ends) -> None:
     running.kernel.send(request(wire.OPEN, 2, 7, bytes(8)))
     await running.handed()

@@ -5,7 +5,7 @@ the kernel's descriptor all the same, for INIT (``session``); here it keeps it. 
 
 - answers READ itself, from the same ``Adapter``: the bytes go to the kernel in one call that lets go of the
   interpreter's lock, and never through the socket;
-- answers OPEN and RELEASE of files that are open onto a file of the disk cache (``passthrough``);
+- answers OPEN and RELEASE of files that are open onto a file of the disk cache, where there are any (``passthrough``);
 - drops INTERRUPT: nothing that it could stop would notice;
 - hands everything else to the library and its answers to the kernel (``relay``).
 
@@ -62,10 +62,10 @@ class Lane:
         reads: Answers READs.
         kernel: The connection, attached; its descriptor must not block.
         relay: The library.
-        through: Decides which files are opened onto files of the cache.
+        through: Decides which files are opened onto files of the cache; None where none is.
     """
 
-    def __init__(self, reads: Reads, kernel: Kernel, relay: Relay, through: Passthrough) -> None:
+    def __init__(self, reads: Reads, kernel: Kernel, relay: Relay, through: Passthrough | None) -> None:
         self._reads = reads
         self._kernel = kernel
         self._relay = relay
@@ -118,10 +118,10 @@ class Lane:
         request = wire.parse_request(message)
         if request.opcode == wire.READ:
             self._read(nursery, request, message)
-        elif request.opcode == wire.OPEN:
-            self._open(nursery, request, message)
-        elif request.opcode == wire.RELEASE:
-            self._release(request, message)
+        elif request.opcode == wire.OPEN and self._through is not None:
+            self._open(nursery, self._through, request, message)
+        elif request.opcode == wire.RELEASE and self._through is not None:
+            self._release(self._through, request, message)
         elif request.opcode != wire.INTERRUPT:
             self._relay.hand(message)
 
@@ -151,42 +151,44 @@ class Lane:
 
     # ------------------------------------------------------------------ opening
 
-    def _open(self, nursery: trio.Nursery, request: wire.Request, message: memoryview) -> None:
+    def _open(self, nursery: trio.Nursery, through: Passthrough, request: wire.Request, message: memoryview) -> None:
         node_id = request.node_id
         if node_id in self._choosing:
             self._choosing[node_id].append(bytearray(message))
             return
-        is_through = self._through.choice(node_id)
+        is_through = through.choice(node_id)
         if is_through is None:
             self._choosing[node_id] = [bytearray(message)]
-            nursery.start_soon(self._choose, node_id)
+            nursery.start_soon(self._choose, through, node_id)
         else:
-            self._answer_open(request, message, is_through=is_through)
+            self._answer_open(through, request, message, is_through=is_through)
 
-    async def _choose(self, node_id: int) -> None:
+    async def _choose(self, through: Passthrough, node_id: int) -> None:
         try:
-            is_through = await self._through.find(node_id)
+            is_through = await through.find(node_id)
         finally:
             waiting = self._choosing.pop(node_id)
             self._done.set()
         for message in waiting:
             with memoryview(message) as view:
-                self._answer_open(wire.parse_request(view), view, is_through=is_through)
+                self._answer_open(through, wire.parse_request(view), view, is_through=is_through)
 
-    def _answer_open(self, request: wire.Request, message: memoryview, *, is_through: bool) -> None:
+    def _answer_open(
+        self, through: Passthrough, request: wire.Request, message: memoryview, *, is_through: bool
+    ) -> None:
         if not is_through:
-            counted = self._through.count_cached(request.node_id)
+            counted = through.count_cached(request.node_id)
             self._relay.hand(
-                message, lambda opened: self._through.uncount(request.node_id) if counted and not opened else None
+                message, lambda opened: through.uncount(request.node_id) if counted and not opened else None
             )
             return
-        backing_id = self._through.count_through(request.node_id)
+        backing_id = through.count_through(request.node_id)
         if not self._kernel.answer(wire.answer_open(request.unique, request.node_id, backing_id)):
-            self._through.uncount(request.node_id)
+            through.uncount(request.node_id)
 
-    def _release(self, request: wire.Request, message: memoryview) -> None:
-        if self._through.is_through(request.node_id):
+    def _release(self, through: Passthrough, request: wire.Request, message: memoryview) -> None:
+        if through.is_through(request.node_id):
             self._kernel.answer(wire.answer(request.unique))
-            self._through.uncount(request.node_id)
+            through.uncount(request.node_id)
         else:
-            self._relay.hand(message, lambda _: self._through.uncount(request.node_id))
+            self._relay.hand(message, lambda _: through.uncount(request.node_id))

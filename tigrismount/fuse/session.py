@@ -83,22 +83,23 @@ class Session:
                 nursery.cancel_scope.cancel()
         return reply
 
-    def attach(self, fuse_fd: int, *, resend: bool, through: Passthrough | None = None) -> None:
+    def attach(self, fuse_fd: int, *, resend: bool, lane: bool = False, through: Passthrough | None = None) -> None:
         """Begin to speak to the kernel; no task may be waiting for requests.
 
         Args:
             fuse_fd: The connection, owned from now on.
             resend: Ask the kernel to send requests again that a former worker took with it.
+            lane: Whether READs are answered past the library; with *through* they are in any case.
             through: Decides which files are opened onto files of the cache; None where INIT was answered without.
         """
-        if through is None:
+        if through is None and not lane:
             os.dup2(fuse_fd, self._fd, inheritable=False)
             os.close(fuse_fd)
             self._ours.close()
             self._kernel.attach(self._fd)
         else:
             os.set_blocking(fuse_fd, False)
-            self._kernel.attach(fuse_fd, counts_sent=True)
+            self._kernel.attach(fuse_fd, counts_sent=through is not None)
             relay = Relay(self._ours, self._room_bytes, self._kernel)
             self._lane = Lane(self._operations, self._kernel, relay, through)
         if resend:
