@@ -104,7 +104,7 @@ def advice(measured: Sequence[Measured], cores: int) -> str:
     if cores < _FEW_CORES and min(found.values(), default=1) < _GOOD:
         return f"the processor is the likely limit: measure again with more than {cores} cores"
     if found.get("cold", 1) < _GOOD:
-        return "the mount is slower than a download: see 'tigrismount doctor' for settings, and try --concurrency"
+        return "the mount is slower than a download: 'tigrismount loads' says what it waits for, 'doctor' what to set"
     if rates.get(DISK, 0) and rates[DISK] < rates.get(DOWNLOAD, 0):
         return "the cache disk is slower than the network: put --cache-dir on NVMe"
     if found.get("warm", 1) < _GOOD:
