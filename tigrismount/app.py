@@ -40,6 +40,7 @@ from tigrismount.errors import (
     TigrisMountError,
 )
 from tigrismount.fuse.session import Session
+from tigrismount.heap import share_heaps
 from tigrismount.holder.init import answers_passthrough, describe_init, patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
 from tigrismount.objects.credentials import credentials_in
@@ -395,6 +396,7 @@ def main(arguments: list[str]) -> int:
     if "--end-with-parent" in arguments:
         end_with_parent()
     keep_out_of_core_dumps()
+    share_heaps()
     # Each cached version that is open holds a descriptor, and so does each connection to the store.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 
+from tigrismount.heap import share_heaps
 from tigrismount.loglines import log_to_standard_error
 from tigrismount.objects.fetchers.memory import SharedMemory
 from tigrismount.objects.fetchers.server import FetchServer
@@ -32,6 +33,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     end_with_parent()
     keep_out_of_core_dumps()
+    share_heaps()
     parser = argparse.ArgumentParser(prog="tigrismount.fetcher", description="Fetch process; started by a worker.")
     parser.add_argument("--control-fd", type=int, required=True, help="where the worker speaks")
     parser.add_argument("--memory-fd", type=int, required=True, help="its buffers")
