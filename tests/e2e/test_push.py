@@ -25,6 +25,8 @@ SIZE = 192 * MIB
 SHARD = 640 * MIB
 """What is read before a plan exists, and before the pushes are ahead, is 2 to 8 MiB whatever the size: a shard of a
 real model has gigabytes, and a small file here would measure nothing else."""
+BEGINNING = 8 * MIB
+"""Most that comes by READs before anything is planned; a reader who finds all of it in memory is quick to pass it."""
 
 MAPPED = """
 table = mmap.mmap(os.open(path, os.O_RDONLY), 0, prot=mmap.PROT_READ)
@@ -137,7 +139,7 @@ def test_hardly_a_byte_of_a_file_in_memory_is_asked_for(push_mount, weights, pyt
         assert python(MAPPED, f"{at.path}/model.safetensors") == weights.sums[MAPPED] + "\n"
         after = at.status()
     assert after["bytes"]["remote"] == before["bytes"]["remote"]
-    assert read_bytes(after) - read_bytes(before) < 0.02 * SIZE
+    assert read_bytes(after) - read_bytes(before) < BEGINNING + 0.02 * SIZE
 
 
 def test_a_cold_file_is_fetched_once_and_pushed(push_mount, weights, python):
