@@ -7,6 +7,8 @@ import struct
 import subprocess
 import sys
 
+import pytest
+
 from tigrismount.holder.init import patch_init_reply
 
 # pyfuse3 keeps one session per process: each test needs its own.
@@ -56,3 +58,26 @@ def test_features_that_the_reply_must_and_must_not_take() -> None:
     assert not flags & 1 << 16, "FUSE_WRITEBACK_CACHE: read-only"
     max_pages = struct.unpack_from("=H", _reply(), 44)[0]
     assert max_pages == 256, "READs of 1 MiB"
+
+
+WHO_READS = """
+import os, sys, trio, pyfuse3
+from tigrismount.fuse.kernel import Kernel
+from tigrismount.fuse.session import Session
+kernel = Kernel()
+session = Session(pyfuse3.Operations(), kernel)
+session._room_bytes = int(sys.argv[1])  # what the system allows is not ours to choose
+connection, _ = os.pipe()
+session.attach(connection, resend=False, lane=sys.argv[2] == "lane")
+print("lane" if kernel.fd == connection else "library")
+"""
+
+
+@pytest.mark.parametrize(
+    ("room_bytes", "wanted", "who"),
+    [(16 << 20, "lane", "lane"), (16 << 20, "no lane", "library"), (212_992, "lane", "library")],
+)
+def test_requests_are_read_past_the_library_where_that_is_wanted_and_its_answers_have_room(room_bytes, wanted, who):
+    command = [sys.executable, "-c", WHO_READS, str(room_bytes), wanted]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == who

@@ -47,6 +47,11 @@ _INIT_TIMEOUT_S = 10.0
 """libfuse answers INIT without any I/O; longer means something is badly wrong."""
 
 
+_LANE_ROOM_BYTES = 4 << 20
+"""Answers that the library's socket must take, a thousand look-ups, for a lane that nobody needs: with less, look-ups
+that wait for a store that is away would keep others from being answered."""
+
+
 class Session:
     """The library's side of one connection.
 
@@ -89,10 +94,11 @@ class Session:
         Args:
             fuse_fd: The connection, owned from now on.
             resend: Ask the kernel to send requests again that a former worker took with it.
-            lane: Whether READs are answered past the library; with *through* they are in any case.
+            lane: Whether READs are answered past the library, where its socket has room enough for everything else;
+                with *through* they are in any case.
             through: Decides which files are opened onto files of the cache; None where INIT was answered without.
         """
-        if through is None and not lane:
+        if through is None and not (lane and self._room_bytes >= _LANE_ROOM_BYTES):
             os.dup2(fuse_fd, self._fd, inheritable=False)
             os.close(fuse_fd)
             self._ours.close()
