@@ -140,6 +140,10 @@ async def test_drive_that_fails_later_is_passed_over(drives: Drives) -> None:
         for obj in OBJECTS[12:]:
             await fill(cache, obj)
         assert "drive-0: " in cache.statistics().degraded
+        health = cache._caches[str(drives.paths[0])]._health
+        health._next_try_s = 0  # as after its pause
+        with pytest.raises(FileExistsError):  # the trial is made where the blocks would go
+            await health.recheck()
         assert [await fill(cache, obj) for obj in OBJECTS] == [4] * 24
         assert await cache.records.put("orders", b"a", b"1")
         assert await cache.records.items("orders") == [(b"a", b"1")]

@@ -1,8 +1,8 @@
 """Whether the cache's disk is any use at the moment: full, read-only and failing disks, and their return.
 
 The first failure is logged and kept as the reason that ``status`` shows; the disk is then left alone for a while. After
-that a trial decides, in the directory and in the index, with as much room as a block takes: so a mount that only reads
-learns of the recovery too, and one line in the log ends what one line began.
+that a trial decides, among the data files and in the index, with as much room as a block takes: so a mount that only
+reads learns of the recovery too, and one line in the log ends what one line began.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Health:
             self.succeed()
 
     def _try(self) -> None:
-        path = os.path.join(self._directory.path, f"trial-{os.getpid()}")
+        self._directory.make_objects()
+        path = os.path.join(self._directory.objects_path, f"trial-{os.getpid()}")  # where blocks would go
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             os.unlink(path)  # so that nothing stays behind, whatever happens
