@@ -39,6 +39,7 @@ def dentries(ttl_s: float = 60.0, negative_ttl_s: float = 5.0, **limits: int) ->
 
 def listing_of(*names: str, started_s: float = 0.0, complete: bool = True) -> Listing:
     listing = Listing(DIR, started_s)
+    listing.was_read = True
     listing.feed([info("d/" + name) for name in names], [], None if complete else "more", started_s)
     return listing
 
@@ -139,11 +140,21 @@ def test_what_is_trusted_no_more_is_dropped_and_nothing_else():
     assert (known.positive_count, known.negative_count) == (0, 0)
 
 
+def test_a_listing_that_nobody_read_knows_what_is_missing_for_the_negative_ttl_only():
+    """Mutation: where it knows that for the TTL, whoever waits for a file waits a minute."""
+    known = dentries(ttl_s=60.0, negative_ttl_s=5.0)
+    listing = listing_of("a")
+    listing.was_read = False
+    assert known.find(DIR, b"x", listing, 4.0) == Known(None, 0.0, 1.0)
+    assert known.find(DIR, b"x", listing, 5.0) is None
+    there = known.find(DIR, b"a", listing, 50.0)
+    assert (there.dentry.name, there.ttl_s) == (b"a", 10.0)
+
+
 def test_a_missing_name_stays_in_the_table_for_as_long_as_the_kernel_was_told_to_trust_a_listing():
     """Mutation: where only the negative TTL counts, ``expire`` does not say that the kernel must forget the name."""
     known = dentries(ttl_s=60.0, negative_ttl_s=5.0)
-    listing = Listing(DIR, 0.0, 0)
-    listing.feed([], [], None, 0.0)
+    listing = listing_of()
     found = known.find(DIR, b"x", listing, 50.0)
     assert (found.dentry, found.ttl_s) == (None, 5.0)
     known.add_missing(DIR, b"x", found.observed_s, 50.0)  # as a directory does

@@ -16,7 +16,7 @@ import trio
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.core.types import ObjectId
-from tigrismount.demo.command import run_command
+from tigrismount.demo.command import run_command, wait_until
 from tigrismount.demo.faults import FaultRule
 from tigrismount.testing.mount import mounted
 
@@ -314,6 +314,22 @@ def test_a_look_up_costs_two_requests_however_many_ask(bucket, mount, mountpoint
         lists = [request.query for request in s3.requests("ListObjectsV2")]
     assert sorted(asked) == [("HeadObject", "d/file"), ("ListObjectsV2", "")], "d itself was seen when it was mounted"
     assert "max-keys=1&" in lists[0] + "&"
+
+
+@pytest.mark.claim("fresh-many")
+def test_from_the_third_name_on_a_listing_answers(bucket, mount, mountpoint, python, s3):
+    for number in range(30):
+        bucket.put(f"d/{number:02}", b"1")
+    exists = "print(json.dumps(os.path.exists(path)))"
+    with mount(f"s3://{bucket.name}") as mounted_here:
+        for number in range(3):
+            assert answer(python, exists, mountpoint / f"d/{number:02}") is True
+        assert wait_until(lambda: mounted_here.status()["names"]["listed_names"] > 30)  # and d
+        s3.reset_requests()
+        for number in range(3, 30):
+            assert answer(python, exists, mountpoint / f"d/{number:02}") is True
+        assert answer(python, exists, mountpoint / "d/30") is False
+        assert s3.requests() == []
 
 
 @pytest.mark.claim("fresh-missing")

@@ -3,8 +3,8 @@
 A name is known in one of three ways: it was looked up and is there (trusted for the TTL), it was looked up and is not
 there (a *negative dentry*, trusted for the negative TTL, much shorter, because people wait for a file to appear), or
 the directory was listed. A listing knows the names that it holds, each from when its page was asked for, and once it is
-complete it knows that there are no others, from when it began. Where several know something, the latest to have asked
-the store is right.
+complete it knows that there are no others, from when it began: for the TTL where somebody has read it, for the negative
+TTL where it was made for look-ups alone. Where several know something, the latest to have asked the store is right.
 
 Time is an argument, on any clock that does not go backwards. The tables are bounded, and what was added first goes
 first; what has grown old is removed when somebody says that it is time to.
@@ -131,9 +131,10 @@ class Dentries:
         dentry = listing.find(name)
         if dentry is not None:
             return self.positive(dentry, now_s) if now_s < dentry.observed_s + self._ttl_s else None
-        if not listing.complete or now_s >= listing.started_s + self._ttl_s:
+        ttl_s = self._ttl_s if listing.was_read else min(self._ttl_s, self._negative_ttl_s)
+        if not listing.complete or now_s >= listing.started_s + ttl_s:
             return None
-        return self._negative(listing.started_s, listing.started_s + self._ttl_s, now_s)
+        return self._negative(listing.started_s, listing.started_s + ttl_s, now_s)
 
     def _negative(self, observed_s: float, until_s: float, now_s: float) -> Known:
         # The kernel is told no more than the negative TTL also where a listing knows it for longer: asking again

@@ -87,6 +87,7 @@ class Listing:
         "stale",
         "start_after",
         "started_s",
+        "was_read",
         "where",
     )
 
@@ -110,6 +111,8 @@ class Listing:
         """The cursor that it goes on from, 0 where it begins at the start."""
         self.start_after = behind.start_after if behind is not None else ""
         """Row that its first page begins behind."""
+        self.was_read = False
+        """Whether somebody listed the directory; else it was us, so that look-ups find their names."""
         self.stale = behind is not None
         """Whether somebody said that it may be wrong: then only readers that are in it go on with it."""
         self._behind = behind

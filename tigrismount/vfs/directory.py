@@ -4,7 +4,7 @@ The knowledge lies in ``core.dentries`` and ``core.listing``; this module does t
 theirs. Whoever asks for the same name, or the same page, at the same time shares one request. A page is fetched when a
 reader of the directory comes near it, not before: the first names appear while the last ones are still in the store.
 Whoever has taken a second helping of a directory is taken for one who reads it all, and the next page is asked for
-while the present one is read.
+while the present one is read. Whoever asks for name after name has a page fetched beside that (``core.listahead``).
 
 All state changes in the trio thread, between two awaits.
 """
@@ -12,6 +12,7 @@ All state changes in the trio thread, between two awaits.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from tigrismount.core.dentries import Dentries, Known
+from tigrismount.core.listahead import ListAhead
 from tigrismount.core.listing import ListingShelf
 from tigrismount.core.names import check_key, check_name
 from tigrismount.errors import ObjectError
+from tigrismount.vfs.links import DearPageError
 from tigrismount.vfs.singleflight import SingleFlight
 
 if TYPE_CHECKING:
@@ -37,6 +40,9 @@ log = logging.getLogger(__name__)
 
 AHEAD_NAMES = 1000
 """A reader who has fewer names before them than this, a page, has the next page fetched."""
+
+ASKS_MAX = 8
+"""Requests that a page fetched for look-ups may take beside its own: no more than four of them, which take two each."""
 
 
 class Directories:
@@ -67,6 +73,7 @@ class Directories:
         self.listings = 0
         """Listings begun."""
         self._expirations = 0
+        self._list_ahead = ListAhead(ttl_s=config.metadata_ttl_s)
         self._asking: SingleFlight[Known] = SingleFlight()
         self._listing: SingleFlight[None] = SingleFlight()
         self._nursery: trio.Nursery | None = None
@@ -118,24 +125,26 @@ class Directories:
             ObjectError: The store could not say; asking again goes on at the same place.
         """
         listing, ordinal = self.shelf.resume(where, cursor, self._clock())
+        listing.was_read = True
         while ordinal >= len(listing.dentries) and not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         if ordinal and len(listing.dentries) - ordinal < AHEAD_NAMES:
             self._fetch_ahead(listing)
         return listing, ordinal
 
-    def _fetch_ahead(self, listing: Listing) -> None:
-        """Fetch the next page of a listing, if there is one and nobody does."""
+    def _fetch_ahead(self, listing: Listing, asks_max: float = math.inf) -> None:
+        """Fetch the next page of a listing, if there is one and nobody does, and it takes no more than *asks_max*."""
         if self._nursery is None or listing.complete or listing in self._ahead:
             return
         self._ahead.add(listing)
-        self._nursery.start_soon(self._fetch_one_ahead, listing)
+        self._nursery.start_soon(self._fetch_one_ahead, listing, asks_max)
 
-    async def _fetch_one_ahead(self, listing: Listing) -> None:
+    async def _fetch_one_ahead(self, listing: Listing, asks_max: float) -> None:
         try:
-            await self._listing.run(listing, partial(self._fetch_page, listing))
+            await self._listing.run(listing, partial(self._fetch_page, listing, asks_max))
         except ObjectError as exc:
             log.debug("a page that nobody waits for yet could not be had: %s", exc)  # whoever comes to it asks again
+            self._list_ahead.give_up(listing.where)
         except Exception:  # a reader's own call would give an errno for it; here it would end the mount
             log.exception("a page that nobody waits for yet could not be had")
         finally:
@@ -148,6 +157,7 @@ class Directories:
             ObjectError: The store could not say.
         """
         listing, _ = self.shelf.resume(where, 0, self._clock())
+        listing.was_read = True
         while not listing.complete and len(listing.dentries) < limit:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return list(listing.dentries)
@@ -192,6 +202,7 @@ class Directories:
         self.lookups_asked += 1
         asked_s = self._clock()
         listing = self.shelf.resume(where, 0, asked_s)[0]
+        listing.was_read = True
         while not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         dentry = listing.find(name)
@@ -204,6 +215,8 @@ class Directories:
     async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
         self.lookups_asked += 1
         asked_s, expirations = self._clock(), self._expirations
+        if self._list_ahead.note_asked(where, asked_s):
+            self._fetch_ahead(self.shelf.resume(where, 0, asked_s)[0], ASKS_MAX)
         dentry = await self._names.look_up(where, name, asked_s)
         if self._expirations != expirations:
             return Known(dentry, asked_s, 0.0)
@@ -211,11 +224,16 @@ class Directories:
             return self.dentries.add_missing(where, name, asked_s, self._clock())
         return self.dentries.add(where, dentry, self._clock())
 
-    async def _fetch_page(self, listing: Listing) -> None:
+    async def _fetch_page(self, listing: Listing, asks_max: float = math.inf) -> None:
         if listing.complete:  # whoever fetched ahead came just before
             return
         if listing.next_token is None:
             self.listings += 1
         asked_s = self._clock()
-        page = await self._names.page(listing.where, listing.next_token, start_after=listing.start_after)
+        start_after = listing.start_after
+        try:
+            page = await self._names.page(listing.where, listing.next_token, start_after=start_after, asks_max=asks_max)
+        except DearPageError:  # whoever shares this request and needs the page asks again
+            self._list_ahead.give_up(listing.where)
+            return
         self.shelf.feed(listing, page.objects, page.prefixes, page.next_token, asked_s)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
@@ -108,7 +109,9 @@ class KeptNames:
         self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
         return dentry
 
-    async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
+    async def page(
+        self, where: DirectoryKey, token: str | None, *, start_after: str = "", asks_max: float = math.inf
+    ) -> NamePage:
         """Return a page, as in the protocol."""
         after, store_token = (start_after, None) if token is None else json.loads(token)
         key = self._place + _PAGE + key_bytes(where.prefix) + b"\0" + key_bytes(after)
@@ -120,7 +123,7 @@ class KeptNames:
                 log.debug("a kept page does not decode: %s", exc)
             else:
                 return NamePage(objects, prefixes, _token(NamePage(objects, prefixes, None), after) if more else None)
-        page = await self._live.page(where, store_token, start_after=after)
+        page = await self._live.page(where, store_token, start_after=after, asks_max=asks_max)
         more = page.next_token is not None
         if not more or page.objects or page.prefixes:  # an empty page would be found under the key of the next one
             self._keep(key, partial(encode_page, where, page.objects, page.prefixes, more=more))

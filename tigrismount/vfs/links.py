@@ -6,6 +6,7 @@ a few at once. Keys that hold something are files, and cost nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ HEADS_AT_ONCE = 6
 """HEADs for one mount's listings: fewer than the client's metadata lane is wide, so that look-ups get through."""
 
 
+class DearPageError(Exception):
+    """A page that it takes more requests to complete than it is worth; the page itself is lost."""
+
+
 class LinkFinder:
     """Completes pages of listings.
 
@@ -33,16 +38,20 @@ class LinkFinder:
         self._client = client
         self._limiter = trio.CapacityLimiter(HEADS_AT_ONCE)
 
-    async def complete(self, rows: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+    async def complete(self, rows: Sequence[ObjectInfo], *, asks_max: float = math.inf) -> list[ObjectInfo]:
         """Return the rows of a page with the targets of those that are links.
 
         Args:
             rows: As the store listed them.
+            asks_max: Most of them that may be asked for.
 
         Raises:
+            DearPageError: More of them would have to be.
             ObjectError: The store could not say. A refusal is no error: what may not be looked at is shown as the
                 empty file it may be.
         """
+        if asks_max < len(rows) and sum(map(may_be_link, rows)) > asks_max:
+            raise DearPageError
         completed = list(rows)
         failures: list[ObjectError] = []
 

@@ -6,6 +6,7 @@ the store each time; ``vfs.kept`` puts another one before it, for mounts in whic
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,13 +46,19 @@ class NameSource(Protocol):
             asked_s: The time, for the answer.
         """
 
-    async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
+    async def page(
+        self, where: DirectoryKey, token: str | None, *, start_after: str = "", asks_max: float = math.inf
+    ) -> NamePage:
         """Return a page of the names in *where*.
 
         Args:
             where: The directory.
             token: ``next_token`` of the page before, None for the first one.
             start_after: Row to start behind where there is no token.
+            asks_max: Most requests that it may take to learn what its rows are.
+
+        Raises:
+            DearPageError: It would take more.
         """
 
     def distrust(self) -> None:
@@ -73,12 +80,15 @@ class LiveNames:
         """Return what a name stands for, as in the protocol."""
         return await resolve(self._client, where, name, asked_s)
 
-    async def page(self, where: DirectoryKey, token: str | None, *, start_after: str = "") -> NamePage:
+    async def page(
+        self, where: DirectoryKey, token: str | None, *, start_after: str = "", asks_max: float = math.inf
+    ) -> NamePage:
         """Return a page, as in the protocol."""
         if where.holds_buckets:
             return NamePage((), [f"{name}/" for name in await self._client.list_buckets()], None)
         page = await self._client.list_page(where.bucket, where.prefix, token=token, start_after=start_after)
-        return NamePage(await self._links.complete(page.objects), page.prefixes, page.next_token)
+        objects = await self._links.complete(page.objects, asks_max=asks_max)
+        return NamePage(objects, page.prefixes, page.next_token)
 
     def distrust(self) -> None:
         """Do nothing: nothing is known here."""

@@ -1,0 +1,109 @@
+"""Names that are asked for one by one: from the third on, a page of the listing answers the rest."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tigrismount.errors import ObjectAccessError
+
+LIST = ("LIST", "d/", None)
+
+
+@asynccontextmanager
+async def running(world):
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.fs.run)
+        world.directory = await world.walk("d")
+        assert world.requests
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+async def ask(world, *names):
+    """Look names up, and let what that began come to its end; return which were there."""
+    found = []
+    for name in names:
+        entry = await world.fs.lookup(world.directory, name.encode())
+        found += [name] if hasattr(entry, "attributes") else []
+        await wait_all_tasks_blocked()
+    return found
+
+
+async def test_after_three_names_the_others_cost_nothing_missing_ones_too(new_world):
+    async with running(new_world(*(f"d/{name}" for name in "abcdefgh"))) as world:
+        assert await ask(world, "a", "x") == ["a"]
+        assert LIST not in world.requests
+        assert await ask(world, "b") == ["b"]
+        assert world.requests.count(LIST) == 1
+        assert await ask(world, *"cdefgh", "y", "z") == list("cdefgh")
+        assert world.requests == []
+
+
+async def test_who_waits_for_a_file_sees_it_after_the_negative_ttl(new_world):
+    """Mutation: trusted like a listing that somebody read, it would be seen after the TTL."""
+    async with running(new_world("d/a", "d/b", "d/c", negative_ttl_s=5.0, metadata_ttl_s=60.0)) as world:
+        assert await ask(world, "a", "b", "c", "ready") == ["a", "b", "c"]
+        world.put("d/ready")
+        world.now_s += 4.9
+        assert await ask(world, "ready") == []
+        world.now_s += 0.1
+        assert await ask(world, "ready") == ["ready"]
+
+
+async def test_who_lists_the_directory_goes_on_with_the_pages_that_are_there(new_grid_world):
+    world = new_grid_world(1, 2500)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.fs.run)
+        world.directory = await world.walk("0000")
+        await ask(world, "000007", "000008", "000009")
+        assert await ask(world, "000999", "000998") == ["000999", "000998"]
+        world.client.requests.clear()
+        assert len(await world.ls(world.directory)) == 2500
+        assert len(world.requests) == 2, "the first of three pages was there"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_store_that_lists_nothing_is_asked_once_and_look_ups_go_on(new_world):
+    async with running(new_world(*(f"d/{name}" for name in "abcdef"))) as world:
+        world.client.fail(ObjectAccessError("no listing"), "LIST", "d/", times=100)
+        assert await ask(world, *"abcdef") == list("abcdef")
+        assert world.requests.count(LIST) == 1
+
+
+async def test_a_page_of_which_every_row_would_be_asked_for_is_left_alone_but_for_who_lists(new_world):
+    """Empty keys may be links. Mutation: without a bound on the HEADs, three look-ups make twenty requests."""
+    world = new_world(*(f"d/{number:02}" for number in range(20)))
+    for number in range(20):
+        world.put(f"d/{number:02}", b"")
+    async with running(world) as world:
+        names = [f"{number:02}" for number in range(20)]
+        assert await ask(world, *names[:6]) == names[:6]
+        made = world.requests
+        assert made.count(LIST) == 1
+        assert sum(request[0] == "HEAD" for request in made) == 6
+        assert await world.names(world.directory) == [name.encode() for name in names]
+
+
+async def test_who_lists_while_such_a_page_is_on_its_way_gets_all_of_it(new_world):
+    """Mutation: who shares a page that is given up must ask again, not take it for the end."""
+    world = new_world(*(f"d/{number:02}" for number in range(20)))
+    for number in range(20):
+        world.put(f"d/{number:02}", b"")
+    listed = []
+
+    async def read_names():
+        listed.extend(await world.names(world.directory))
+
+    async with running(world) as world:
+        await ask(world, "00", "01")
+        answer = world.client.hold("LIST", "d/")
+        await ask(world, "02")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_names)
+            await wait_all_tasks_blocked()
+            assert world.requests.count(LIST) == 1, "they share it"
+            answer.set()
+    assert len(listed) == 20
