@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import botocore.exceptions
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tigrismount.objects.connection import make_boto_client
 from tigrismount.objects.credentials import Credentials
@@ -108,13 +111,21 @@ def test_an_answer_tells_what_the_store_is(sender, server, say):
     assert sender.traits.cache == "TAG"
 
 
-def test_urls_are_kept_for_a_bounded_number_of_objects(sender, server, say, monkeypatch):
-    monkeypatch.setattr("tigrismount.objects.gets._URLS_MAX", 2)
-    server.answer(say.part(b"0123456789", 0, 10))
-    for key in ("a", "b", "c", "a"):
-        sender.gets.get_object(**{**ASKED, "Key": key})["Body"].read()
-        assert len(sender.gets._urls) <= 2
-    assert [request.path for request in server.requests] == ["/bucket/a", "/bucket/b", "/bucket/c", "/bucket/a"]
+@cache
+def sender_of(url) -> Sender:
+    return Sender(url)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "https://t3.storage.dev", "https://store.example/base"])
+@given(keys=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40), min_size=1))
+@example(keys=["../a/./b//", "/", "//x", "a?b#c%2Fd", "{0}{Key+}", "key", "a/key", "~-._!*'()", "\0\r\n ü🙂"])
+def test_every_key_is_where_boto3_looks_for_it(url, keys):
+    """Mutation: with ``+`` among the characters that are not quoted it is red."""
+    sender = sender_of(url)
+    for key in keys:
+        signed = sender.boto.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": key})
+        assert sender.gets._url("bucket", key) == signed.partition("?")[0]
+        assert sender.gets._url("other-bucket", key) != sender.gets._url("bucket", key)
 
 
 def test_amazon_is_left_to_boto3():

@@ -203,7 +203,7 @@ class StoredVersion:
         except FileNotFoundError:
             self._directory.make_objects()
             is_new = self.file.ensure()
-        if is_new:
+        if is_new and self._index.object(self.digest) is not None:
             self._index.drop_object(self.digest)  # of a file that is no more
 
     def unclaim(self, index: int) -> None:
