@@ -53,6 +53,15 @@ async def test_who_waits_for_a_file_sees_it_after_the_negative_ttl(new_world):
         assert await ask(world, "ready") == ["ready"]
 
 
+async def test_who_waits_for_one_name_lists_nothing(new_world):
+    """Mutation: counted look-up by look-up, the listing is from before the name, and so are all that it knows."""
+    async with running(new_world("d/a", negative_ttl_s=5.0)) as world:
+        for _ in range(10):
+            assert await ask(world, "ready") == []
+            world.now_s += 5.0
+        assert LIST not in world.requests
+
+
 async def test_who_lists_the_directory_goes_on_with_the_pages_that_are_there(new_grid_world):
     world = new_grid_world(1, 2500)
     async with trio.open_nursery() as nursery:

@@ -215,7 +215,7 @@ class Directories:
     async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
         self.lookups_asked += 1
         asked_s, expirations = self._clock(), self._expirations
-        if self._list_ahead.note_asked(where, asked_s):
+        if self._list_ahead.note_asked(where, name, asked_s):
             self._fetch_ahead(self.shelf.resume(where, 0, asked_s)[0], ASKS_MAX)
         dentry = await self._names.look_up(where, name, asked_s)
         if self._expirations != expirations:
