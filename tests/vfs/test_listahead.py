@@ -75,6 +75,19 @@ async def test_who_lists_the_directory_goes_on_with_the_pages_that_are_there(new
         nursery.cancel_scope.cancel()
 
 
+async def test_who_lists_the_directory_once_a_file_is_there_sees_what_came_with_it(new_world):
+    """Mutation: going on with the listing that look-ups made before, it is hidden for the TTL, from look-ups too."""
+    async with running(new_world("d/a", "d/b", "d/c", negative_ttl_s=5.0, metadata_ttl_s=60.0)) as world:
+        await ask(world, "a", "b", "c", "ready")
+        ready = world.put("d/ready")
+        world.put("d/new")
+        world.now_s += 5.0
+        assert await ask(world, "ready") == ["ready"]
+        assert {name for name, _ in await world.fs.siblings(ready)} == {*"abc", "new", "ready"}
+        assert await ask(world, "new") == ["new"]
+        assert await world.names(world.directory) == [b"a", b"b", b"c", b"new", b"ready"]
+
+
 async def test_a_store_that_lists_nothing_is_asked_once_and_look_ups_go_on(new_world):
     async with running(new_world(*(f"d/{name}" for name in "abcdef"))) as world:
         world.client.fail(ObjectAccessError("no listing"), "LIST", "d/", times=100)

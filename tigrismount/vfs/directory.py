@@ -57,6 +57,7 @@ class Directories:
     def __init__(self, names: NameSource, config: VfsConfig, clock: Callable[[], float]) -> None:
         self._names = names
         self._clock = clock
+        self._negative_ttl_s = config.negative_ttl_s
         self.shelf = ListingShelf(ttl_s=config.metadata_ttl_s, name_limit=config.listed_limit)
         """Listings, known as far as they were read."""
         self.dentries = Dentries(
@@ -124,12 +125,23 @@ class Directories:
         Raises:
             ObjectError: The store could not say; asking again goes on at the same place.
         """
-        listing, ordinal = self.shelf.resume(where, cursor, self._clock())
-        listing.was_read = True
+        listing, ordinal = self._resume(where, cursor)
         while ordinal >= len(listing.dentries) and not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         if ordinal and len(listing.dentries) - ordinal < AHEAD_NAMES:
             self._fetch_ahead(listing)
+        return listing, ordinal
+
+    def _resume(self, where: DirectoryKey, cursor: int) -> tuple[Listing, int]:
+        """Return the listing that *cursor* lies in and the ordinal there, to somebody who reads the directory.
+
+        One that was made for look-ups shows what was missing when it began: not to them, once that is asked for anew.
+        """
+        now_s, newest = self._clock(), self.shelf.newest(where)
+        if cursor == 0 and newest is not None and not newest.was_read:
+            newest.stale = now_s >= newest.started_s + self._negative_ttl_s
+        listing, ordinal = self.shelf.resume(where, cursor, now_s)
+        listing.was_read = True
         return listing, ordinal
 
     def _fetch_ahead(self, listing: Listing, asks_max: float = math.inf) -> None:
@@ -156,8 +168,7 @@ class Directories:
         Raises:
             ObjectError: The store could not say.
         """
-        listing, _ = self.shelf.resume(where, 0, self._clock())
-        listing.was_read = True
+        listing, _ = self._resume(where, 0)
         while not listing.complete and len(listing.dentries) < limit:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return list(listing.dentries)
@@ -200,9 +211,7 @@ class Directories:
     async def _find_bucket(self, where: DirectoryKey, name: bytes) -> Known:
         """Return what *name* stands for among the buckets, which can only be listed."""
         self.lookups_asked += 1
-        asked_s = self._clock()
-        listing = self.shelf.resume(where, 0, asked_s)[0]
-        listing.was_read = True
+        listing, _ = self._resume(where, 0)
         while not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         dentry = listing.find(name)
