@@ -151,6 +151,17 @@ def test_a_listing_that_nobody_read_knows_what_is_missing_for_the_negative_ttl_o
     assert (there.dentry.name, there.ttl_s) == (b"a", 10.0)
 
 
+def test_a_listing_does_not_bring_back_what_was_found_to_be_gone_since():
+    """Mutation: once the look-up is trusted no more, the older page is, for the rest of the TTL."""
+    known = dentries(ttl_s=60.0, negative_ttl_s=5.0)
+    listing = listing_of("x", started_s=0.0)
+    known.add_missing(DIR, b"x", 1.0, 1.0)
+    assert known.find(DIR, b"x", listing, 5.9).dentry is None
+    assert known.find(DIR, b"x", listing, 6.0) is None, "the store is asked"
+    later = listing_of("x", started_s=2.0)
+    assert known.find(DIR, b"x", later, 6.0).dentry.name == b"x"
+
+
 def test_a_missing_name_stays_in_the_table_for_as_long_as_the_kernel_was_told_to_trust_a_listing():
     """Mutation: where only the negative TTL counts, ``expire`` does not say that the kernel must forget the name."""
     known = dentries(ttl_s=60.0, negative_ttl_s=5.0)

@@ -130,6 +130,9 @@ class Dentries:
     def _find_listed(self, listing: Listing, name: bytes, now_s: float) -> Known | None:
         dentry = listing.find(name)
         if dentry is not None:
+            missing_s = self._missing.get((listing.where, name))
+            if missing_s is not None and missing_s > dentry.observed_s:
+                return None  # it was found to be gone since: no answer of then brings it back
             return self.positive(dentry, now_s) if now_s < dentry.observed_s + self._ttl_s else None
         ttl_s = self._ttl_s if listing.was_read else min(self._ttl_s, self._negative_ttl_s)
         if not listing.complete or now_s >= listing.started_s + ttl_s:
