@@ -173,6 +173,59 @@ async def test_a_mount_is_remembered(records):
     assert not await have_kept(records, b"1" * 16)
 
 
+async def look_up_each(world, names):
+    """Look up names in ``d`` one by one, and let what that began come to its end; return the requests."""
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.fs.run)
+        directory = await world.walk("d")
+        for name in names:
+            await world.fs.lookup(directory, name.encode())
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    return world.requests
+
+
+async def test_what_a_page_told_who_asked_for_single_names_needs_no_store_either(frozen):
+    """Mutation: where pages are for readers alone, the next mount is told ``h`` only after three other names."""
+    first = frozen()
+    for name in "abcdefgh":
+        first.put(f"d/{name}")
+    assert len(await look_up_each(first, "abcdefghx")) == 9
+    await written(first)
+    again = frozen(first.client)
+    assert await look_up_each(again, "hxdcba") == []
+    assert again.fs.statistics().lookups_asked == 0
+    again.fs.refresh([])
+    await again.walk("d/h")
+    assert again.requests
+
+
+async def test_names_are_found_on_all_pages_that_are_kept_and_asked_for_behind_them(frozen):
+    first = frozen()
+    names = [f"{n:05}" for n in range(2500)]
+    for name in names:
+        first.put(f"d/{name}")
+    directory = await first.walk("d")
+    _, _, cursor = (await first.readdir(directory))[-1]
+    await first.readdir(directory, cursor)  # two pages of three
+    await written(first)
+    first.client.requests.clear()
+    again = frozen(first.client)
+    assert await look_up_each(again, ["01500", "00003", "01998"]) == []
+    assert [request[0] for request in await look_up_each(again, ["02400"])] == ["HEAD", "LIST"]
+
+
+async def test_for_names_that_are_kept_nothing_is_listed(frozen):
+    """Mutation: where each look-up counts, a page of empty keys, which is too dear to be kept, is listed each time."""
+    first = frozen()
+    names = [f"{n:02}" for n in range(20)]
+    for name in names:
+        first.put(f"d/{name}", b"")
+    assert ("LIST", "d/", None) in await look_up_each(first, names[:6])
+    await written(first)
+    assert await look_up_each(frozen(first.client), names[:6]) == []
+
+
 INFOS = [
     ObjectInfo(ObjectId("bucket", "d/a", "e1", 5), 1.125),
     ObjectInfo(ObjectId("bucket", "d/\udcff", 'W/"2"', 0, 17), 17.5, "GLACIER", "v1", b"\xff", "ab"),

@@ -6,7 +6,8 @@ bucket, snapshot and prefix. Whether that key is still good is asked once, at mo
 
 Pages of listings and single names are kept, missing ones too. A page is found by the row that it starts behind, not by
 the store's continuation token, which may be old by then: where a page was dropped from the cache, the store is asked
-for what follows the last row that is known. Writing is a service of its own behind a bounded queue: no look-up waits
+for what follows the last row that is known. Names that a page told whoever asked for them one by one are found on it
+again, in whatever order they are asked for. Writing is a service of its own behind a bounded queue: no look-up waits
 for the disk to take its answer down, and what the queue has no room for is asked for again another time.
 
 A record that does not decode is missing. The cache has checked its bytes, so that is a record of another release.
@@ -17,14 +18,16 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import deque
+from collections import OrderedDict, deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.core.listing import Dentry
+from tigrismount.core.listing import Dentry, Listing
 from tigrismount.core.names import key_bytes
+from tigrismount.errors import ObjectProtocolError
 from tigrismount.vfs.keptcodec import decode_name, decode_page, encode_name, encode_page
 from tigrismount.vfs.names import NamePage
 
@@ -45,6 +48,10 @@ QUEUE_LENGTH = 256
 
 _DRAIN_S = 2.0
 """How long answers may still be written when the mount ends."""
+
+_SEARCHED_MAX, _SEARCHED_NAMES = 8, 4000
+"""Directories of which kept pages are held to look for names on, and after how many names of each no further page is
+taken: some 15 MiB at the most."""
 
 _MOUNT, _NAME, _PAGE = b"m", b"n", b"p"
 
@@ -78,6 +85,8 @@ class KeptNames:
         self._records = records
         self._place = place
         self._distrusted = False
+        self._searched: OrderedDict[DirectoryKey, Listing] = OrderedDict()
+        """What kept pages say, of directories that names were looked for in lately."""
         self._queue: deque[tuple[bytes, Callable[[], bytes]]] = deque()
         self._arrived = trio.Event()
 
@@ -93,7 +102,9 @@ class KeptNames:
             with trio.move_on_after(_DRAIN_S, shield=True):
                 await self._write()
 
-    async def look_up(self, where: DirectoryKey, name: bytes, asked_s: float) -> Dentry | None:
+    async def look_up(
+        self, where: DirectoryKey, name: bytes, asked_s: float, on_ask: Callable[[], None]
+    ) -> Dentry | None:
         """Return what a name stands for, as in the protocol."""
         key = self._place + _NAME + key_bytes(where.key_of(name))
         kept = await self._find(key)
@@ -104,7 +115,12 @@ class KeptNames:
                 log.debug("a kept name does not decode: %s", exc)
             else:
                 return Dentry(name, info, asked_s) if there else None
-        dentry = await self._live.look_up(where, name, asked_s)
+        listing = await self._search(where, name)
+        if (listed := listing.find(name)) is not None:
+            return replace(listed, observed_s=asked_s)
+        if listing.complete:
+            return None
+        dentry = await self._live.look_up(where, name, asked_s, on_ask)
         info_found = None if dentry is None else dentry.info
         self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
         return dentry
@@ -114,24 +130,56 @@ class KeptNames:
     ) -> NamePage:
         """Return a page, as in the protocol."""
         after, store_token = (start_after, None) if token is None else json.loads(token)
-        key = self._place + _PAGE + key_bytes(where.prefix) + b"\0" + key_bytes(after)
-        kept = await self._find(key)
+        kept = await self._kept_page(where, after)
         if kept is not None:
-            try:
-                objects, prefixes, more = decode_page(where, kept)
-            except ValueError as exc:
-                log.debug("a kept page does not decode: %s", exc)
-            else:
-                return NamePage(objects, prefixes, _token(NamePage(objects, prefixes, None), after) if more else None)
+            return kept
         page = await self._live.page(where, store_token, start_after=after, asks_max=asks_max)
         more = page.next_token is not None
         if not more or page.objects or page.prefixes:  # an empty page would be found under the key of the next one
-            self._keep(key, partial(encode_page, where, page.objects, page.prefixes, more=more))
+            self._keep(
+                self._page_key(where, after), partial(encode_page, where, page.objects, page.prefixes, more=more)
+            )
         return NamePage(page.objects, page.prefixes, _token(page, after) if more else None)
 
     def distrust(self) -> None:
         """Ask the store from now on, and keep what it says."""
         self._distrusted = True
+        self._searched.clear()
+
+    async def _search(self, where: DirectoryKey, name: bytes) -> Listing:
+        """Return what the first kept pages of a directory say, as far as it takes to find *name*."""
+        listing = self._searched.pop(where, None) or Listing(where, 0.0)
+        self._searched[where] = listing
+        if len(self._searched) > _SEARCHED_MAX:
+            self._searched.popitem(last=False)
+        while listing.find(name) is None and not listing.complete and len(listing.dentries) < _SEARCHED_NAMES:
+            token = listing.next_token
+            page = await self._kept_page(where, "" if token is None else json.loads(token)[0])
+            if page is None:
+                break
+            if listing.next_token != token or listing.complete:  # another look-up came to this page first
+                continue
+            try:
+                listing.feed(page.objects, page.prefixes, page.next_token, 0.0)
+            except ObjectProtocolError as exc:
+                log.debug("kept pages do not fit together: %s", exc)
+                break
+        return listing
+
+    def _page_key(self, where: DirectoryKey, after: str) -> bytes:
+        return self._place + _PAGE + key_bytes(where.prefix) + b"\0" + key_bytes(after)
+
+    async def _kept_page(self, where: DirectoryKey, after: str) -> NamePage | None:
+        """Return the page behind the row *after*, None where it is not kept."""
+        kept = await self._find(self._page_key(where, after))
+        if kept is None:
+            return None
+        try:
+            objects, prefixes, more = decode_page(where, kept)
+        except ValueError as exc:
+            log.debug("a kept page does not decode: %s", exc)
+            return None
+        return NamePage(objects, prefixes, _token(NamePage(objects, prefixes, None), after) if more else None)
 
     async def _find(self, key: bytes) -> bytes | None:
         return None if self._distrusted else await self._records.get(TABLE, key)

@@ -14,7 +14,7 @@ from tigrismount.vfs.links import LinkFinder
 from tigrismount.vfs.resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tigrismount.core.inodes import VersionInfo
     from tigrismount.core.listing import Dentry
@@ -37,13 +37,16 @@ class NamePage:
 class NameSource(Protocol):
     """Says what names there are. Both questions raise ``ObjectError`` where nobody can say."""
 
-    async def look_up(self, where: DirectoryKey, name: bytes, asked_s: float) -> Dentry | None:
+    async def look_up(
+        self, where: DirectoryKey, name: bytes, asked_s: float, on_ask: Callable[[], None]
+    ) -> Dentry | None:
         """Return what *name* in *where* stands for, None when there is no such name.
 
         Args:
             where: The directory; not the one that holds buckets.
             name: A name that a key can have.
             asked_s: The time, for the answer.
+            on_ask: Called before the store is asked, and only then.
         """
 
     async def page(
@@ -76,8 +79,11 @@ class LiveNames:
         self._client = client
         self._links = LinkFinder(client)
 
-    async def look_up(self, where: DirectoryKey, name: bytes, asked_s: float) -> Dentry | None:
+    async def look_up(
+        self, where: DirectoryKey, name: bytes, asked_s: float, on_ask: Callable[[], None]
+    ) -> Dentry | None:
         """Return what a name stands for, as in the protocol."""
+        on_ask()
         return await resolve(self._client, where, name, asked_s)
 
     async def page(
