@@ -8,8 +8,25 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.errors import ObjectAccessError
+from tigrismount.objects.memory import MemoryObjectClient
 
 LIST = ("LIST", "d/", None)
+
+
+class SlowLister(MemoryObjectClient):
+    """Answers a listing of many rows with what was there when it was asked, once the test says go, or breaks."""
+
+    def __init__(self):
+        super().__init__()
+        self.answer = trio.Event()
+        self.broken = False
+
+    async def list_page(self, bucket, prefix, *, max_keys=1000, **rest):
+        page = await super().list_page(bucket, prefix, max_keys=max_keys, **rest)
+        if max_keys > 1:
+            await self.answer.wait()
+            assert not self.broken
+        return page
 
 
 @asynccontextmanager
@@ -129,3 +146,23 @@ async def test_who_lists_while_such_a_page_is_on_its_way_gets_all_of_it(new_worl
             assert world.requests.count(LIST) == 1, "they share it"
             answer.set()
     assert len(listed) == 20
+
+
+async def test_a_page_from_before_a_refresh_answers_nobody_after_it(new_world):
+    """Mutation: where a listing without a page is not marked, names are missing that the refresh was for."""
+    async with running(new_world(*(f"d/{name}" for name in "abc"), client=SlowLister())) as world:
+        assert await ask(world, *"abc") == list("abc")
+        world.put("d/new")
+        world.fs.refresh([b"d", b"new"])
+        world.client.answer.set()
+        await wait_all_tasks_blocked()
+        assert await ask(world, "new") == ["new"]
+
+
+async def test_a_fault_of_ours_is_logged_once_and_look_ups_go_on(new_world, caplog):
+    async with running(new_world(*(f"d/{name}" for name in "abc"), client=SlowLister())) as world:
+        world.client.broken = True
+        world.client.answer.set()
+        names = [*"abc", *map(str, range(30))]
+        assert await ask(world, *names) == list("abc")
+        assert len(caplog.records) == world.requests.count(LIST) == 1

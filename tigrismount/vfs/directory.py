@@ -159,6 +159,7 @@ class Directories:
             self._list_ahead.give_up(listing.where)
         except Exception:  # a reader's own call would give an errno for it; here it would end the mount
             log.exception("a page that nobody waits for yet could not be had")
+            self._list_ahead.give_up(listing.where)
         finally:
             self._ahead.discard(listing)
 
