@@ -7,8 +7,13 @@ from contextlib import asynccontextmanager
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.core.listing import Dentry
+from tigrismount.core.names import DirectoryKey
 from tigrismount.errors import ObjectAccessError
 from tigrismount.objects.memory import MemoryObjectClient
+from tigrismount.vfs.directory import Directories
+from tigrismount.vfs.names import NamePage
+from tigrismount.vfs.options import VfsConfig
 
 LIST = ("LIST", "d/", None)
 
@@ -157,6 +162,43 @@ async def test_a_page_from_before_a_refresh_answers_nobody_after_it(new_world):
         world.client.answer.set()
         await wait_all_tasks_blocked()
         assert await ask(world, "new") == ["new"]
+
+
+class SlowNames:
+    """Says of every name that it is there, once the test says go, and that a page tells it; counts pages."""
+
+    def __init__(self):
+        self.go = trio.Event()
+        self.pages = 0
+
+    async def look_up(self, where, name, asked_s, on_sought):
+        if name > b"003":
+            await self.go.wait()
+        on_sought()
+        return Dentry(name, None, asked_s)
+
+    async def page(self, where, token, *, start_after="", asks_max=0):
+        self.pages += 1
+        prefixes = [f"d/{self.pages - 1}{number:02}/" for number in range(100)]
+        return NamePage((), prefixes, str(self.pages))
+
+
+async def test_names_whose_page_came_meanwhile_do_not_count():
+    """Mutation: where they do, the page behind it is fetched for them, of a snapshot too that has it not kept."""
+    names = SlowNames()
+    directories = Directories(names, VfsConfig(bucket="bucket"), trio.current_time)
+    where = DirectoryKey("bucket", "d/")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(directories.run)
+        async with trio.open_nursery() as readers:
+            for number in range(50):
+                readers.start_soon(directories.find, where, b"%03d" % number)
+            await wait_all_tasks_blocked()
+            assert names.pages == 1
+            names.go.set()
+        await wait_all_tasks_blocked()
+        assert names.pages == 1
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_fault_of_ours_is_logged_once_and_look_ups_go_on(new_world, caplog):

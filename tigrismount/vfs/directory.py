@@ -223,18 +223,20 @@ class Directories:
         return self.dentries.positive(dentry, self._clock())
 
     async def _ask(self, where: DirectoryKey, name: bytes) -> Known:
+        self.lookups_asked += 1
         asked_s, expirations = self._clock(), self._expirations
-        dentry = await self._names.look_up(where, name, asked_s, partial(self._note_asked, where, name))
+        dentry = await self._names.look_up(where, name, asked_s, partial(self._note_sought, where, name))
         if self._expirations != expirations:
             return Known(dentry, asked_s, 0.0)
         if dentry is None:
             return self.dentries.add_missing(where, name, asked_s, self._clock())
         return self.dentries.add(where, dentry, self._clock())
 
-    def _note_asked(self, where: DirectoryKey, name: bytes) -> None:
-        """Count a look-up that the store is asked for, and have a page fetched beside it where that is worth it."""
-        self.lookups_asked += 1
+    def _note_sought(self, where: DirectoryKey, name: bytes) -> None:
+        """Have a page of the listing fetched beside a look-up where that is worth it."""
         now_s = self._clock()
+        if self.dentries.find(where, name, self.shelf.newest(where), now_s) is not None:
+            return  # on a page that came meanwhile, so that the next one is worth nothing to it
         if self._list_ahead.note_asked(where, name, now_s):
             self._fetch_ahead(self.shelf.resume(where, 0, now_s)[0], ASKS_MAX)
 

@@ -30,6 +30,7 @@ from tigrismount.core.names import key_bytes
 from tigrismount.errors import ObjectProtocolError
 from tigrismount.vfs.keptcodec import decode_name, decode_page, encode_name, encode_page
 from tigrismount.vfs.names import NamePage
+from tigrismount.vfs.singleflight import SingleFlight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,7 @@ class KeptNames:
         self._distrusted = False
         self._searched: OrderedDict[DirectoryKey, Listing] = OrderedDict()
         """What kept pages say, of directories that names were looked for in lately."""
+        self._searching: SingleFlight[bool] = SingleFlight()
         self._queue: deque[tuple[bytes, Callable[[], bytes]]] = deque()
         self._arrived = trio.Event()
 
@@ -103,7 +105,7 @@ class KeptNames:
                 await self._write()
 
     async def look_up(
-        self, where: DirectoryKey, name: bytes, asked_s: float, on_ask: Callable[[], None]
+        self, where: DirectoryKey, name: bytes, asked_s: float, on_sought: Callable[[], None]
     ) -> Dentry | None:
         """Return what a name stands for, as in the protocol."""
         key = self._place + _NAME + key_bytes(where.key_of(name))
@@ -116,11 +118,11 @@ class KeptNames:
             else:
                 return Dentry(name, info, asked_s) if there else None
         listing = await self._search(where, name)
-        if (listed := listing.find(name)) is not None:
-            return replace(listed, observed_s=asked_s)
-        if listing.complete:
-            return None
-        dentry = await self._live.look_up(where, name, asked_s, on_ask)
+        listed = listing.find(name)
+        if listed is not None or listing.complete:
+            on_sought()
+            return None if listed is None else replace(listed, observed_s=asked_s)
+        dentry = await self._live.look_up(where, name, asked_s, on_sought)
         info_found = None if dentry is None else dentry.info
         self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
         return dentry
@@ -153,18 +155,22 @@ class KeptNames:
         if len(self._searched) > _SEARCHED_MAX:
             self._searched.popitem(last=False)
         while listing.find(name) is None and not listing.complete and len(listing.dentries) < _SEARCHED_NAMES:
-            token = listing.next_token
-            page = await self._kept_page(where, "" if token is None else json.loads(token)[0])
-            if page is None:
-                break
-            if listing.next_token != token or listing.complete:  # another look-up came to this page first
-                continue
-            try:
-                listing.feed(page.objects, page.prefixes, page.next_token, 0.0)
-            except ObjectProtocolError as exc:
-                log.debug("kept pages do not fit together: %s", exc)
+            if not await self._searching.run(listing, partial(self._search_on, listing)):
                 break
         return listing
+
+    async def _search_on(self, listing: Listing) -> bool:
+        """Take in the next page, if it is kept; tell whether it is."""
+        after = "" if listing.next_token is None else json.loads(listing.next_token)[0]
+        page = await self._kept_page(listing.where, after)
+        if page is None:
+            return False
+        try:
+            listing.feed(page.objects, page.prefixes, page.next_token, 0.0)
+        except ObjectProtocolError as exc:
+            log.debug("kept pages do not fit together: %s", exc)
+            return False
+        return True
 
     def _page_key(self, where: DirectoryKey, after: str) -> bytes:
         return self._place + _PAGE + key_bytes(where.prefix) + b"\0" + key_bytes(after)

@@ -38,7 +38,7 @@ class NameSource(Protocol):
     """Says what names there are. Both questions raise ``ObjectError`` where nobody can say."""
 
     async def look_up(
-        self, where: DirectoryKey, name: bytes, asked_s: float, on_ask: Callable[[], None]
+        self, where: DirectoryKey, name: bytes, asked_s: float, on_sought: Callable[[], None]
     ) -> Dentry | None:
         """Return what *name* in *where* stands for, None when there is no such name.
 
@@ -46,7 +46,7 @@ class NameSource(Protocol):
             where: The directory; not the one that holds buckets.
             name: A name that a key can have.
             asked_s: The time, for the answer.
-            on_ask: Called before the store is asked, and only then.
+            on_sought: Called where the name is not known by itself, so that a page of the listing tells it as well.
         """
 
     async def page(
@@ -80,10 +80,10 @@ class LiveNames:
         self._links = LinkFinder(client)
 
     async def look_up(
-        self, where: DirectoryKey, name: bytes, asked_s: float, on_ask: Callable[[], None]
+        self, where: DirectoryKey, name: bytes, asked_s: float, on_sought: Callable[[], None]
     ) -> Dentry | None:
         """Return what a name stands for, as in the protocol."""
-        on_ask()
+        on_sought()
         return await resolve(self._client, where, name, asked_s)
 
     async def page(
