@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import sys
@@ -79,6 +80,36 @@ def test_a_download_that_is_overtaken_by_an_overwrite_keeps_its_version(bucket):
     bucket.put("large", os.urandom(64 * MIB))
 
     assert old == head + stream.read()
+
+
+def test_an_etag_is_that_of_the_bytes_however_often_they_are_overwritten_meanwhile(bucket):
+    """Mutations: where the ETag is found by several threads at once, many are the one of no bytes; where files are
+    closed as soon as they are overwritten, answers fail or are another version's."""
+    stop = threading.Event()
+    line = os.urandom(MIB // 2)
+
+    def overwrite():
+        for version in range(150):
+            bucket.put("key", version.to_bytes(8, "big") + line)
+        stop.set()
+
+    def read():
+        count = 0
+        while not stop.is_set():
+            answer = bucket.client.get_object(Bucket=bucket.name, Key="key")
+            assert hashlib.md5(answer["Body"].read()).hexdigest() == answer["ETag"].strip('"')
+            count += 1
+        return count
+
+    bucket.put("key", bytes(8) + line)
+    with ThreadPoolExecutor(9) as pool:
+        writing = pool.submit(overwrite)
+        reading = [pool.submit(read) for _ in range(8)]
+        try:
+            assert all(reader.result() for reader in reading)
+        finally:
+            stop.set()
+        writing.result()
 
 
 def test_wrong_and_missing_keys_are_refused(s3, bucket):

@@ -9,6 +9,12 @@ and a duplicate of the descriptor of that very version's file is kept. moto slic
 the caller sends the bytes from the descriptor. ETag and bytes come from the same ``FakeKey``, so an object that is
 overwritten meanwhile never mixes.
 
+*Overwriting and deleting*: moto closes the file of the old version while others may be about to send it, and a
+descriptor of the same number is soon another's. So it is closed when nobody has the ``FakeKey`` any more.
+
+*ETag*: moto computes it when it is first asked for, from a file that has one position for all threads. Two that ask at
+the same time got the ETag of no bytes at all, the same for every version; so they take turns.
+
 *CompleteMultipartUpload*: the value is a ``_Joined``, a stub that names the parts, and an object made of it is filled
 from file to file inside the kernel.
 """
@@ -99,6 +105,21 @@ _copy_value: Callable[[Any], bytes] = FakeKey.value.fget  # type: ignore[attr-de
 _store_value: Callable[[Any, bytes], None] = FakeKey.value.fset  # type: ignore[attr-defined]
 
 
+_close: Callable[..., None] = FakeKey.dispose
+_find_etag: Callable[[Any], str] = FakeKey.etag.fget  # type: ignore[attr-defined]
+
+
+def _read_etag(key: Any) -> str:
+    with key.lock:
+        return _find_etag(key)
+
+
+def _dispose(key: Any, garbage: bool = False) -> None:
+    if garbage:  # nobody has it any more
+        _close(key, garbage)
+    key.disposed = True
+
+
 def _read_value(key: Any) -> bytes:
     captured = _thread.captured
     if captured is None or key.size < STREAMED_BYTES:
@@ -156,4 +177,6 @@ def _complete(upload: Any, named: Iterator[tuple[int, str]]) -> tuple[bytes, str
 
 
 FakeKey.value = property(_read_value, _write_value)  # type: ignore[method-assign,assignment]
+FakeKey.etag = property(_read_etag)  # type: ignore[method-assign,assignment]
+FakeKey.dispose = _dispose  # type: ignore[method-assign,assignment]
 FakeMultipart.complete = _complete  # type: ignore[method-assign,assignment]
