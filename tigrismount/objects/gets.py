@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 OPERATION = "GetObject"
 _ANY_KEY = "key"
+"""What boto3 is asked for in a bucket, to learn where all others are."""
 _HEADERS = {"Range": "Range", "IfMatch": "If-Match", "RequestPayer": "x-amz-request-payer"}
 """Parameters of ``get_object`` that are a header."""
 
