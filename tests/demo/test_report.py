@@ -13,6 +13,7 @@ from tigrismount.demo.report import Report, Step, size
 def _report() -> Report:
     steps = [
         Step(name=names.DOWNLOAD, seconds=2.0, size_bytes=1_000_000_000),
+        Step(name=names.LOAD_FILES, seconds=1.0, size_bytes=1_000_000_000),
         Step(name=names.COLD, seconds=4.0, size_bytes=1_000_000_000, store_bytes=1_100_000_000, nvme_bytes=0),
         Step(name=names.WARM_PAGES, seconds=0.5, size_bytes=1_000_000_000, store_bytes=0, kernel_bytes=4096),
         Step(name=names.UNMOUNT, seconds=0.1),
@@ -23,9 +24,10 @@ def _report() -> Report:
 def test_rates_and_ratios_follow_from_what_was_measured():
     report = _report()
 
-    assert report.steps[1].rate == 250.0
+    assert report.steps[2].rate == 250.0
     assert report.cold_over_download == 0.5
-    assert [step.hit_ratio for step in report.steps] == [None, 0.0, 1.0, None]
+    assert report.cold_over_download_and_load == 0.75
+    assert [step.hit_ratio for step in report.steps] == [None, None, 0.0, 1.0, None]
 
 
 def test_the_report_is_data():
@@ -33,7 +35,16 @@ def test_the_report_is_data():
 
     assert data["ok"] is True
     assert data["cold_over_download"] == 0.5
-    assert data["steps"][2] | {"name": names.WARM_PAGES, "mb_per_s": 2000.0, "hit_ratio": 1.0} == data["steps"][2]
+    assert data["cold_over_download_and_load"] == 0.75
+    assert data["steps"][3] | {"name": names.WARM_PAGES, "mb_per_s": 2000.0, "hit_ratio": 1.0} == data["steps"][3]
+
+
+def test_a_demo_that_was_cut_short_compares_nothing():
+    report = _report()
+    del report.steps[2]
+
+    assert report.cold_over_download is None
+    assert report.to_json()["cold_over_download_and_load"] is None
 
 
 def test_a_problem_makes_it_fail():

@@ -1,8 +1,9 @@
 """The main job from one end to the other, on this machine alone, with every claim checked.
 
-Start an S3 server, generate a model and upload it, download it plainly for comparison, mount the bucket by the
-command line as a user would, load every tensor cold, from the page cache, from NVMe, and after a remount; compare
-each tensor each time with what was generated; count, on the server's side and on the daemon's, what was fetched.
+Start an S3 server, generate a model and upload it; for comparison download it to files and load those, as people do
+without a mount; mount the bucket by the command line as a user would, load every tensor cold, from the page cache,
+from NVMe, and after a remount; compare each tensor each time with what was generated; count, on the server's side and
+on the daemon's, what was fetched.
 
 All that is started or made goes onto one ``ExitStack`` at once, so that an error, Ctrl-C or SIGTERM at any point
 unmounts, stops and removes it in reverse. What is wrong with a *result* is collected in ``Report.problems`` instead:
@@ -20,12 +21,13 @@ import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from tigrismount.demo import report as names
+from tigrismount.demo.download import THREADS as DOWNLOAD_THREADS
+from tigrismount.demo.download import download
 from tigrismount.demo.embedded import EmbeddedS3
 from tigrismount.demo.load import load_model
 from tigrismount.demo.mounting import DemoMount
@@ -49,13 +51,9 @@ DEFAULT_DIRECTORY = "/var/tmp"  # noqa: S108 -- only the parent of a directory m
 
 _BUCKET = "models"
 _PREFIX = "demo/llama"
-_PART_BYTES = 8 << 20
-"""Of the plain download: the default block size of a mount, for a fair comparison."""
 _SETTLE_S = 20.0
 """Longest wait for blocks on their way to the disk, and for those that it was too busy for when they came."""
 _SETTLE_LOOK_S = 0.5
-_DOWNLOAD_THREADS = 16
-"""More did not help against the embedded server."""
 _SPACE_FACTOR = 3.2
 """Disk the demo needs, in models: the server's objects, the parts of an upload being joined, and the cache."""
 _MEMORY_SHARE = 4
@@ -127,7 +125,7 @@ def _run(found: Report, narrator: Narrator, *, size_bytes: int, directory: str, 
             memory_bytes=min(max(size_bytes // _MEMORY_SHARE, _LEAST_MEMORY_BYTES), _MOST_MEMORY_BYTES),
         )
         stack.enter_context(mount)
-        _Scenes(found, narrator, server, mount).play(size_bytes)
+        _Scenes(found, narrator, server, mount, work).play(size_bytes)
         found.notes.extend(_notes(work))
 
 
@@ -139,14 +137,16 @@ class _Scenes:
         narrator: Shows them to a person.
         server: The store.
         mount: Not mounted yet.
+        work: Directory for files of the steps.
     """
 
-    def __init__(self, found: Report, narrator: Narrator, server: EmbeddedS3, mount: DemoMount) -> None:
+    def __init__(self, found: Report, narrator: Narrator, server: EmbeddedS3, mount: DemoMount, work: str) -> None:
+        self._work = work
         self._found = found
         self._narrator = narrator
         self._server = server
         self._mount = mount
-        self._client = server.client(connections=_DOWNLOAD_THREADS)
+        self._client = server.client(connections=DOWNLOAD_THREADS)
         self._checksums: dict[str, int] = {}
 
     def play(self, size_bytes: int) -> None:
@@ -156,7 +156,7 @@ class _Scenes:
             TigrisMountError: A step could not be done; the steps so far are in the report.
         """
         self._upload(size_bytes)
-        self._timed(names.DOWNLOAD, self._download, self._found.model["bytes"])
+        self._download_and_load()
         self._timed(names.MOUNT, lambda _advance: self._mount.mount())
         self._load(names.COLD)
         self._load(names.WARM_PAGES, may_fetch=False)
@@ -188,18 +188,17 @@ class _Scenes:
             model.tensor_bytes,
         )
 
-    def _download(self, advance: Callable[[int], object]) -> None:
-        objects = self._client.list_objects_v2(Bucket=_BUCKET, Prefix=_PREFIX)["Contents"]
-        parts = [(o["Key"], start) for o in objects for start in range(0, o["Size"], _PART_BYTES)]
-
-        def fetch(part: tuple[str, int]) -> None:
-            key, start = part
-            wanted = f"bytes={start}-{start + _PART_BYTES - 1}"
-            advance(len(self._client.get_object(Bucket=_BUCKET, Key=key, Range=wanted)["Body"].read()))
-
-        with ThreadPoolExecutor(_DOWNLOAD_THREADS) as threads:
-            for _ in threads.map(fetch, parts):
-                pass
+    def _download_and_load(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="files-", dir=self._work) as files:
+            self._timed(
+                names.DOWNLOAD,
+                lambda advance: download(self._client, _BUCKET, _PREFIX, files, advance),
+                self._found.model["bytes"],
+            )
+            with self._narrator.step(names.LOAD_FILES, self._found.model["bytes"]) as advance:
+                loaded = load_model(files, advance)
+        self._found.steps.append(Step(name=names.LOAD_FILES, seconds=loaded.seconds, size_bytes=loaded.size_bytes))
+        self._compare(names.LOAD_FILES, loaded.checksums)
 
     def _load(self, name: str, *, may_fetch: bool = True) -> None:
         lost_bytes = 0 if may_fetch else self._lost_bytes()
