@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tigrismount.blocks.options import BlocksConfig
+from tigrismount.blocks.pieces import PIECES_PER_BLOCK
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, ObjectId, Priority
@@ -128,7 +129,9 @@ def _range(world: World, a: int, b: int) -> tuple[ObjectId, int, int]:
 def _act(world: World, kind: str, a: int, b: int) -> None:
     obj, start, stop = _range(world, a, b)
     index = start // world.cache.block_bytes
-    if kind == "read":
+    if kind == "peek":
+        stop = min(obj.size_bytes, start + b % (world.cache.block_bytes // PIECES_PER_BLOCK))
+    if kind in ("read", "peek"):
         scope = trio.CancelScope()
         world.scopes.append(scope)
         priority = Priority.DEMAND if b % 5 else Priority.PREFETCH
@@ -171,8 +174,8 @@ def _act(world: World, kind: str, a: int, b: int) -> None:
         world.lift()
 
 
-KINDS = ["read"] * 8 + ["plan"] * 4 + ["fail"] * 2 + ["unplan", "cancel", "hold", "slow disk", "slow writes"]
-KINDS += ["full disk", "corrupt", "break", "fewer", "lift", "elsewhere", "elsewhere", "elsewhere ends"]
+KINDS = ["read"] * 8 + ["plan"] * 4 + ["peek"] * 3 + ["fail"] * 2 + ["unplan", "cancel", "hold", "slow disk"]
+KINDS += ["slow writes", "full disk", "corrupt", "break", "fewer", "lift", "elsewhere", "elsewhere", "elsewhere ends"]
 
 steps = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 999), st.integers(0, 999), st.integers(0, 3)),

@@ -147,6 +147,29 @@ async def test_verify_once_checks_once_also_over_several_opens(place: Any) -> No
             await read_raw(cache, 1)
 
 
+async def test_pieces_are_of_blocks_that_need_no_check_and_no_others(place: Any) -> None:
+    """Mutation: without the second look at what is known of a block, one that was dropped meanwhile is read."""
+    async with place.open(verify="always") as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        await check(handle, OBJ, 0)
+        assert not handle.proven(0)
+        handle.close()
+    async with place.open(verify="off") as cache:
+        handle = await cache.open_object(OBJ)
+        assert handle.proven(0)
+        assert await handle.read_piece(0, 100, 200) == block_content(OBJ, 0)[100:200]
+        os.truncate(place.data_files()[0], BLOCK_BYTES)
+        with pytest.raises(CacheCorruptError):
+            await handle.read_piece(1, 100, 200)
+        assert handle.has(1), "what a piece says of a block is not enough to drop it"
+        with pytest.raises(CacheCorruptError):
+            await handle.read_block(1, aligned_buffer(BLOCK_BYTES))
+        with pytest.raises(CacheError, match="not proven"):
+            await handle.read_piece(1, 100, 200)
+        handle.close()
+
+
 async def test_what_was_found_right_is_remembered_of_so_many_versions(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,6 +60,39 @@ def test_node_ids_do_not_depend_on_the_mount(mount, bucket, python, tmp_path):
         second = python(code, mounted.path)
 
     assert first == second
+
+
+_DROP = """
+with open(f"{path}/file", "rb") as file:
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+"""
+_PAGES = """
+with open(f"{path}/file", "rb") as file:
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
+    for position in map(int, sys.argv[2:]):
+        print(hashlib.sha256(os.pread(file.fileno(), 4096, position)).hexdigest())
+"""
+
+
+def test_pages_at_random_of_what_the_disk_has_do_not_cost_their_blocks(mount, bucket, s3, python, noise):
+    data = noise(96 * BLOCK, 1)
+    bucket.put("file", data)
+    places = [index * BLOCK + 8192 * (index % 50) for index in range(40)]
+    random.Random(1).shuffle(places)
+    with mount(f"s3://{bucket.name}", "--memory-limit=32MiB", "--prefetch=off") as mounted:
+        assert python(_READ, mounted.path, "file").split()[1] == digest(data)
+        assert wait_until(lambda: mounted.status()["cache"]["bytes_cached"] == len(data))
+        python(_DROP, mounted.path)
+        assert python(_READ, mounted.path, "file").split()[1] == digest(data), "which proves every block"
+        python(_DROP, mounted.path)
+        s3.reset_requests()
+        before = mounted.status()["bytes"]["nvme"]
+        pages = python(_PAGES, mounted.path, *map(str, places)).split()
+        read_bytes = mounted.status()["bytes"]["nvme"] - before
+
+    assert pages == [digest(data[place : place + 4096]) for place in places]
+    assert s3.requests("GetObject") == []
+    assert read_bytes == 40 * 4096
 
 
 def test_ten_readers_together_fetch_each_block_once(mount, bucket, s3, python, noise):

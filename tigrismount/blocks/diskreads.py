@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.core.drivepace import DrivePace
+from tigrismount.core.drivepace import PATIENCE_S, DrivePace
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from tigrismount.blocks.memory import BlockMemory
     from tigrismount.blocks.part import Block
+    from tigrismount.cache.base import CachedObject
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,36 @@ class DiskReads:
         if one.error is not None:
             raise one.error
 
+    async def read_piece(self, cached: CachedObject, index: int, start: int, stop: int) -> bytes:
+        """Return bytes ``[start, stop)`` of block *index*, counted from its first one; see ``CachedObject.read_piece``.
+
+        Raises:
+            CacheError: They cannot be read, or it takes too long.
+        """
+        if self._hanging[cached.drive]:
+            await trio.lowlevel.checkpoint()
+            raise CacheError("an earlier read hangs")
+        one = _PieceRead(cached, index, start, stop)
+        self._nursery().start_soon(self._run_piece, one)
+        with trio.move_on_after(PATIENCE_S):
+            await one.done.wait()
+        if one.found is not None:
+            return one.found
+        if one.error is None:
+            one.left = True
+            self._hanging[cached.drive] += 1
+            log.warning("the cache's disk has not answered for %g s; fetching what %s has", PATIENCE_S, cached.drive)
+        raise one.error or CacheError(f"the disk has not answered for {PATIENCE_S:g} s")
+
+    async def _run_piece(self, one: _PieceRead) -> None:
+        try:
+            one.found = await one.cached.read_piece(one.index, one.start, one.stop)
+        except CacheError as error:
+            one.error = error
+        finally:
+            one.done.set()
+            self._hanging[one.cached.drive] -= one.left
+
     @contextmanager
     def late(self, error: CacheError, block: Block) -> Iterator[Callable[[], bool]]:
         """Go on with a fetch of *block* until it ends or the read that was left comes back.
@@ -140,6 +171,21 @@ class DiskReads:
             if one.left:
                 self._hanging[one.drive] -= 1
                 self._memory.give_back(one.buffer)
+
+
+class _PieceRead:
+    """One read of a piece, which has its memory to itself."""
+
+    def __init__(self, cached: CachedObject, index: int, start: int, stop: int) -> None:
+        self.cached = cached
+        self.index = index
+        self.start = start
+        self.stop = stop
+        self.done = trio.Event()
+        self.found: bytes | None = None
+        self.error: CacheError | None = None
+        self.left = False
+        """Whether nobody waits for it any more."""
 
 
 class _Read:

@@ -79,7 +79,7 @@ class Flights:
         self.writes = DiskWrites(
             nursery, on_done=self._written, on_behind=self.pump, on_lost=on_lost, on_refused=on_refused
         )
-        self._disk_reads = DiskReads(memory, nursery)
+        self.disk_reads = DiskReads(memory, nursery)
         self._claims = Claims(self.queue, memory, self.pump)
         self._client = client
         self._config = config
@@ -108,7 +108,7 @@ class Flights:
     @property
     def degraded(self) -> str:
         """Why the disk cache gives less than it should; empty where it does not."""
-        return self._disk_reads.pace.complaint()
+        return self.disk_reads.pace.complaint()
 
     # ------------------------------------------------------------------ wanting
 
@@ -376,18 +376,18 @@ class Flights:
                 key=part.state.obj.key,
             )
         if part.stop - part.start >= part.blocks[0].length_bytes:
-            self._disk_reads.pace.note_fetch(trio.current_time() - began_s)
+            self.disk_reads.pace.note_fetch(trio.current_time() - began_s)
 
     async def _read_from_disk(self, part: Part) -> None:
         block, drive = part.blocks[0], part.drive
         since_s = self._log.clock()
         try:
-            await self._disk_reads.read(block)
+            await self.disk_reads.read(block)
         except CacheError as exc:
             if isinstance(exc, CacheCorruptError):
                 log.warning("%s; fetching it again", exc)
             self.queue.move(part, None)  # the same waiters, and a buffer, filled from the store
-            with self._disk_reads.late(exc, block) as has_come:
+            with self.disk_reads.late(exc, block) as has_come:
                 await self._fetch(part)
             if not has_come():
                 return

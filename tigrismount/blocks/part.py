@@ -13,6 +13,7 @@ wake-up is lost.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.errors import ObjectError
 
+REMEMBERED_PIECES = 64
+"""Small reads of a version that say where its readers are, see ``pieces``."""
 NEVER = sys.maxsize
 """A watermark nobody waits for."""
 QUIET_VIEW_BYTES = 1 << 20
@@ -51,6 +54,7 @@ class ObjectState:
         "opened",
         "opening",
         "pending",
+        "pieces",
         "planned",
         "priority",
         "refetching",
@@ -75,6 +79,8 @@ class ObjectState:
         """Blocks fetched for the disk cache once; what it refused then is not fetched for it again."""
         self.refetching: set[int] = set()
         """Those in ``later`` that were fetched before, and that the disk had no time for then."""
+        self.pieces: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_PIECES)
+        """The last small reads that were read from the disk by themselves: their blocks, and where they ended."""
         self.priority = Priority.PREFETCH
         self.users = 0
         """Open files and reads in progress; at 0 the version may leave memory."""

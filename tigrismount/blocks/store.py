@@ -27,6 +27,7 @@ from tigrismount.blocks.leftovers import Leftovers
 from tigrismount.blocks.lending import LENT_SHARE, Loan
 from tigrismount.blocks.memory import TURN_S, BlockMemory
 from tigrismount.blocks.part import Block, ObjectState, Waiter
+from tigrismount.blocks.pieces import Pieces
 from tigrismount.blocks.statistics import BlocksCounters, BlocksStatistics
 from tigrismount.core import loadlog
 from tigrismount.core.types import Extent, Priority
@@ -102,6 +103,8 @@ class BlockStore:
             is_pressed=is_pressed,
         )
 
+        self._pieces = Pieces(self._flights.disk_reads, self._counters, self._log)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the flights until cancelled; reads work only while this runs."""
         self._flights.attach()
@@ -169,6 +172,10 @@ class BlockStore:
                     now_s = self._log.clock()
                     self._log.note((loadlog.HIT, obj, start, stop, now_s, now_s, loadlog.RAM, ""))
                 return found
+            if priority is Priority.DEMAND:
+                piece = await self._pieces.read(state, start, stop)
+                if piece is not None:
+                    return piece
             return await self._read_missing(state, start, stop, priority)
         finally:
             state.users -= 1

@@ -35,6 +35,17 @@ def block_length_bytes(size_bytes: int, block_bytes: int, index: int) -> int:
     return length_bytes
 
 
+def check_piece(size_bytes: int, block_bytes: int, index: int, start: int, stop: int) -> None:
+    """Raise unless a block has bytes ``[start, stop)``; arguments as of ``read_piece`` and ``block_length_bytes``.
+
+    Raises:
+        ValueError: It does not: a mistake of the caller.
+    """
+    length_bytes = block_length_bytes(size_bytes, block_bytes, index)
+    if not 0 <= start < stop <= length_bytes:
+        raise ValueError(f"[{start}, {stop}) is no piece of block {index} of {length_bytes} bytes")
+
+
 @dataclass(frozen=True, slots=True)
 class CacheStatistics:
     """Counters since start, and gauges where said."""
@@ -47,6 +58,8 @@ class CacheStatistics:
     """Gauge: the configured bound."""
     blocks_read: int = 0
     """Blocks read back from disk."""
+    pieces_read: int = 0
+    """Pieces of blocks read back from disk."""
     bytes_read: int = 0
     """Bytes read back from disk."""
     blocks_written: int = 0
@@ -104,6 +117,21 @@ class CachedObject(Protocol):
         Raises:
             CacheCorruptError: It failed its checksum; the block was dropped from the index.
             CacheError: It could not be read, or has been evicted meanwhile; ``has`` is False from now on.
+        """
+
+    def proven(self, index: int) -> bool:
+        """Tell whether block *index* is on disk and the next read would not verify it, as configured. Never blocks."""
+
+    async def read_piece(self, index: int, start: int, stop: int) -> bytes:
+        """Return bytes ``[start, stop)`` of a block, counted from its first byte; nothing is verified.
+
+        Args:
+            index: A block that is ``proven``.
+            start: First byte.
+            stop: One past the last byte, at most the block's length.
+
+        Raises:
+            CacheError: It could not be read, or is not proven any more; ``has`` may go on saying that it is there.
         """
 
     def unproven(self) -> list[int] | None:

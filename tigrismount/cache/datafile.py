@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -169,6 +170,18 @@ class DataFile:
             if not count:
                 raise CacheCorruptError(f"{self._path} ends at {offset + got}, before {offset + length_bytes}")
             got += count
+
+    def read_bytes(self, offset: int, length_bytes: int) -> bytes:
+        """Return *length_bytes* from any *offset* on; for few bytes.
+
+        Raises:
+            OSError: The disk failed.
+            CacheCorruptError: The file ends before.
+        """
+        before_bytes = offset % ALIGNMENT_BYTES
+        buffer = memoryview(mmap.mmap(-1, _aligned(before_bytes + length_bytes)))
+        self.read(offset - before_bytes, buffer, before_bytes + length_bytes)
+        return bytes(buffer[before_bytes : before_bytes + length_bytes])
 
     def write(self, offset: int, buffer: memoryview, length_bytes: int) -> None:
         """Write the first *length_bytes* of *buffer* at *offset*.

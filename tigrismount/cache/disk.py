@@ -19,11 +19,11 @@ import math
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
-from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes
+from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes, check_piece
 from tigrismount.cache.claims import Claims
 from tigrismount.cache.directory import kernel_boot_id, open_cache_directory, remove_old_caches
 from tigrismount.cache.health import Health
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from tigrismount.cache.storage import StoredVersion
     from tigrismount.cache.versions import OpenVersion
     from tigrismount.core.types import ObjectId
+
+T = TypeVar("T")
 
 _PUBLISH_INTERVAL_S = 1.0
 """What a power cut may cost at most; a sync this often costs nothing measurable."""
@@ -215,23 +217,39 @@ class DiskBlockCache:
             await trio.lowlevel.checkpoint()
             raise CacheError(f"block {index} is not cached", bucket=storage.record.bucket, key=storage.record.key)
         check = check or storage.needs_check(index, block, self._config.verify)
-        token = object()
-        self._reading[token] = trio.current_time()
         try:
-            with self._versions.using(storage):
-                read = partial(storage.read, index, block, buffer, check=check)
-                await trio.to_thread.run_sync(read, limiter=self._read_limiter)
+            await self._read_in_thread(storage, partial(storage.read, index, block, buffer, check=check))
         except CacheError as error:
             storage.forget(index, block)
             self._count(corrupt_blocks=int(isinstance(error, CacheCorruptError)))
             _log.warning("%s; it is dropped from the cache", error)
             raise
-        finally:
-            del self._reading[token]
         self._count(blocks_read=1, bytes_read=block.length_bytes)
         confirmed = self._versions.note_verified(storage, index, block) if check else None
         if confirmed is not None:
             self._publisher.confirmed(version.digest, index, block, confirmed)
+
+    async def _read_in_thread(self, storage: StoredVersion, read: Callable[[], T]) -> T:
+        token = object()
+        self._reading[token] = trio.current_time()
+        try:
+            with self._versions.using(storage):
+                return await trio.to_thread.run_sync(read, limiter=self._read_limiter)
+        finally:
+            del self._reading[token]
+
+    def _proven(self, storage: StoredVersion, index: int) -> bool:
+        block = storage.blocks.get(index)
+        return block is not None and not storage.needs_check(index, block, self._config.verify)
+
+    async def _read_piece(self, version: OpenVersion, index: int, start: int, stop: int) -> bytes:
+        storage = version.storage
+        if not self._proven(storage, index):
+            await trio.lowlevel.checkpoint()
+            raise CacheError(f"a piece of block {index} was asked for, which is not proven")
+        found = await self._read_in_thread(storage, partial(storage.read_piece, index, start, stop))
+        self._count(pieces_read=1, bytes_read=stop - start)
+        return found
 
     async def _write(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if index in version.storage.blocks:
@@ -449,6 +467,15 @@ class _DiskObject:
         if self._closed:
             raise CacheError(f"block {index} was asked for after its handle was closed")
         await self._cache._read(self._version, index, buffer, check=check)
+
+    def proven(self, index: int) -> bool:
+        return self._cache._proven(self._version.storage, index)
+
+    async def read_piece(self, index: int, start: int, stop: int) -> bytes:
+        check_piece(self._version.storage.record.size_bytes, self.block_bytes, index, start, stop)
+        if self._closed:
+            raise CacheError(f"a piece of block {index} was asked for after its handle was closed")
+        return await self._cache._read_piece(self._version, index, start, stop)
 
     def unproven(self) -> list[int] | None:
         storage, verify = self._version.storage, self._cache._config.verify

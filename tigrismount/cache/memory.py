@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes
+from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes, check_piece
 from tigrismount.cache.kept import TABLES, TableBounds, bounds_of
 from tigrismount.cache.none import UncachedObject
 from tigrismount.core.eviction import Occupancy
@@ -32,6 +32,7 @@ class _Version:
 
     block_bytes: int
     blocks: dict[int, bytes] = field(default_factory=dict)
+    proven: set[int] = field(default_factory=set)
     corrupt: set[int] = field(default_factory=set)
     broken: set[int] = field(default_factory=set)
     claimed: set[int] = field(default_factory=set)
@@ -119,6 +120,8 @@ class MemoryBlockCache:
         """When set, reads from that drive alone wait for ``read_gate``."""
         self.reads: list[tuple[ObjectId, int]] = []
         """Every ``read_block``, in order of arrival."""
+        self.pieces: list[tuple[ObjectId, int, int, int]] = []
+        """Every ``read_piece``, in order of arrival: block, start and stop."""
         self.writes: list[tuple[ObjectId, int]] = []
         """Every ``write_block``, in order of arrival."""
         self._occupancy: Occupancy[ObjectId] = Occupancy(capacity_bytes)
@@ -165,6 +168,7 @@ class MemoryBlockCache:
     def corrupt(self, obj: ObjectId, index: int) -> None:
         """Make the next read of a block fail its checksum."""
         self._versions[obj].corrupt.add(index)
+        self._versions[obj].proven.discard(index)
 
     def fetch_elsewhere(self, obj: ObjectId, index: int) -> Callable[[bytes | None], None]:
         """Make another process fetch a block; what is returned ends that, with the bytes it cached or None."""
@@ -197,6 +201,7 @@ class MemoryBlockCache:
 
     def _keep(self, obj: ObjectId, version: _Version, index: int, data: bytes) -> None:
         version.blocks[index] = data
+        version.proven.discard(index)
         self._occupancy.add(obj, len(data), self._tick())
 
     def _drop(self, obj: ObjectId, version: _Version, index: int) -> None:
@@ -241,7 +246,16 @@ class MemoryBlockCache:
             self._count(corrupt_blocks=1)
             raise CacheCorruptError(f"block {index} fails its checksum", bucket=obj.bucket, key=obj.key)
         buffer[: len(data)] = data
+        version.proven.add(index)
         self._count(blocks_read=1, bytes_read=len(data))
+
+    async def _read_piece(self, obj: ObjectId, version: _Version, index: int, start: int, stop: int) -> bytes:
+        self.pieces.append((obj, index, start, stop))
+        await _pass(self.read_gate if self.hanging_drive in ("", self.drive_of(obj)) else None)
+        if index not in version.blocks or index in version.broken:
+            raise CacheError(f"block {index} cannot be read", bucket=obj.bucket, key=obj.key)
+        self._count(pieces_read=1, bytes_read=stop - start)
+        return version.blocks[index][start:stop]
 
     async def _write(self, obj: ObjectId, version: _Version, index: int, data: memoryview) -> bool:
         self.writes.append((obj, index))
@@ -290,6 +304,15 @@ class _MemoryObject:
         if self._closed:
             raise CacheError(f"block {index} was asked for after its handle was closed")
         await self._cache._read(self._obj, self._version, index, buffer)
+
+    def proven(self, index: int) -> bool:
+        return index in self._version.blocks and index in self._version.proven
+
+    async def read_piece(self, index: int, start: int, stop: int) -> bytes:
+        check_piece(self._obj.size_bytes, self.block_bytes, index, start, stop)
+        if self._closed or not self.proven(index):
+            raise CacheError(f"a piece of block {index} was asked for, which is not proven")
+        return await self._cache._read_piece(self._obj, self._version, index, start, stop)
 
     def unproven(self) -> list[int] | None:
         blocks = self._version.blocks

@@ -56,6 +56,19 @@ class UncachedObject:
         await trio.lowlevel.checkpoint()
         raise CacheError(f"block {index} is not cached")
 
+    def proven(self, index: int) -> bool:
+        """Return False."""
+        return False
+
+    async def read_piece(self, index: int, start: int, stop: int) -> bytes:
+        """Raise: there is nothing to read.
+
+        Raises:
+            CacheError: Always.
+        """
+        await trio.lowlevel.checkpoint()
+        raise CacheError(f"block {index} is not cached")
+
     def unproven(self) -> list[int] | None:
         """Return None: nothing is on disk."""
         return None

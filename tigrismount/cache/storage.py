@@ -151,6 +151,17 @@ class StoredVersion:
                 self._index.drop_block(self.digest, index, block)
             raise
 
+    def read_piece(self, index: int, start: int, stop: int) -> bytes:
+        """Return bytes ``[start, stop)`` of a block, unverified; the index is left as it is.
+
+        Raises:
+            CacheError: They cannot be read.
+        """
+        try:
+            return self.file.read_bytes(index * self.record.block_bytes + start, stop - start)
+        except OSError as error:
+            raise CacheError(f"block {index} cannot be read back: {error.strerror}", **self._where) from error
+
     def compare(self, index: int, block: BlockRecord, buffer: memoryview) -> None:
         """Read a block and compare it with its record; the index is left as it is.
 

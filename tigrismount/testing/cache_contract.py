@@ -340,6 +340,29 @@ class BlockCacheContract:
                 await handle.read_block(0, buffer[:4096])
             handle.close()
 
+    async def test_pieces_of_a_block_that_was_verified(self) -> None:
+        """Any bytes of it, and only of it."""
+        obj = object_id("a", blocks=1.3)
+        async with self.open_cache() as cache:
+            assert await fill(cache, obj) == 2
+            handle = await cache.open_object(obj)
+            assert not handle.proven(1)
+            with pytest.raises(CacheError):
+                await handle.read_piece(1, 0, 10)
+            await check(handle, obj, 1)
+            assert (handle.proven(0), handle.proven(1), handle.proven(2)) == (False, True, False)
+            content = block_content(obj, 1, handle.block_bytes)
+            size = len(content)
+            for start, stop in [(0, 1), (0, size), (4095, 4097), (5000, 9192), (size - 1, size), (size // 2, size)]:
+                assert await handle.read_piece(1, start, stop) == content[start:stop]
+            for start, stop in [(0, 0), (-1, 1), (5, 4), (0, size + 1), (size, size + 1)]:
+                with pytest.raises(ValueError, match="no piece"):
+                    await handle.read_piece(1, start, stop)
+            assert cache.statistics().pieces_read == 6
+            handle.close()
+            with pytest.raises(CacheError):
+                await handle.read_piece(1, 0, 10)
+
     async def test_statistics_count_what_was_done(self) -> None:
         """Counters and gauges add up."""
         obj = object_id("a", blocks=1.5)
