@@ -169,6 +169,7 @@ def mount_status(config: MountConfig, facts: MountFacts) -> dict[str, Any]:
         "cache": {
             **asdict(cache),
             "refetched_bytes": blocks.refetched_bytes,
+            "raced_bytes": blocks.raced_bytes,
             "left_over_bytes": blocks.left_over_bytes,
         },
         "names": asdict(facts.vfs),

@@ -56,6 +56,7 @@ async def test_a_corrupt_block_is_fetched_again_and_never_served(client, open_st
         assert bytes(await store.read(obj, 0, len(data))) == data
         await wait_all_tasks_blocked()
     assert sorted(client.requests) == [("GET", "a", 0, BLOCK), ("GET", "a", BLOCK, 2 * BLOCK)]
+    assert store.statistics().raced_bytes == 0, "the disk answered"
     assert disk.block(obj, 0) == data[:BLOCK]
 
 
@@ -323,6 +324,7 @@ async def test_a_disk_that_hangs_is_not_waited_for(client, open_store, autojump_
         assert bytes(await store.read(obj, 0, len(data))) == data
         assert (len(disk.reads), len(client.requests)) == (2, 4)
         assert trio.current_time() < 3, "only the first ones waited"
+        assert store.statistics().raced_bytes == len(data)
         store.check_invariants()
         disk.read_gate.set()
         await wait_all_tasks_blocked()

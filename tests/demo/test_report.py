@@ -54,6 +54,18 @@ def test_a_problem_makes_it_fail():
     assert report.to_json()["ok"] is False
 
 
+def test_what_was_fetched_again_is_a_problem_unless_the_disk_explains_it():
+    def judged(again: int, lost: int, raced: int) -> tuple[int, int]:
+        report = Report()
+        report.judge_fetched("load", again << 20, lost_bytes=lost << 20, raced_bytes=raced << 20)
+        return len(report.problems), len(report.notes)
+
+    assert judged(0, 0, 0) == judged(0, 5, 0) == (0, 0)
+    assert judged(8, 0, 0) == judged(8, 7, 0) == judged(17, 8, 8) == (1, 0)
+    assert judged(8, 8, 0) == judged(8, 0, 8) == judged(8, 8, 8) == (0, 1)
+    assert judged(16, 8, 8) == (0, 2)
+
+
 def test_the_table_has_a_line_per_step_and_the_verdict():
     text = io.StringIO()
     _report().print_table(Console(file=text, width=160))

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class LeftError(CacheError):
+class LateError(CacheError):
+    """The disk does not answer in time."""
+
+
+class LeftError(LateError):
     """A read was left to itself.
 
     Args:
@@ -66,12 +70,13 @@ class DiskReads:
 
         Raises:
             LeftError: It takes too long; :meth:`late` still gives its bytes.
+            LateError: An earlier one hangs.
             CacheError: It cannot be read.
         """
         one = _Read(block)
         if self._hanging[one.drive]:
             await trio.lowlevel.checkpoint()
-            raise CacheError("an earlier read hangs")
+            raise LateError("an earlier read hangs")
         patience_s = self.pace.patience_s(one.drive)
         self._nursery().start_soon(self._run, one)
         try:
@@ -96,7 +101,7 @@ class DiskReads:
         """
         if self._hanging[cached.drive]:
             await trio.lowlevel.checkpoint()
-            raise CacheError("an earlier read hangs")
+            raise LateError("an earlier read hangs")
         one = _PieceRead(cached, index, start, stop)
         self._nursery().start_soon(self._run_piece, one)
         with trio.move_on_after(PATIENCE_S):

@@ -16,7 +16,7 @@ import trio
 
 from tigrismount.blocks.buffers import PAGE_BYTES
 from tigrismount.blocks.claims import Claims
-from tigrismount.blocks.diskreads import DiskReads
+from tigrismount.blocks.diskreads import DiskReads, LateError
 from tigrismount.blocks.part import NEVER, Part
 from tigrismount.blocks.queue import FlightQueue
 from tigrismount.blocks.writes import DiskWrites
@@ -388,7 +388,10 @@ class Flights:
                 log.warning("%s; fetching it again", exc)
             self.queue.move(part, None)  # the same waiters, and a buffer, filled from the store
             with self.disk_reads.late(exc, block) as has_come:
-                await self._fetch(part)
+                try:
+                    await self._fetch(part)
+                finally:
+                    self._counters.raced_bytes += part.done if isinstance(exc, LateError) else 0
             if not has_come():
                 return
             self.queue.move(part, drive)

@@ -29,6 +29,8 @@ class BlocksStatistics:
     """Flights ended early because nobody wanted them any more."""
     refetched_bytes: int = 0
     """Bytes fetched a second time, because the disk had no time for them when they came."""
+    raced_bytes: int = 0
+    """Bytes fetched although the disk cache had them, because its disk did not answer in time."""
     left_over_bytes: int = 0
     """Gauge: bytes that the disk had no time for, and that are still to be brought in."""
     evicted_blocks: int = 0
@@ -63,6 +65,7 @@ class BlocksCounters:
         self.failed_parts = 0
         self.cut_parts = 0
         self.refetched_bytes = 0
+        self.raced_bytes = 0
 
     def hit(self, size_bytes: int) -> None:
         """Count a read answered at once."""

@@ -60,6 +60,26 @@ class Report:
         """Return the step called *name*."""
         return next(step for step in self.steps if step.name == name)
 
+    def judge_fetched(self, name: str, again_bytes: int, *, lost_bytes: int, raced_bytes: int) -> None:
+        """Note what a step fetched that should have been there; it is a problem where the disk does not explain it.
+
+        Args:
+            name: The step.
+            again_bytes: Bytes that it fetched.
+            lost_bytes: Bytes that the disk did not have, since it was too busy for them when they came.
+            raced_bytes: Bytes that it had and did not give in time.
+        """
+        if again_bytes > lost_bytes + raced_bytes:
+            self.problems.append(f"{name}: {size(again_bytes)} were fetched again")
+            return
+        if again_bytes > raced_bytes:
+            late_bytes = again_bytes - raced_bytes
+            self.notes.append(f"{name}: {size(late_bytes)} came too fast for the disk before, and were fetched again")
+        if raced_bytes:
+            self.notes.append(
+                f"{name}: the disk did not answer in time for {size(raced_bytes)}, which were fetched again"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return {

@@ -202,12 +202,14 @@ class _Scenes:
 
     def _load(self, name: str, *, may_fetch: bool = True) -> None:
         lost_bytes = 0 if may_fetch else self._lost_bytes()
-        before = self._mount.status()["bytes"]
+        status_before = self._mount.status()
+        before = status_before["bytes"]
         self._server.reset_requests()
         with self._narrator.step(name, self._found.model["bytes"]) as advance:
             loaded = load_model(f"{self._mount.path}/{_PREFIX}", advance)
         gets = self._server.requests("GetObject")
-        after = self._mount.status()["bytes"]
+        status_after = self._mount.status()
+        after = status_after["bytes"]
         grown = {source: after[source] - before.get(source, 0) for source in after}
         step = Step(
             name=name,
@@ -220,14 +222,10 @@ class _Scenes:
         )
         self._found.steps.append(step)
         self._compare(name, loaded.checksums)
-        if not may_fetch and (step.store_bytes or grown["remote"]):
-            again = max(step.store_bytes or 0, grown["remote"])
-            if again > lost_bytes:
-                self._found.problems.append(f"{name}: {size(again)} were fetched again")
-            else:
-                self._found.notes.append(
-                    f"{name}: {size(again)} came too fast for the disk before, and were fetched again"
-                )
+        if not may_fetch:
+            again_bytes = max(step.store_bytes or 0, grown["remote"])
+            raced_bytes = status_after["cache"]["raced_bytes"] - status_before["cache"]["raced_bytes"]
+            self._found.judge_fetched(name, again_bytes, lost_bytes=lost_bytes, raced_bytes=raced_bytes)
 
     def _lost_bytes(self) -> int:
         """Return what the disk has not kept, once it has taken all that it is going to take."""

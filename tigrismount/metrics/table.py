@@ -156,6 +156,12 @@ METRICS = (
         _one("cache", "refetched_bytes"),
     ),
     Metric(
+        "cache_raced_bytes",
+        "counter",
+        "Bytes fetched although the disk cache had them, because its disk did not answer in time.",
+        _one("cache", "raced_bytes"),
+    ),
+    Metric(
         "cache_corrupt_blocks",
         "counter",
         "Cached blocks that failed their checksum and were dropped.",
