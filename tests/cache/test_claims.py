@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import signal
-from typing import Any
+import struct
+import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -11,6 +14,9 @@ import trio
 from tigrismount.cache import claims
 from tigrismount.cache.base import Claim
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check, fill, object_id, write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 OBJ = object_id("model")
 
@@ -80,6 +86,57 @@ async def test_cache_that_takes_nothing_claims_nothing(place: Any, children: Any
         assert not await write(handle, OBJ, 3)  # full of what is open
         assert await handle.claim([0]) == (Claim.OURS, 1)
         its.close()
+        handle.close()
+
+
+@pytest.fixture
+def locks() -> Iterator[list[int]]:
+    """Return the first bytes of the ranges that this process locks from now on."""
+    seen: list[int] = []
+    watching = True
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if watching and event == "fcntl.fcntl" and arguments[1] == fcntl.F_OFD_SETLK:
+            kind, _, start, *_ = struct.unpack("hhqqi4x", arguments[2])
+            if kind == fcntl.F_WRLCK:
+                seen.append(start)
+
+    sys.addaudithook(note)  # for good: Python has no way to take one back
+    yield seen
+    watching = False
+
+
+async def test_the_parts_of_a_block_claim_it_once(place: Any, locks: list[int]) -> None:
+    """Also at the same time. Mutations: without the wait five are locked, without what is known one for each call."""
+    async with place.open() as cache:
+        handle = await cache.open_object(OBJ)
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(handle.claim, [0])
+        assert locks == [0]
+        assert await handle.claim([0]) == (Claim.OURS, 1)
+        assert locks == [0]
+        assert await handle.claim([0, 1]) == (Claim.OURS, 2)
+        assert sorted(locks) == [0, 0, BLOCK_BYTES]
+        handle.unclaim(0)
+        assert await handle.claim([0]) == (Claim.OURS, 1)
+        assert sorted(locks) == [0, 0, 0, BLOCK_BYTES]
+        handle.close()
+
+
+async def test_the_parts_of_a_block_that_is_fetched_elsewhere_all_hear_so(place: Any, children: Any) -> None:
+    async with place.open() as cache:
+        claimer(children)
+        handle = await cache.open_object(OBJ)
+        answers: list[tuple[Claim, int]] = []
+
+        async def ask() -> None:
+            answers.append(await handle.claim([0]))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask)
+        assert answers == [(Claim.ELSEWHERE, 1)] * 5
         handle.close()
 
 

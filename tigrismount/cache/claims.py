@@ -5,6 +5,9 @@ the block is recorded, so whoever gets it afterwards finds the record. It dies w
 looks again every few milliseconds, for a while: a holder that hangs must not hang others, so after one wait in vain
 nothing of that version is waited for, for a longer while.
 
+A block is claimed once, however many parts it is fetched in: a page of a mapping that is touched makes up to five of
+them at once, and the disk need not be asked for each.
+
 Claims are a favour like all that the cache does: while nothing can be written, or the disk does not answer at once,
 every block is ours.
 """
@@ -12,6 +15,7 @@ every block is ours.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +24,7 @@ from tigrismount.cache.base import Claim
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tigrismount.cache.health import Health
     from tigrismount.cache.records import BlockRecord
@@ -36,6 +40,20 @@ _ANSWER_S = 2.0
 _FIRST_LOOK_S = 0.005
 _LAST_LOOK_S = 0.1
 """Looks at a claim that another process has: soon at first, then less often."""
+
+
+@contextmanager
+def _asking(storage: StoredVersion, indexes: Sequence[int]) -> Iterator[None]:
+    """Let those who want to claim one of these blocks meanwhile wait for the answer."""
+    answered = trio.Event()
+    mine = [index for index in indexes if index not in storage.asking]
+    storage.asking.update(dict.fromkeys(mine, answered))
+    try:
+        yield
+    finally:
+        for index in mine:
+            del storage.asking[index]
+        answered.set()
 
 
 class Claims:
@@ -56,19 +74,23 @@ class Claims:
 
     async def claim(self, version: OpenVersion, indexes: Sequence[int]) -> tuple[Claim, int]:
         """Claim blocks, as in the protocol."""
-        if not self._takes_writes():
+        storage = version.storage
+        while (asked := storage.asking.get(indexes[0])) is not None:  # for another part of the same block
+            await asked.wait()
+        # Only now: where the disk was silent then, nobody waits for it again.
+        if storage.claimed.issuperset(indexes) or not self._takes_writes():
             await trio.lowlevel.checkpoint()
             return Claim.OURS, len(indexes)
-        storage = version.storage
-        answer = await self._ask(storage, indexes)
-        if answer is None:
-            return Claim.OURS, len(indexes)
-        claim, found, count = answer
-        if claim is Claim.OURS:
-            storage.claimed.update(indexes[:count])
-        for index, block in found.items():
-            storage.blocks.setdefault(index, block)
-        return claim, count
+        with _asking(storage, indexes):
+            answer = await self._ask(storage, indexes)
+            if answer is None:
+                return Claim.OURS, len(indexes)
+            claim, found, count = answer
+            if claim is Claim.OURS:
+                storage.claimed.update(indexes[:count])
+            for index, block in found.items():
+                storage.blocks.setdefault(index, block)
+            return claim, count
 
     async def _ask(
         self, storage: StoredVersion, indexes: Sequence[int]

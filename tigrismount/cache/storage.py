@@ -25,6 +25,8 @@ from tigrismount.errors import CacheCorruptError, CacheError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import trio
+
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
     from tigrismount.cache.records import ObjectRecord
@@ -78,6 +80,8 @@ class StoredVersion:
         """Blocks found right since this process started. Changed in the event loop only."""
         self.claimed: set[int] = set()
         """Blocks that this process has claimed. Changed in the event loop only."""
+        self.asking: dict[int, trio.Event] = {}
+        """Blocks that are being claimed; set once that is answered. Event loop only."""
         self.users = 1
         """Who still needs the file: the version, and every operation in a thread."""
         self.file = DataFile(directory.object_path(digest), record.size_bytes)
