@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.blocks.diskreads import PIECES_AT_ONCE
 from tigrismount.blocks.pieces import ENOUGH, PIECES_PER_BLOCK
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, Priority
@@ -147,6 +150,114 @@ async def test_a_piece_that_cannot_be_read_is_a_blocks_business(scene: Scene, cl
     client.requests.clear()
 
 
+@asynccontextmanager
+async def proven(client, open_store, blocks: int) -> AsyncIterator[Scene]:
+    """A scene whose disk and clock a test may stop."""
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", DATA)
+    async with open_store(cache=disk, memory_limit_bytes=2 * BLOCK) as store:
+        scene = Scene(store, disk, obj)
+        for _ in range(2):
+            for index in range(blocks):
+                await scene.read(index * BLOCK, BLOCK)
+            await store.drain()
+        scene.seen()
+        client.requests.clear()
+        yield scene
+        store.check_invariants()
+
+
+async def test_a_piece_that_took_too_long_comes_after_all_where_the_store_does_not(
+    client, open_store, autojump_clock
+) -> None:
+    """Mutation: where only the store is waited for, the reader waits for ever."""
+    async with proven(client, open_store, 10) as scene:
+        scene.disk.read_gate = trio.Event()
+        client.hold("GET")
+        done = []
+
+        async def read() -> None:
+            await scene.read(3 * BLOCK + 5)
+            done.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            await trio.sleep(10)
+            assert (done, len(client.requests)) == ([], 1)
+            scene.disk.read_gate.set()
+            await wait_all_tasks_blocked()
+            assert len(done) == 1
+            scene.store.check_invariants()
+
+
+async def test_many_pieces_leave_room_for_blocks(client, open_store) -> None:
+    """Mutation: without slots all are asked for at once, and blocks find no thread of the cache."""
+    async with proven(client, open_store, BLOCKS) as scene:
+        scene.disk.read_gate = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for index in range(30):
+                nursery.start_soon(scene.read, index * BLOCK + 5)
+            await wait_all_tasks_blocked()
+            assert scene.seen() == (PIECES_AT_ONCE, 0)
+            scene.disk.read_gate.set()
+        assert scene.seen()[0] == 30 - PIECES_AT_ONCE
+        assert client.requests == []
+
+
+async def test_many_pieces_of_a_disk_that_hangs_are_told_of_once_and_wait_once(
+    client, open_store, autojump_clock, caplog
+) -> None:
+    async with proven(client, open_store, BLOCKS) as scene:
+        scene.disk.read_gate = trio.Event()
+        began_s = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for index in range(30):
+                nursery.start_soon(scene.read, index * BLOCK + 5)
+        assert trio.current_time() - began_s < 3
+        assert [record.message for record in caplog.records if "has not answered" in record.message] == [
+            "the cache's disk has not answered for 2 s; fetching what memory has"
+        ]
+        scene.disk.read_gate.set()
+        await wait_all_tasks_blocked()
+        scene.disk.read_gate = None
+        for index in range(12):  # blocks that are quick again
+            await scene.read(index * BLOCK, BLOCK)
+            await wait_all_tasks_blocked()
+        scene.seen()
+        client.requests.clear()
+        async with trio.open_nursery() as nursery:
+            for index in range(20, 20 + 2 * PIECES_AT_ONCE):
+                nursery.start_soon(scene.read, index * BLOCK + 99)
+        assert (scene.seen(), client.requests) == ((2 * PIECES_AT_ONCE, 0), []), "all slots are free again"
+
+
+async def test_a_disk_that_is_slow_for_every_piece_is_not_waited_for_in_the_end(
+    client, open_store, autojump_clock
+) -> None:
+    """Mutation: where pieces tell nothing of their drive, each is waited for."""
+    async with proven(client, open_store, BLOCKS) as scene:
+
+        async def answer_slowly() -> None:
+            while True:
+                gate = scene.disk.read_gate = trio.Event()
+                while not gate.statistics().tasks_waiting:  # noqa: ASYNC110 -- the cache does not tell of its readers
+                    await trio.sleep(0.01)
+                await trio.sleep(1.5)
+                gate.set()
+
+        took_s = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_slowly)
+            for index in range(20):
+                began_s = trio.current_time()
+                await scene.read(index * BLOCK + 5)
+                took_s.append(trio.current_time() - began_s)
+            nursery.cancel_scope.cancel()
+        scene.disk.read_gate.set()
+        assert sum(one_s > 0.9 for one_s in took_s) <= 10, took_s
+        assert all(one_s < 0.1 for one_s in took_s[10:]), took_s
+
+
 async def test_a_disk_that_hangs_is_waited_for_once(client, open_store, autojump_clock) -> None:
     """Mutations: without the bound this never ends; without the count each read waits."""
     disk = MemoryBlockCache(block_bytes=BLOCK)
@@ -165,7 +276,7 @@ async def test_a_disk_that_hangs_is_waited_for_once(client, open_store, autojump
         assert trio.current_time() - began_s < 3
         assert len(client.requests) >= 4
         disk.read_gate.set()
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         disk.read_gate = None
         scene.seen()
         await scene.read(5 * BLOCK + 100)
@@ -177,7 +288,7 @@ async def test_a_reader_that_gives_up_leaves_nothing(scene: Scene) -> None:
     with trio.move_on_after(0.01):
         await scene.read(5 * BLOCK)
     scene.disk.read_gate.set()
-    await trio.testing.wait_all_tasks_blocked()
+    await wait_all_tasks_blocked()
     scene.disk.read_gate = None
     await scene.read(6 * BLOCK)
     assert scene.seen() == (2, 0)

@@ -114,3 +114,35 @@ async def test_reads_that_find_no_memory_say_so(autojump_clock, client, log) -> 
             nursery.start_soon(store.read, obj, index * BLOCK, (index + 1) * BLOCK)
 
     assert loadlog.MEMORY in {event[7] for event in log.take() if event[0] == loadlog.ANSWER}
+
+
+async def test_each_wait_for_a_piece_has_one_end(autojump_clock, client, log) -> None:
+    """One that is read, one that cannot be, and one that comes late while the store is away."""
+    data, disk = pattern(10 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", data)
+    async with store_of(client, log, disk, memory_limit_bytes=2 * BLOCK) as store:
+        for _ in range(2):
+            for index in range(10):
+                await store.read(obj, index * BLOCK, (index + 1) * BLOCK)
+            await store.drain()
+        log.take()
+
+        await store.read(obj, 5, 10)
+        wait, answer, read = log.take()
+        assert wait[:4] == (loadlog.WAIT, obj, 5, 10)
+        assert (answer[:4], answer[6:]) == ((loadlog.ANSWER, obj, 5, 10), (loadlog.NVME, loadlog.DISK_CAUSE))
+        assert read[:4] == (loadlog.DISK, obj, 5, 10)
+
+        disk.break_reads(obj, 1)
+        await store.read(obj, BLOCK + 5, BLOCK + 10)
+        assert kinds(log.take())[:3] == [loadlog.WAIT, loadlog.GAVE_UP, loadlog.WAIT]
+
+        disk.read_gate = trio.Event()
+        client.hold("GET")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store.read, obj, 2 * BLOCK, 2 * BLOCK + 5)
+            await trio.sleep(10)
+            disk.read_gate.set()
+        *_, wait, answer, read = log.take()
+        assert kinds([wait, answer, read]) == [loadlog.WAIT, loadlog.ANSWER, loadlog.DISK]
+        assert answer[5] - answer[4] == pytest.approx(10), "all of the wait is the disk's"

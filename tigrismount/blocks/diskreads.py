@@ -13,7 +13,7 @@ says so. Where a fetch has brought some of the block already, or there is no mem
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from tigrismount.cache.base import CachedObject
 
 log = logging.getLogger(__name__)
+
+PIECES_AT_ONCE = 8
+"""Pieces read from one drive at once. The cache's threads are shared: blocks must find one free, or they would wait
+behind pieces until the drive counts as one that hangs."""
 
 
 class LateError(CacheError):
@@ -49,6 +53,19 @@ class LeftError(LateError):
         self.one = one
 
 
+class LeftPieceError(CacheError):
+    """A read of a piece was left to itself.
+
+    Args:
+        one: It.
+        message: Why.
+    """
+
+    def __init__(self, one: _PieceRead, message: str) -> None:
+        super().__init__(message)
+        self.one = one
+
+
 class DiskReads:
     """Reads blocks back.
 
@@ -64,6 +81,9 @@ class DiskReads:
         """How long drives and the store took lately."""
         self._hanging: Counter[str] = Counter()
         """Reads left to themselves that have not come back, by drive."""
+        self._piece_slots: defaultdict[str, trio.CapacityLimiter] = defaultdict(
+            lambda: trio.CapacityLimiter(PIECES_AT_ONCE)
+        )
 
     async def read(self, block: Block) -> None:
         """Read all of *block* into its buffer.
@@ -97,31 +117,74 @@ class DiskReads:
         """Return bytes ``[start, stop)`` of block *index*, counted from its first one; see ``CachedObject.read_piece``.
 
         Raises:
-            CacheError: They cannot be read, or it takes too long.
+            LeftPieceError: It takes too long; :meth:`late_piece` still gives the bytes.
+            CacheError: They cannot be read, or the store is the better place to ask.
         """
-        if self._hanging[cached.drive]:
-            await trio.lowlevel.checkpoint()
-            raise LateError("an earlier read hangs")
         one = _PieceRead(cached, index, start, stop)
-        self._nursery().start_soon(self._run_piece, one)
+        await self._begin_piece(one)
         with trio.move_on_after(PATIENCE_S):
             await one.done.wait()
         if one.found is not None:
             return one.found
-        if one.error is None:
-            one.left = True
-            self._hanging[cached.drive] += 1
-            log.warning("the cache's disk has not answered for %g s; fetching what %s has", PATIENCE_S, cached.drive)
-        raise one.error or CacheError(f"the disk has not answered for {PATIENCE_S:g} s")
+        if one.error is not None:
+            raise one.error
+        one.left = True
+        self._hanging[one.drive] += 1
+        if self._hanging[one.drive] == 1:
+            log.warning("the cache's disk has not answered for %g s; fetching what %s has", PATIENCE_S, one.drive)
+        raise LeftPieceError(one, f"the disk has not answered for {PATIENCE_S:g} s")
+
+    async def _begin_piece(self, one: _PieceRead) -> None:
+        """Start a read of a piece once its drive has a slot for it."""
+        if self._hanging[one.drive] or not self.pace.patience_s(one.drive):
+            await trio.lowlevel.checkpoint()
+            raise CacheError("an earlier read hangs, or the drive is slower than the store")
+        slots = self._piece_slots[one.drive]
+        with trio.move_on_after(PATIENCE_S) as patience:
+            await slots.acquire_on_behalf_of(one)
+        if patience.cancelled_caught:
+            raise CacheError("the drive is busy")
+        if self._hanging[one.drive] or not self.pace.patience_s(one.drive):  # since it waited for its slot
+            slots.release_on_behalf_of(one)
+            raise CacheError("an earlier read hangs, or the drive is slower than the store")
+        self._nursery().start_soon(self._run_piece, one)
 
     async def _run_piece(self, one: _PieceRead) -> None:
+        began_s = trio.current_time()
         try:
             one.found = await one.cached.read_piece(one.index, one.start, one.stop)
+            self.pace.note_piece(one.drive, trio.current_time() - began_s)
         except CacheError as error:
             one.error = error
+        except trio.Cancelled:
+            one.error = CacheError("the mount ends")
+            raise
         finally:
             one.done.set()
-            self._hanging[one.cached.drive] -= one.left
+            self._hanging[one.drive] -= one.left
+            self._piece_slots[one.drive].release_on_behalf_of(one)
+            if one.race is not None and one.found is not None:
+                one.race.cancel()
+
+    @contextmanager
+    def late_piece(self, error: CacheError) -> Iterator[Callable[[], bytes | None]]:
+        """Go on with what gives the bytes instead until it ends or the piece that was left comes back.
+
+        Args:
+            error: What :meth:`read_piece` raised.
+
+        Yields:
+            Gives the piece's bytes if they have come; the body was cancelled then, unless it had ended.
+        """
+        if not isinstance(error, LeftPieceError):
+            yield lambda: None
+            return
+        one = error.one
+        with trio.CancelScope() as one.race:
+            try:
+                yield lambda: one.found
+            finally:
+                one.race = None
 
     @contextmanager
     def late(self, error: CacheError, block: Block) -> Iterator[Callable[[], bool]]:
@@ -183,6 +246,7 @@ class _PieceRead:
 
     def __init__(self, cached: CachedObject, index: int, start: int, stop: int) -> None:
         self.cached = cached
+        self.drive = cached.drive
         self.index = index
         self.start = start
         self.stop = stop
@@ -190,7 +254,9 @@ class _PieceRead:
         self.found: bytes | None = None
         self.error: CacheError | None = None
         self.left = False
-        """Whether nobody waits for it any more."""
+        """Whether it took too long for who waited."""
+        self.race: trio.CancelScope | None = None
+        """Cancelled with its bytes there, while somebody still has a use for them."""
 
 
 class _Read:

@@ -15,6 +15,9 @@ from tigrismount.core import loadlog
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tigrismount.blocks.base import Buffer
     from tigrismount.blocks.diskreads import DiskReads
     from tigrismount.blocks.part import ObjectState
     from tigrismount.blocks.statistics import BlocksCounters
@@ -40,32 +43,49 @@ class Pieces:
         self._counters = counters
         self._log = log
 
-    async def read(self, state: ObjectState, start: int, stop: int) -> bytes | None:
-        """Return bytes ``[start, stop)`` of the object if they are such a piece.
+    async def read(self, state: ObjectState, start: int, stop: int, whole: Callable[[], Awaitable[Buffer]]) -> Buffer:
+        """Return bytes ``[start, stop)`` of the object: as such a piece, or where they are none by *whole*.
 
-        Returns:
-            None where they are not, or the disk did not give them: then the block is what to ask for.
+        A piece that takes too long and *whole* race for the reader: the store may be away while the disk is only slow.
+
+        Raises:
+            ObjectError: As *whole* does.
         """
         index = self._block_of(state, start, stop)
         if index is None:
-            return None
-        assert state.cached is not None
-        state.pieces.append((index, stop))
-        block_start = index * state.block_bytes
-        note, since_s = self._log.note, self._log.clock()
-        note((loadlog.WAIT, state.obj, start, stop, since_s, since_s, "", ""))
-        kind = loadlog.GAVE_UP
+            return await whole()
+        since_s = self._log.clock()
         try:
-            found = await self._reads.read_piece(state.cached, index, start - block_start, stop - block_start)
-            kind = loadlog.ANSWER
-        except CacheError:
-            return None
-        finally:
-            note((kind, state.obj, start, stop, since_s, self._log.clock(), loadlog.NVME, loadlog.DISK_CAUSE))
-        note((loadlog.DISK, state.obj, start, stop, since_s, self._log.clock(), "", ""))
+            found = await self._read_noted(state, index, start, stop)
+        except CacheError as error:
+            data: Buffer | None = None
+            with self._reads.late_piece(error) as late:
+                data = await whole()
+            if data is not None:
+                return data
+            found = late() or b""
+            assert found, "nothing else ends the race"
+            self._note(loadlog.WAIT, state, start, stop, since_s)  # the one before has given up
+        self._note(loadlog.ANSWER, state, start, stop, since_s)
+        self._note(loadlog.DISK, state, start, stop, since_s)
         self._counters.from_disk(stop - start)
         self._counters.miss(stop - start, joined=False)
         return found
+
+    async def _read_noted(self, state: ObjectState, index: int, start: int, stop: int) -> bytes:
+        assert state.cached is not None
+        state.pieces.append((index, stop))
+        block_start, since_s = index * state.block_bytes, self._log.clock()
+        self._note(loadlog.WAIT, state, start, stop, since_s)
+        try:
+            return await self._reads.read_piece(state.cached, index, start - block_start, stop - block_start)
+        except BaseException:
+            self._note(loadlog.GAVE_UP, state, start, stop, since_s)
+            raise
+
+    def _note(self, kind: int, state: ObjectState, start: int, stop: int, since_s: float) -> None:
+        until_s = since_s if kind == loadlog.WAIT else self._log.clock()
+        self._log.note((kind, state.obj, start, stop, since_s, until_s, loadlog.NVME, loadlog.DISK_CAUSE))
 
     def _block_of(self, state: ObjectState, start: int, stop: int) -> int | None:
         """Return the block that a read is a piece of, None where it is none."""

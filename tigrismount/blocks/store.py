@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -173,9 +174,9 @@ class BlockStore:
                     self._log.note((loadlog.HIT, obj, start, stop, now_s, now_s, loadlog.RAM, ""))
                 return found
             if priority is Priority.DEMAND:
-                piece = await self._pieces.read(state, start, stop)
-                if piece is not None:
-                    return piece
+                return await self._pieces.read(
+                    state, start, stop, partial(self._read_missing, state, start, stop, priority)
+                )
             return await self._read_missing(state, start, stop, priority)
         finally:
             state.users -= 1

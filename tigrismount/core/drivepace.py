@@ -34,6 +34,14 @@ class DrivePace:
         """Note a block that came from *drive*."""
         self._reads_s[drive].append(took_s)
 
+    def note_piece(self, drive: str, took_s: float) -> None:
+        """Note a small part of a block that came from *drive*: where that took long, a block would have taken longer.
+
+        One that was quick says nothing of blocks, of which the drive may give few bytes a second.
+        """
+        if took_s >= _SLOW_S:
+            self.note_read(drive, took_s)
+
     def note_fetch(self, took_s: float) -> None:
         """Note a GET of a block or more."""
         self._fetches_s.append(took_s)
