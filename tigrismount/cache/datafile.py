@@ -174,13 +174,19 @@ class DataFile:
     def read_bytes(self, offset: int, length_bytes: int) -> bytes:
         """Return *length_bytes* from any *offset* on; for few bytes.
 
+        A filesystem that wants more aligned than we do refuses this and takes blocks: it goes on past the page cache.
+
         Raises:
-            OSError: The disk failed.
+            OSError: The disk failed, or the filesystem does not take it.
             CacheCorruptError: The file ends before.
         """
         before_bytes = offset % ALIGNMENT_BYTES
         buffer = memoryview(mmap.mmap(-1, _aligned(before_bytes + length_bytes)))
-        self.read(offset - before_bytes, buffer, before_bytes + length_bytes)
+        got = os.preadv(self._fd, [buffer], offset - before_bytes)
+        if got < before_bytes + length_bytes:
+            raise CacheCorruptError(
+                f"{self._path} ends at {offset - before_bytes + got}, before {offset + length_bytes}"
+            )
         return bytes(buffer[before_bytes : before_bytes + length_bytes])
 
     def write(self, offset: int, buffer: memoryview, length_bytes: int) -> None:
