@@ -112,6 +112,45 @@ async def test_who_comes_back_to_a_block_often_gets_it_and_others_go_on_with_pie
     assert scene.seen() == (1, 0)
 
 
+async def test_a_file_that_fits_into_free_memory_comes_into_it(client, open_store) -> None:
+    """Mutation: where only the last 64 pieces count, no block of 40 is ever read whole, and none comes from memory."""
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", DATA)
+    for index in range(BLOCKS):
+        disk.put(obj, index, DATA[index * BLOCK : (index + 1) * BLOCK])
+    async with open_store(cache=disk, memory_limit_bytes=2 * BLOCK) as store:
+        for index in range(BLOCKS):
+            await store.read(obj, index * BLOCK, index * BLOCK + 1)
+    async with open_store(cache=disk, memory_limit_bytes=(BLOCKS // 2) * BLOCK) as store:
+        scene = Scene(store, disk, obj)
+        scene.seen()
+        store.retain(obj)
+        for turn in range(2 * ENOUGH):
+            for index in range(BLOCKS):
+                await scene.read(index * BLOCK + 2 * SMALL * (turn % 30) + 7, SMALL // 2)
+        pieces, blocks = scene.seen()
+        assert blocks == BLOCKS // 2, "as many as there is memory for, and none in place of another"
+        assert pieces == ENOUGH * blocks + 2 * ENOUGH * (BLOCKS - blocks)
+        assert store.statistics().evicted_blocks == 0
+        store.release(obj)
+
+
+async def test_a_small_object_is_read_whole(client, open_store) -> None:
+    """A piece is small beside the block that there is. Mutation: beside one of full size, each read is a piece."""
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    data = pattern(SMALL)
+    obj = client.put("b", data)
+    disk.put(obj, 0, data)
+    async with open_store(cache=disk) as store:
+        store.retain(obj)
+        assert bytes(await store.read(obj, 0, SMALL)) == data
+        assert store.forget(obj)
+        for start in range(0, SMALL, 64):
+            assert bytes(await store.read(obj, start, start + 64)) == data[start : start + 64]
+        assert (len(disk.pieces), len(disk.reads)) == (0, 2)
+        store.release(obj)
+
+
 async def test_what_is_planned_is_read_whole(scene: Scene) -> None:
     """Without memory for it the plan waits, and so does no piece."""
     scene.store.plan(scene.obj, [Extent(11 * BLOCK, 13 * BLOCK)], Priority.READAHEAD)

@@ -54,6 +54,7 @@ class ObjectState:
         "opened",
         "opening",
         "pending",
+        "piece_counts",
         "pieces",
         "planned",
         "priority",
@@ -81,6 +82,8 @@ class ObjectState:
         """Those in ``later`` that were fetched before, and that the disk had no time for then."""
         self.pieces: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_PIECES)
         """The last small reads that were read from the disk by themselves: their blocks, and where they ended."""
+        self.piece_counts: dict[int, int] = {}
+        """How many such reads blocks have had since they were read whole."""
         self.priority = Priority.PREFETCH
         self.users = 0
         """Open files and reads in progress; at 0 the version may leave memory."""

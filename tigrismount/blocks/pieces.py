@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 PIECES_PER_BLOCK = 64
 """A read may be a piece up to this part of a block: 128 KiB of 8 MiB, the kernel's usual read-ahead around a page."""
 ENOUGH = 16
-"""Pieces of one block, of the last 64 of its version, from which on it is read whole: by then they cost as much."""
+"""Pieces of one block from which on it is read whole: by then they cost as much. Where another block would lose its
+memory only those count that are among the last 64 of their version; where memory is free, all."""
 
 
 class Pieces:
@@ -36,10 +37,14 @@ class Pieces:
         reads: Reads of the disk cache.
         counters: Counted up here.
         log: Told of reads.
+        has_room: Tells whether so many bytes of memory are free, so that no other block goes for one more.
     """
 
-    def __init__(self, reads: DiskReads, counters: BlocksCounters, log: LoadLog) -> None:
+    def __init__(
+        self, reads: DiskReads, counters: BlocksCounters, log: LoadLog, has_room: Callable[[int], bool]
+    ) -> None:
         self._reads = reads
+        self._has_room = has_room
         self._counters = counters
         self._log = log
 
@@ -89,13 +94,23 @@ class Pieces:
 
     def _block_of(self, state: ObjectState, start: int, stop: int) -> int | None:
         """Return the block that a read is a piece of, None where it is none."""
-        if (stop - start) * PIECES_PER_BLOCK > state.block_bytes or state.cached is None:
-            return None
         index = start // state.block_bytes
-        if stop > (index + 1) * state.block_bytes or index in state.blocks or index in state.planned:
+        block_stop = min((index + 1) * state.block_bytes, state.obj.size_bytes)
+        length_bytes = block_stop - index * state.block_bytes
+        if stop > block_stop or (stop - start) * PIECES_PER_BLOCK > length_bytes or state.cached is None:
             return None
+        if index in state.blocks or index in state.planned or not state.cached.proven(index):
+            return None
+        return None if self._goes_on(state, index, start, length_bytes) else index
+
+    def _goes_on(self, state: ObjectState, index: int, start: int, length_bytes: int) -> bool:
+        """Tell whether a block has become worth its reading, and count one more small read of it where it has not."""
+        count = state.piece_counts.pop(index, 0)
         if any(start == last_stop for _, last_stop in state.pieces):
-            return None
-        if sum(index == other for other, _ in state.pieces) >= ENOUGH or not state.cached.proven(index):
-            return None
-        return index
+            return True
+        if count >= ENOUGH and self._has_room(length_bytes):
+            return True
+        if sum(index == other for other, _ in state.pieces) >= ENOUGH:
+            return True
+        state.piece_counts[index] = count + 1
+        return False

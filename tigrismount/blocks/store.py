@@ -103,8 +103,7 @@ class BlockStore:
             on_refused=self._leftovers.forget,
             is_pressed=is_pressed,
         )
-
-        self._pieces = Pieces(self._flights.disk_reads, self._counters, self._log)
+        self._pieces = Pieces(self._flights.disk_reads, self._counters, self._log, self._has_room)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Own the flights until cancelled; reads work only while this runs."""
@@ -116,6 +115,9 @@ class BlockStore:
             while True:
                 await trio.sleep(TURN_S)
                 self._memory.grow_old()
+
+    def _has_room(self, size_bytes: int) -> bool:
+        return self._memory.pool.can_take(size_bytes) and not self._is_pressed()
 
     # ------------------------------------------------------------------ what readers call
 
@@ -505,6 +507,8 @@ class BlockStore:
             for block in list(state.blocks.values()):
                 self._memory.forget(block)
             state.block_bytes = state.cached.block_bytes
+            state.pieces.clear()
+            state.piece_counts.clear()
             self._set_plan(state, planned)
         if state.cached is None:
             state.later = []  # there is no disk to fill
