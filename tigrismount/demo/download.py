@@ -7,6 +7,8 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from tigrismount.errors import MountError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -28,7 +30,7 @@ def download(client: Any, bucket: str, prefix: str, directory: str, advance: Cal
         advance: Called, from any thread, with the bytes written since its last call.
 
     Raises:
-        OSError: A file cannot be written.
+        MountError: A file cannot be written.
     """
     objects = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/")["Contents"]
     parts = [(o["Key"], start) for o in objects for start in range(0, o["Size"], _PART_BYTES)]
@@ -42,16 +44,28 @@ def download(client: Any, bucket: str, prefix: str, directory: str, advance: Cal
             buffers.view = memoryview(bytearray(_READ_BYTES))
         with open(os.open(_path(directory, key), os.O_WRONLY | os.O_CREAT, 0o600), "wb", buffering=0) as file:
             while count := body.readinto(buffers.view):
-                os.pwrite(file.fileno(), buffers.view[:count], start)
+                _write(file.fileno(), buffers.view[:count], start)
                 start += count
                 advance(count)
 
-    with ThreadPoolExecutor(THREADS) as threads:
-        _wait(threads.map(fetch, parts))
+    try:
+        with ThreadPoolExecutor(THREADS) as threads:
+            _wait(threads.map(fetch, parts))
+    except OSError as exc:
+        raise MountError(
+            f"{directory}: the model cannot be written there: {exc.strerror or exc}; "
+            "choose another with --directory, or a smaller --size"
+        ) from exc
 
 
 def _path(directory: str, key: str) -> str:
     return os.path.join(directory, key.rpartition("/")[2])
+
+
+def _write(fd: int, data: memoryview, start: int) -> None:
+    while data:  # the last bytes that fit a disk are written, and only the next call says that it is full
+        written = os.pwrite(fd, data, start)
+        data, start = data[written:], start + written
 
 
 def _wait(results: Iterable[None]) -> None:
