@@ -270,6 +270,26 @@ async def test_many_pieces_of_a_disk_that_hangs_are_told_of_once_and_wait_once(
         assert (scene.seen(), client.requests) == ((2 * PIECES_AT_ONCE, 0), []), "all slots are free again"
 
 
+async def test_who_waited_for_a_slot_asks_no_drive_of_which_something_hangs(client, open_store, autojump_clock) -> None:
+    """Mutation: with one look at what hangs, before the slot, it is asked once more."""
+    async with proven(client, open_store, BLOCKS) as scene, trio.open_nursery() as nursery:
+        stuck, slow = trio.Event(), trio.Event()
+        scene.disk.read_gate = stuck
+        nursery.start_soon(scene.read, 5)
+        await wait_all_tasks_blocked()
+        scene.disk.read_gate = slow
+        for index in range(1, PIECES_AT_ONCE):
+            nursery.start_soon(scene.read, index * BLOCK + 5)
+        await trio.sleep(1)
+        nursery.start_soon(scene.read, 20 * BLOCK + 5)
+        await trio.sleep(1.5)
+        slow.set()
+        await wait_all_tasks_blocked()
+        assert scene.seen() == (PIECES_AT_ONCE, 0)
+        assert any(request[2] == 20 * BLOCK for request in client.requests)
+        stuck.set()
+
+
 async def test_a_disk_that_is_slow_for_every_piece_is_not_waited_for_in_the_end(
     client, open_store, autojump_clock
 ) -> None:

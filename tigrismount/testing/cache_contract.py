@@ -353,12 +353,14 @@ class BlockCacheContract:
             assert (handle.proven(0), handle.proven(1), handle.proven(2)) == (False, True, False)
             content = block_content(obj, 1, handle.block_bytes)
             size = len(content)
+            before_bytes = cache.statistics().bytes_read
             for start, stop in [(0, 1), (0, size), (4095, 4097), (5000, 9192), (size - 1, size), (size // 2, size)]:
                 assert await handle.read_piece(1, start, stop) == content[start:stop]
             for start, stop in [(0, 0), (-1, 1), (5, 4), (0, size + 1), (size, size + 1)]:
                 with pytest.raises(ValueError, match="no piece"):
                     await handle.read_piece(1, start, stop)
             assert cache.statistics().pieces_read == 6
+            assert cache.statistics().bytes_read - before_bytes == 1 + size + 2 + 4192 + 1 + size - size // 2
             handle.close()
             with pytest.raises(CacheError):
                 await handle.read_piece(1, 0, 10)
