@@ -10,7 +10,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.blocks.diskreads import PIECES_AT_ONCE
+from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.pieces import ENOUGH, PIECES_PER_BLOCK
+from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, Priority
 
@@ -19,7 +21,6 @@ from .conftest import KIB, pattern
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from tigrismount.blocks.store import BlockStore
     from tigrismount.core.types import ObjectId
 
 BLOCK = 64 * KIB
@@ -351,3 +352,33 @@ async def test_a_reader_that_gives_up_leaves_nothing(scene: Scene) -> None:
     scene.disk.read_gate = None
     await scene.read(6 * BLOCK)
     assert scene.seen() == (2, 0)
+
+
+async def test_who_waits_for_a_piece_when_the_store_ends_gets_no_other_error_than_its_own_end(
+    client, autojump_clock
+) -> None:
+    """As who waits for a block. Mutation: where flights go on, they find the nursery closed, and the daemon ends."""
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", DATA)
+    config = BlocksConfig(block_bytes=BLOCK, memory_limit_bytes=2 * BLOCK)
+    store, scope = BlockStore(client, disk, config), trio.CancelScope()
+
+    async def run(*, task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await store.run(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(run)
+        scene = Scene(store, disk, obj)
+        for _ in range(2):
+            for index in range(10):
+                await scene.read(index * BLOCK, BLOCK)
+            await store.drain()
+        disk.read_gate = trio.Event()
+        scene.seen()
+        nursery.start_soon(scene.read, 5)
+        await wait_all_tasks_blocked()
+        assert scene.seen() == (1, 0)
+        scope.cancel()
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()

@@ -72,9 +72,13 @@ class DiskReads:
     Args:
         memory: Gives the other buffer.
         nursery: Gives the nursery that reads run in.
+        on_closing: Called when it ends, before who waits for a piece goes on: nothing new starts in it.
     """
 
-    def __init__(self, memory: BlockMemory, nursery: Callable[[], trio.Nursery]) -> None:
+    def __init__(
+        self, memory: BlockMemory, nursery: Callable[[], trio.Nursery], on_closing: Callable[[], None]
+    ) -> None:
+        self._on_closing = on_closing
         self._memory = memory
         self._nursery = nursery
         self.pace = DrivePace()
@@ -158,6 +162,7 @@ class DiskReads:
             one.error = error
         except trio.Cancelled:
             one.error = CacheError("the mount ends")
+            self._on_closing()
             raise
         finally:
             one.done.set()

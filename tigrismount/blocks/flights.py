@@ -79,7 +79,7 @@ class Flights:
         self.writes = DiskWrites(
             nursery, on_done=self._written, on_behind=self.pump, on_lost=on_lost, on_refused=on_refused
         )
-        self.disk_reads = DiskReads(memory, nursery)
+        self.disk_reads = DiskReads(memory, nursery, self._close)
         self._claims = Claims(self.queue, memory, self.pump)
         self._client = client
         self._config = config
@@ -351,11 +351,15 @@ class Flights:
         except ObjectError as exc:
             error = exc
         except trio.Cancelled:
-            self._closing = True  # the mount ends: nothing new starts
+            self._close()
             raise
         finally:
             self.queue.land(part)
             self._land(part, error)
+
+    def _close(self) -> None:
+        """Start nothing new: the mount ends."""
+        self._closing = True
 
     async def _fetch(self, part: Part) -> None:
         self._counters.parts += 1
