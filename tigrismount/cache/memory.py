@@ -250,7 +250,6 @@ class MemoryBlockCache:
         self._count(blocks_read=1, bytes_read=len(data))
 
     async def _read_piece(self, obj: ObjectId, version: _Version, index: int, start: int, stop: int) -> bytes:
-        self.pieces.append((obj, index, start, stop))
         await _pass(self.read_gate if self.hanging_drive in ("", self.drive_of(obj)) else None)
         if index not in version.blocks or index in version.broken:
             raise CacheError(f"block {index} cannot be read", bucket=obj.bucket, key=obj.key)
@@ -310,6 +309,7 @@ class _MemoryObject:
 
     async def read_piece(self, index: int, start: int, stop: int) -> bytes:
         check_piece(self._obj.size_bytes, self.block_bytes, index, start, stop)
+        self._cache.pieces.append((self._obj, index, start, stop))
         if self._closed or not self.proven(index):
             raise CacheError(f"a piece of block {index} was asked for, which is not proven")
         return await self._cache._read_piece(self._obj, self._version, index, start, stop)
