@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tigrismount.cache.index import CacheIndex
+from tigrismount.cache.index import CacheIndex, Totals
 from tigrismount.cache.records import (
     BlockRecord,
     ObjectRecord,
@@ -105,14 +105,14 @@ def test_totals_follow_every_change(index: CacheIndex) -> None:
     for digest in (A, B):
         for number in range(3):
             assert index.put_block(digest, OBJECT, number, BLOCK) == BLOCK
-    assert (index.totals.bytes_cached, index.totals.objects, index.totals.blocks) == (6 * 4096, 2, 6)
+    assert index.count() == Totals(6 * 4096, 2, 6)
     assert index.drop_block(A, 1, BLOCK)
     assert not index.drop_block(A, 1, BLOCK)
-    assert index.totals.bytes_cached == 5 * 4096
+    assert index.bytes_cached == 5 * 4096
     assert index.object(A) == replace(OBJECT, cached_bytes=2 * 4096)
     assert index.drop_object(B) == 3 * 4096
     assert index.drop_object(B) == 0
-    assert (index.totals.bytes_cached, index.totals.objects, index.totals.blocks) == (2 * 4096, 1, 2)
+    assert index.count() == Totals(2 * 4096, 1, 2)
     assert sorted(index.blocks(A)) == [0, 2]
     assert index.blocks(B) == {}
 
@@ -120,19 +120,19 @@ def test_totals_follow_every_change(index: CacheIndex) -> None:
 def test_first_record_of_a_block_stays(index: CacheIndex) -> None:
     index.put_block(A, OBJECT, 0, BLOCK)
     assert index.put_block(A, OBJECT, 0, BLOCK._replace(checksum=8)) == BLOCK
-    assert index.totals.bytes_cached == 4096
+    assert index.bytes_cached == 4096
 
 
 def test_version_keeps_its_block_size(index: CacheIndex) -> None:
     index.put_block(A, OBJECT, 0, BLOCK)
     assert index.put_block(A, replace(OBJECT, block_bytes=8192), 1, BLOCK) is None
-    assert index.totals.blocks == 1
+    assert index.count().blocks == 1
 
 
 def test_block_recorded_anew_is_not_dropped_for_the_old_one(index: CacheIndex) -> None:
     index.put_block(A, OBJECT, 0, BLOCK._replace(checksum=8))
     assert not index.drop_block(A, 0, BLOCK)
-    assert index.totals.blocks == 1
+    assert index.count().blocks == 1
 
 
 def test_only_known_records_are_replaced(index: CacheIndex) -> None:
@@ -154,7 +154,7 @@ def test_map_grows_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("tigrismount.cache.environment._MAP_BYTES", 1 << 16)
     index = CacheIndex(str(tmp_path))
     put_blocks(index, 2000)
-    assert (len(index.blocks(A)), index.totals.bytes_cached) == (2000, 2000 * 4096)
+    assert (len(index.blocks(A)), index.bytes_cached) == (2000, 2000 * 4096)
     index.check()
     index.close()
 
@@ -227,12 +227,12 @@ def test_room_set_aside_by_a_killed_container_is_free_for_the_next_with_its_pid(
     """Both are process 7 of their namespace. Mutation: without ``alone`` it is never free again."""
     index = CacheIndex(str(tmp_path))
     index.begin_session("one", 1)
-    assert index.reserve(1000, 1000)
+    assert index.reserve(1000, 1000, 1000)
     index.close()
     index = CacheIndex(str(tmp_path))
     index.begin_session("one", 1, alone=True)
     assert index.reserved_bytes() == 0
-    assert index.reserve(1000, 1000)
+    assert index.reserve(1000, 1000, 1000)
     index.end_session()
     index.close()
 
@@ -242,7 +242,7 @@ def test_readonly_sees_what_a_writer_has_committed(tmp_path: Path) -> None:
     index.put_block(A, OBJECT, 0, BLOCK)
     index.close()
     reader = CacheIndex(str(tmp_path), readonly=True)
-    assert (reader.totals.bytes_cached, reader.capacity_bytes()) == (4096, 0)
+    assert (reader.bytes_cached, reader.capacity_bytes()) == (4096, 0)
     with pytest.raises(CacheError):
         reader.drop_object(A)
     reader.close()

@@ -18,14 +18,15 @@ INDEXES = st.integers(0, 2)
 CHECKSUMS = st.integers(0, 1)
 OBJECT = ObjectRecord("store", "bucket", "key", "etag", 3 * 4096, 4096)
 BOUND_BYTES = 4 * 4096
+ROOMS = st.sampled_from([4096, 3 * 4096, BOUND_BYTES])
 
 
 class IndexMachine(RuleBasedStateMachine):
     """One daemon that is killed, cut off or ended at any time; the model is a dict of blocks and a number.
 
     Mutations that turn it red: ``drop_object`` that leaves the sum, ``put_block`` that counts an existing block again
-    or keeps its reservation, ``reserve`` that forgets what is set aside, ``replace_blocks`` that does not compare. Each
-    does so under five seeds of six, or all.
+    or keeps its reservation, ``reserve`` that forgets what is set aside or one of its bounds, ``replace_blocks`` that
+    does not compare. Each does so under five seeds of six, or all.
     """
 
     def __init__(self) -> None:
@@ -49,10 +50,11 @@ class IndexMachine(RuleBasedStateMachine):
     def record(self, checksum: int) -> BlockRecord:
         return BlockRecord(4096, checksum, boot_token(f"boot {self.boot}"), self.epoch, synced=False)
 
-    @rule()
-    def reserve(self) -> None:
-        taken = self.index.reserve(4096, BOUND_BYTES)
-        assert taken == (4096 * len(self.blocks) + self.reserved_bytes + 4096 <= BOUND_BYTES)
+    @rule(room_bytes=ROOMS)
+    def reserve(self, room_bytes: int = BOUND_BYTES) -> None:
+        taken = self.index.reserve(4096, BOUND_BYTES, room_bytes)
+        need_bytes = self.reserved_bytes + 4096
+        assert taken == (need_bytes <= room_bytes and 4096 * len(self.blocks) + need_bytes <= BOUND_BYTES)
         self.reserved_bytes += 4096 * taken
         self.wrote = True
 
@@ -151,7 +153,8 @@ class IndexMachine(RuleBasedStateMachine):
         found = {(digest, i): block for digest in self.known for i, block in self.index.blocks(digest).items()}
         assert found == self.blocks
         assert set(self.index.objects()) == self.known
-        assert self.index.totals.bytes_cached == 4096 * len(self.blocks)
+        assert self.index.bytes_cached == 4096 * len(self.blocks)
+        assert self.index.objects_cached == len(self.known)
         assert self.index.reserved_bytes() == self.reserved_bytes
         assert 4096 * len(self.blocks) + self.reserved_bytes <= BOUND_BYTES
         self.index.check()

@@ -44,7 +44,8 @@ async def test_daemons_see_each_others_blocks_and_agree_on_the_size(place: Any, 
         await check(before, theirs, 3)
         assert await check_all(cache, theirs) == 4
         assert await write(before, theirs, 0)
-        assert cache.statistics().bytes_cached == 2 * OBJECT_BYTES
+        assert await fill(cache, object_id("mine too")) == 4  # which hears of theirs
+        assert cache.statistics().bytes_cached == 3 * OBJECT_BYTES
         before.close()
 
 

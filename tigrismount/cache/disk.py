@@ -379,11 +379,10 @@ class DiskBlockCache:
 
     def statistics(self) -> CacheStatistics:
         """Return counters and gauges."""
-        totals = self._index.totals
         return replace(
             self._counters,
-            bytes_cached=totals.bytes_cached,
-            objects_cached=totals.objects,
+            bytes_cached=self._index.bytes_cached,
+            objects_cached=self._index.objects_cached,
             degraded=self._health.reason or self._hang_reason() or self._no_room_reason() or self._backlog_reason(),
         )
 

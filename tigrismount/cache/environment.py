@@ -113,6 +113,8 @@ class Environment:
 
     def __init__(self, path: str, names: Sequence[bytes], added_names: Sequence[bytes] = (), *, readonly: bool) -> None:
         self._gate = _Gate()
+        self._map_bytes = 0
+        """As of the last look, which every transaction need not take: it costs Python's lock."""
         if not readonly:
             _allocate_lock_file(os.path.join(path, "lock.mdb"))
         with _translated():
@@ -132,6 +134,7 @@ class Environment:
                 """Handles of the databases, in the order of their names."""
                 self.added_databases = [self._added(name, readonly) for name in added_names]
                 """Handles of the added databases, None for those that an older release did not make."""
+                self._map_bytes = self._env.info()["map_size"]
                 self._env.reader_check()  # readers that were killed would keep old pages from being used again
         except BaseException:
             self._env.close()
@@ -158,24 +161,28 @@ class Environment:
         """
         with _translated():
             while True:
-                map_bytes = self._env.info()["map_size"]
+                map_bytes = self._map_bytes
                 try:
                     with self._gate.shared(), self._env.begin(write=write) as txn:
                         return work(txn)
                 except lmdb.MapResizedError:
                     with self._gate.alone():
-                        self._env.set_mapsize(0)  # another process has grown it: take its size
+                        self._set_map_size(0)  # another process has grown it: take its size
                 except lmdb.MapFullError:
                     with self._gate.alone():
                         self._grow(map_bytes)
 
     def _grow(self, full_bytes: int) -> None:
         map_bytes = 2 * full_bytes
-        if self._env.info()["map_size"] >= map_bytes:
+        if self._map_bytes >= map_bytes:
             return  # another thread was faster
         if map_bytes > _MAP_LIMIT_BYTES:
             raise CacheError(f"the cache index has grown to {map_bytes // 2} bytes")
+        self._set_map_size(map_bytes)
+
+    def _set_map_size(self, map_bytes: int) -> None:
         self._env.set_mapsize(map_bytes)
+        self._map_bytes = self._env.info()["map_size"]
 
     @property
     def database_count(self) -> int:

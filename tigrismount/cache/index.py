@@ -92,8 +92,10 @@ class CacheIndex:
     """
 
     def __init__(self, path: str, *, readonly: bool = False) -> None:
-        self.totals = Totals()
-        """Totals as of this process's last transaction."""
+        self.bytes_cached = 0
+        """Sum of the lengths of all blocks, as of this process's last transaction that knew it."""
+        self.objects_cached = 0
+        """Object versions, likewise."""
         self._session: _Session | None = None
         self._noting = threading.Lock()
         self._counting = threading.Lock()
@@ -118,7 +120,7 @@ class CacheIndex:
 
     def _check_schema(self, readonly: bool) -> None:
         schema = self.read(lambda txn: self._number(txn, _SCHEMA_KEY))
-        new = self.totals == Totals() and self._env.entries() == self._env.database_count
+        new = self.count() == Totals() and self._env.entries() == self._env.database_count
         if schema not in READABLE_SCHEMAS and not (schema == 0 and new and not readonly):
             raise CacheCorruptError(f"the cache index has schema {schema}, this release reads {SCHEMA}")
         if schema != SCHEMA and not readonly:
@@ -146,19 +148,24 @@ class CacheIndex:
         return self._transact(work, write=True)
 
     def _transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
-        def counted(txn: Any) -> Result:
-            result = work(txn)
-            totals = self._totals(txn)
-            with self._counting:  # transactions end in any order: an older count never replaces a newer one
-                if txn.id() >= self._counted:
-                    self.totals, self._counted = totals, txn.id()
-            return result
-
         try:
-            return self._env.transact(counted, write=write)
+            return self._env.transact(work, write=write)
         except CacheError:
-            self._counted = 0  # what was counted in a transaction that failed is not so
+            with self._counting:
+                self._counted = 0  # what was noted in a transaction that failed is not so
             raise
+
+    def count(self) -> Totals:
+        """Return what the whole index holds, changes of other processes included.
+
+        Not part of every transaction: each look costs a call that lets go of Python's lock, and those are what writing
+        a block costs most.
+        """
+
+        def work(txn: Any) -> Totals:
+            return Totals(self._bytes(txn), self._count_objects(txn), txn.stat(self._blocks)["entries"])
+
+        return self.read(work)
 
     def _number(self, txn: Any, key: bytes) -> int:
         data = txn.get(key, db=self._meta)
@@ -168,15 +175,28 @@ class CacheIndex:
             raise CacheCorruptError(f"the cache index has a damaged {key.decode()}")
         return int(_U64.unpack(data)[0])
 
-    def _totals(self, txn: Any) -> Totals:
-        return Totals(
-            self._number(txn, _BYTES_KEY),
-            txn.stat(self._objects)["entries"],
-            txn.stat(self._blocks)["entries"],
-        )
+    def _bytes(self, txn: Any) -> int:
+        bytes_cached = self._number(txn, _BYTES_KEY)
+        self._note(txn, bytes_cached=bytes_cached)
+        return bytes_cached
 
     def _add_bytes(self, txn: Any, by: int) -> None:
-        txn.put(_BYTES_KEY, _U64.pack(max(0, self._number(txn, _BYTES_KEY) + by)), db=self._meta)
+        bytes_cached = max(0, self._number(txn, _BYTES_KEY) + by)
+        txn.put(_BYTES_KEY, _U64.pack(bytes_cached), db=self._meta)
+        self._note(txn, bytes_cached=bytes_cached)
+
+    def _count_objects(self, txn: Any) -> int:
+        objects: int = txn.stat(self._objects)["entries"]
+        self._note(txn, objects_cached=objects)
+        return objects
+
+    def _note(self, txn: Any, *, bytes_cached: int | None = None, objects_cached: int | None = None) -> None:
+        with self._counting:  # transactions end in any order: an older sum never replaces a newer one
+            if txn.id() < self._counted:
+                return
+            self._counted = txn.id()
+            self.bytes_cached = self.bytes_cached if bytes_cached is None else bytes_cached
+            self.objects_cached = self.objects_cached if objects_cached is None else objects_cached
 
     def rewrite_totals(self) -> None:
         """Write something that changes nothing, or what is owed, to see whether the index can be written and synced."""
@@ -221,16 +241,18 @@ class CacheIndex:
 
     # --- reservations
 
-    def reserve(self, length_bytes: int, bound_bytes: int) -> bool:
-        """Set bytes aside for this process, unless what is cached and what all have set aside would exceed a bound.
+    def reserve(self, length_bytes: int, bound_bytes: int, room_bytes: int) -> bool:
+        """Set bytes aside for this process, unless they would exceed a bound.
 
         Args:
             length_bytes: How many; ``put_block`` or ``release`` takes them back.
-            bound_bytes: The bound.
+            bound_bytes: Bound of what is cached and what all have set aside.
+            room_bytes: Bound of what all have set aside.
         """
 
         def work(txn: Any) -> bool:
-            if self._number(txn, _BYTES_KEY) + self._reserved(txn) + length_bytes > bound_bytes:
+            need_bytes = self._reserved(txn) + length_bytes
+            if need_bytes > room_bytes or self._bytes(txn) + need_bytes > bound_bytes:
                 return False
             self._add_reserved(txn, length_bytes)
             return True
@@ -319,6 +341,8 @@ class CacheIndex:
                 return BlockRecord.unpack(existing)
             txn.put(key, block.pack(), db=self._blocks)
             self._grow_object(txn, digest, known, block.length_bytes, obj.last_used_ms)
+            if data is None:
+                self._count_objects(txn)
             return block
 
         return self.write(work)
@@ -386,6 +410,7 @@ class CacheIndex:
                 cursor.delete()
             if txn.delete(digest, db=self._objects) or dropped_bytes:
                 self._add_bytes(txn, -dropped_bytes)
+                self._count_objects(txn)
             if hold:
                 self._add_reserved(txn, dropped_bytes)
             return dropped_bytes

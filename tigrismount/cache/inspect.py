@@ -140,13 +140,13 @@ def _opened(directory: str) -> Iterator[tuple[CacheDirectory, CacheIndex]]:
 
 
 def _report(directory: CacheDirectory, index: CacheIndex, limit: int) -> CacheReport:
-    records = index.objects().values()
+    records, totals = index.objects().values(), index.count()
     return CacheReport(
         directory=os.path.abspath(directory.path),
         schema=SCHEMA,
-        objects=index.totals.objects,
-        blocks=index.totals.blocks,
-        bytes_cached=index.totals.bytes_cached,
+        objects=totals.objects,
+        blocks=totals.blocks,
+        bytes_cached=totals.bytes_cached,
         capacity_bytes=index.capacity_bytes(),
         disk_free_bytes=disk_room_bytes(directory, 0.0),
         most_recent=_top(sorted(records, key=lambda record: record.last_used_ms, reverse=True), limit),

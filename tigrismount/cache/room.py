@@ -113,9 +113,7 @@ class Room:
     def _reserve(self, length_bytes: int) -> bool:
         """Set bytes aside in the index, for all processes to see, if both bounds allow it at this moment."""
         room_bytes = disk_room_bytes(self._directory, self._config.free_floor_fraction) - _INDEX_GROWTH_BYTES
-        if self._index.reserved_bytes() + length_bytes > room_bytes:
-            return False
-        return self._index.reserve(length_bytes, self._config.size_bytes)
+        return self._index.reserve(length_bytes, self._config.size_bytes, room_bytes)
 
     async def release(self, length_bytes: int, *, settled: bool) -> None:
         """End a reservation.
@@ -133,7 +131,7 @@ class Room:
 
     def _fits(self, length_bytes: int) -> bool:
         need_bytes = self._reserved_bytes + length_bytes
-        fits_bound = self._index.totals.bytes_cached + need_bytes <= self._config.size_bytes
+        fits_bound = self._index.bytes_cached + need_bytes <= self._config.size_bytes
         return fits_bound and need_bytes <= self._usable_disk_bytes(length_bytes)
 
     def _usable_disk_bytes(self, length_bytes: int) -> int:
@@ -154,7 +152,7 @@ class Room:
                 self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
 
     def _measure(self) -> int:
-        self._index.read(lambda txn: None)  # what others have written meanwhile counts in ``totals`` from here on
+        self._index.count()  # what others have written meanwhile counts from here on
         return disk_room_bytes(self._directory, self._config.free_floor_fraction)
 
     async def _evict(self, length_bytes: int, *, only_if_enough: bool) -> bool:
