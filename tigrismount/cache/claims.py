@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
 from tigrismount.cache.base import Claim
 from tigrismount.errors import CacheError
 
@@ -110,7 +111,7 @@ class Claims:
         with trio.move_on_after(_ANSWER_S, shield=True):
             answer = None
             try:
-                answer = await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
+                answer = await threads.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
             except (CacheError, OSError) as error:
                 self._health.fail(error)
             self._versions.release(storage)

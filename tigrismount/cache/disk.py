@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from tigrismount import threads
 from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes, check_piece
 from tigrismount.cache.claims import Claims
 from tigrismount.cache.directory import kernel_boot_id, open_cache_directory, remove_old_caches
@@ -100,7 +101,12 @@ class DiskBlockCache:
         self._versions = OpenVersions(directory, index, trust, on_open=self._note_open, on_close=self._note_close)
         self._publisher = Publisher(directory, index)
         self._room = Room(
-            directory, index, config, recency_ms=lambda: self._publisher.used_ms, on_evicted=self._note_eviction
+            directory,
+            index,
+            config,
+            threads=trio.CapacityLimiter(_WRITE_THREADS),
+            recency_ms=lambda: self._publisher.used_ms,
+            on_evicted=self._note_eviction,
         )
         self._counters = CacheStatistics(capacity_bytes=config.size_bytes)
         self._queued_bytes = 0
@@ -110,7 +116,6 @@ class DiskBlockCache:
         self._claims = Claims(self._versions, self._health, takes_writes=lambda: self._admits(config.block_bytes))
         self._read_limiter = trio.CapacityLimiter(_READ_THREADS)
         self._write_turns = trio.CapacityLimiter(_WRITE_THREADS)
-        self._write_threads = trio.CapacityLimiter(_WRITE_THREADS)
         self._reading: dict[object, float] = {}
         """When the reads that are under way began, oldest first."""
         self._backlog_s = -math.inf
@@ -234,7 +239,7 @@ class DiskBlockCache:
         self._reading[token] = trio.current_time()
         try:
             with self._versions.using(storage):
-                return await trio.to_thread.run_sync(read, limiter=self._read_limiter)
+                return await threads.run_sync(read, limiter=self._read_limiter)
         finally:
             del self._reading[token]
 
@@ -292,32 +297,19 @@ class DiskBlockCache:
         return kept
 
     async def _write_now(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
-        if not await self._room.reserve(length_bytes):
-            return False
-        kept = None
-        try:
-            kept = await self._write_with_room(version, index, buffer, length_bytes)
-        finally:
-            await self._room.release(length_bytes, settled=kept is not None)
-        return bool(kept)
-
-    async def _write_with_room(
-        self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int
-    ) -> bool | None:
-        """Return whether the block is kept; None when the index never heard of it."""
         for _ in range(2):  # a second time when the file was removed under us
             storage = version.storage
             write = partial(storage.write, index, buffer, length_bytes, self._now_ms())
             try:
                 with self._versions.using(storage):
-                    block = await trio.to_thread.run_sync(write, limiter=self._write_threads)
+                    block = await self._room.fill(length_bytes, write)
             except FileGoneError:
                 await self._versions.replace(version, storage)
                 continue
             if block is not None:
                 self._note_written(storage, index, block)
             return block is not None
-        return None
+        return False
 
     async def _open_file(self, version: OpenVersion) -> int:
         storage = version.storage

@@ -10,10 +10,12 @@ this module asks and acts.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
 from tigrismount.cache.pins import Pins, matches
 from tigrismount.cache.reclaim import disk_room_bytes, evict_version, trim_version
 from tigrismount.core.eviction import Occupancy, Usage
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
     from tigrismount.cache.options import DiskCacheConfig
+    from tigrismount.cache.records import BlockRecord
     from tigrismount.core.eviction import Eviction
+    from tigrismount.threads import Limiter
 
 _SLACK_FRACTION = 1 / 128
 """An eviction frees this share of the bound on top, so that small files do not cause one each."""
@@ -44,6 +48,7 @@ class Room:
         directory: The cache directory.
         index: Its index.
         config: The bounds.
+        threads: Bounds the threads that write.
         recency_ms: Returns uses that are not in the index yet, digest to milliseconds.
         on_evicted: Called with each version that this process has evicted, and whether all of it.
     """
@@ -54,12 +59,14 @@ class Room:
         index: CacheIndex,
         config: DiskCacheConfig,
         *,
+        threads: Limiter,
         recency_ms: Callable[[], Mapping[bytes, int]],
         on_evicted: Callable[[bytes, bool], None],
     ) -> None:
         self._directory = directory
         self._index = index
         self._config = config
+        self._threads = threads
         self._recency_ms = recency_ms
         self._on_evicted = on_evicted
         slack_bytes = int(config.size_bytes * _SLACK_FRACTION)
@@ -88,46 +95,52 @@ class Room:
         self._occupancy.unpin(digest)
         self._no_room_until_s = 0.0
 
-    async def reserve(self, length_bytes: int) -> bool:
-        """Return whether *length_bytes* may be written now, after evicting for them if need be.
+    async def fill(self, length_bytes: int, write: Callable[[], BlockRecord | None]) -> BlockRecord | None:
+        """Run *write* in a thread with *length_bytes* set aside for it, after evicting for them if need be.
 
-        A True is followed by one ``release``.
+        Args:
+            length_bytes: How many it writes.
+            write: Writes and records them, which takes back what was set aside; or raises, and has recorded nothing.
+
+        Returns:
+            What *write* returned; None where there is no room, and it was not called.
 
         Raises:
             CacheError: The index failed.
             OSError: The disk failed.
+            Exception: What *write* raised.
         """
         for _ in range(_ATTEMPTS):
-            if self._fits(length_bytes) and await trio.to_thread.run_sync(self._reserve, length_bytes):
+            if self._fits(length_bytes):
                 self._reserved_bytes += length_bytes
-                return True
+                try:
+                    fits, written = await threads.run_sync(
+                        partial(self._fill, length_bytes, write), limiter=self._threads
+                    )
+                finally:
+                    self._reserved_bytes -= length_bytes
+                if fits:
+                    self._disk_room_bytes -= length_bytes
+                    return written
             if trio.current_time() < self._no_room_until_s:
-                return False
+                return None
             async with self._evicting:
                 # Whoever had the lock before may have made room for two; the plan says so then.
                 if not await self._evict(length_bytes, only_if_enough=True):
                     break
         self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
-        return False
+        return None
 
-    def _reserve(self, length_bytes: int) -> bool:
-        """Set bytes aside in the index, for all processes to see, if both bounds allow it at this moment."""
+    def _fill(self, length_bytes: int, write: Callable[[], BlockRecord | None]) -> tuple[bool, BlockRecord | None]:
+        """Return whether both bounds allow so many bytes at this moment, and what *write* returned then."""
         room_bytes = disk_room_bytes(self._directory, self._config.free_floor_fraction) - _INDEX_GROWTH_BYTES
-        return self._index.reserve(length_bytes, self._config.size_bytes, room_bytes)
-
-    async def release(self, length_bytes: int, *, settled: bool) -> None:
-        """End a reservation.
-
-        Args:
-            length_bytes: As reserved.
-            settled: Whether the index has taken it back by itself, with the record of what was written.
-        """
-        self._reserved_bytes -= length_bytes
-        if settled:
-            self._disk_room_bytes -= length_bytes
-            return
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._index.release, length_bytes)
+        if not self._index.reserve(length_bytes, self._config.size_bytes, room_bytes):  # for all processes to see
+            return False, None
+        try:
+            return True, write()
+        except BaseException:
+            self._index.release(length_bytes)
+            raise
 
     def _fits(self, length_bytes: int) -> bool:
         need_bytes = self._reserved_bytes + length_bytes

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
 from tigrismount.core.adaptive import AdaptiveLimit
 from tigrismount.core.knee import START
 from tigrismount.errors import ObjectUnavailableError, SlowDownError
@@ -74,7 +75,7 @@ class DataLane:
             get()
 
         try:
-            await trio.to_thread.run_sync(begin, abandon_on_cancel=True, limiter=turn)  # type: ignore[arg-type]
+            await threads.run_sync(begin, limiter=turn, abandon_on_cancel=True)
             ended = True
         except SlowDownError as exc:
             if turn.ticket is not None:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tigrismount import threads
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
 _WITHIN_S = 30.0
 """Many times what anything takes on a machine whose cores are all busy; a test that passes never waits for it."""
@@ -71,18 +73,23 @@ class _Threads:
         self.working = 0
         self.clock: MockClock | None = None
         self.run_sync = trio.to_thread.run_sync
+        self.run_sync_of_ours = threads.run_sync
 
-    async def counted(self, *arguments: Any, **options: Any) -> Any:
-        """Take the place of ``trio.to_thread.run_sync``."""
-        self.working += 1
-        self._set_clock(_HUNG_S)
-        try:
-            return await self.run_sync(*arguments, **options)
-        finally:
-            # Not when the thread ends but when its task goes on: in between every task may be waiting.
-            self.working -= 1
-            if not self.working:
-                self._set_clock(0)
+    def counted(self, run_sync: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """Return what takes the place of a function that works in a thread."""
+
+        async def run_counted(*arguments: Any, **options: Any) -> Any:
+            self.working += 1
+            self._set_clock(_HUNG_S)
+            try:
+                return await run_sync(*arguments, **options)
+            finally:
+                # Not when the thread ends but when its task goes on: in between every task may be waiting.
+                self.working -= 1
+                if not self.working:
+                    self._set_clock(0)
+
+        return run_counted
 
     def _set_clock(self, threshold_s: float) -> None:
         if self.clock is not None:
@@ -95,11 +102,13 @@ _threads = _Threads()
 @contextmanager
 def counted_threads() -> Iterator[None]:
     """Count threads meanwhile. Patched, because trio tells its instruments nothing of them."""
-    trio.to_thread.run_sync = _threads.counted  # type: ignore[assignment]
+    trio.to_thread.run_sync = _threads.counted(_threads.run_sync)  # type: ignore[assignment]
+    threads.run_sync = _threads.counted(_threads.run_sync_of_ours)  # type: ignore[assignment]
     try:
         yield
     finally:
         trio.to_thread.run_sync = _threads.run_sync
+        threads.run_sync = _threads.run_sync_of_ours
 
 
 def _words(condition: Callable[[], object]) -> str:
