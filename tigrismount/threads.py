@@ -1,4 +1,4 @@
-"""Blocking work in trio's threads, for what every block and every READ that misses goes through.
+"""Blocking work in trio's threads, for what every block goes through.
 
 ``trio.to_thread`` does the same and more: it gives the thread a name for each job and its own back, for which the
 system is asked twice. Each such call lets go of Python's lock, and under load takes it back only after a switch to

@@ -104,7 +104,7 @@ class DiskBlockCache:
             directory,
             index,
             config,
-            threads=trio.CapacityLimiter(_WRITE_THREADS),
+            limiter=trio.CapacityLimiter(_WRITE_THREADS),
             recency_ms=lambda: self._publisher.used_ms,
             on_evicted=self._note_eviction,
         )

@@ -48,7 +48,7 @@ class Room:
         directory: The cache directory.
         index: Its index.
         config: The bounds.
-        threads: Bounds the threads that write.
+        limiter: Bounds the threads that write.
         recency_ms: Returns uses that are not in the index yet, digest to milliseconds.
         on_evicted: Called with each version that this process has evicted, and whether all of it.
     """
@@ -59,14 +59,14 @@ class Room:
         index: CacheIndex,
         config: DiskCacheConfig,
         *,
-        threads: Limiter,
+        limiter: Limiter,
         recency_ms: Callable[[], Mapping[bytes, int]],
         on_evicted: Callable[[bytes, bool], None],
     ) -> None:
         self._directory = directory
         self._index = index
         self._config = config
-        self._threads = threads
+        self._limiter = limiter
         self._recency_ms = recency_ms
         self._on_evicted = on_evicted
         slack_bytes = int(config.size_bytes * _SLACK_FRACTION)
@@ -115,7 +115,7 @@ class Room:
                 self._reserved_bytes += length_bytes
                 try:
                     fits, written = await threads.run_sync(
-                        partial(self._fill, length_bytes, write), limiter=self._threads
+                        partial(self._fill, length_bytes, write), limiter=self._limiter
                     )
                 finally:
                     self._reserved_bytes -= length_bytes
