@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from typing import Any
 
 import pytest
 import trio
@@ -86,6 +88,40 @@ async def test_place_is_given_back_where_the_system_has_no_thread(monkeypatch: p
     with pytest.raises(RuntimeError, match="thread"):
         await threads.run_sync(int, limiter=limiter)
     assert limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize("moment", ["place", "thread"])
+def test_ctrl_c_at_any_moment_ends_in_keyboard_interrupt(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    """Mutation: without trio's protection the place is given back twice, or never, and trio itself fails."""
+    start, holders = trio.lowlevel.start_thread_soon, []
+
+    class Limiter:
+        async def acquire_on_behalf_of(self, borrower: object) -> None:
+            await trio.lowlevel.checkpoint()
+            holders.append(borrower)
+            if moment == "place":
+                signal.raise_signal(signal.SIGINT)
+
+        def release_on_behalf_of(self, borrower: object) -> None:
+            holders.remove(borrower)
+
+    def interrupted(*job: Any) -> None:
+        start(*job)
+        if moment == "thread":
+            signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        try:
+            await threads.run_sync(int, limiter=Limiter())
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.05)  # for a thread that is left behind
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    assert holders == []
 
 
 def test_thread_that_ends_after_trio_is_no_error(capfd: pytest.CaptureFixture[str]) -> None:

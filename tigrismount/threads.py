@@ -30,6 +30,7 @@ class Limiter(Protocol):
         """Give it back."""
 
 
+@trio.lowlevel.enable_ki_protection  # a Ctrl-C between place, thread and wait would leave a place taken, or trio broken
 async def run_sync(work: Callable[[], Result], *, limiter: Limiter, abandon_on_cancel: bool = False) -> Result:
     """Return *work()*, called in a thread; it cannot call back into trio.
 
