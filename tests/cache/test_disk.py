@@ -408,7 +408,7 @@ async def test_write_that_waits_for_the_disk_can_be_taken_back(place: Any) -> No
         assert (handle.count(), cache.statistics().writes_skipped) == (0, 1)
         assert "slower than the network" in cache.statistics().degraded
         assert await write(handle, OBJ, 0)
-        assert cache._room._reserved_bytes == cache._queued_bytes == 0
+        assert cache._index.reserved_bytes() == cache._queued_bytes == 0
         handle.close()
 
 

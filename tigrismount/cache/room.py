@@ -72,7 +72,6 @@ class Room:
         slack_bytes = int(config.size_bytes * _SLACK_FRACTION)
         self._occupancy: Occupancy[bytes] = Occupancy(config.size_bytes, slack_bytes=slack_bytes)
         self._disk_room_bytes = disk_room_bytes(directory, config.free_floor_fraction)
-        self._reserved_bytes = 0
         self._no_room_until_s = 0.0
         self._evicting = trio.Lock()
 
@@ -112,13 +111,7 @@ class Room:
         """
         for _ in range(_ATTEMPTS):
             if self._fits(length_bytes):
-                self._reserved_bytes += length_bytes
-                try:
-                    fits, written = await threads.run_sync(
-                        partial(self._fill, length_bytes, write), limiter=self._limiter
-                    )
-                finally:
-                    self._reserved_bytes -= length_bytes
+                fits, written = await threads.run_sync(partial(self._fill, length_bytes, write), limiter=self._limiter)
                 if fits:
                     self._disk_room_bytes -= length_bytes
                     return written
@@ -143,9 +136,9 @@ class Room:
             raise
 
     def _fits(self, length_bytes: int) -> bool:
-        need_bytes = self._reserved_bytes + length_bytes
-        fits_bound = self._index.bytes_cached + need_bytes <= self._config.size_bytes
-        return fits_bound and need_bytes <= self._usable_disk_bytes(length_bytes)
+        """Tell whether both bounds allow so many bytes, as far as is known here; what is set aside the index knows."""
+        fits_bound = self._index.bytes_cached + length_bytes <= self._config.size_bytes
+        return fits_bound and length_bytes <= self._usable_disk_bytes(length_bytes)
 
     def _usable_disk_bytes(self, length_bytes: int) -> int:
         return self._disk_room_bytes - (_INDEX_GROWTH_BYTES if length_bytes else 0)

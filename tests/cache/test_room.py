@@ -1,0 +1,152 @@
+"""Room for a block: set aside before its bytes are written, and free again whatever becomes of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from typing import Any
+
+import pytest
+import trio
+
+from tigrismount.cache import room
+from tigrismount.cache.records import BlockRecord, ObjectRecord, object_digest
+from tigrismount.cache.storage import FileGoneError
+from tigrismount.errors import CacheError
+from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id, write
+from tigrismount.testing.waiting import until
+
+OBJ = object_id("model")
+SIZE_BYTES = 4 * BLOCK_BYTES
+
+
+async def assert_all_free(cache: Any) -> None:
+    """Nothing is set aside, for this process or for others, and as much as ever can be written."""
+    assert cache._index.reserved_bytes() == 0
+    assert await fill(cache, object_id("whole")) == SIZE_BYTES // BLOCK_BYTES
+
+
+@pytest.mark.parametrize(
+    "error", [FileGoneError(), CacheError("index"), OSError(errno.EIO, os.strerror(errno.EIO)), ZeroDivisionError()]
+)
+async def test_room_is_free_again_after_a_write_that_failed(place: Any, error: Exception) -> None:
+    """Mutation: without the release in ``_fill`` it stays set aside."""
+    seen = []
+
+    def failing() -> None:
+        seen.append(cache._index.reserved_bytes())
+        raise error
+
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        with pytest.raises(type(error)):
+            await cache._room.fill(BLOCK_BYTES, failing)
+        assert seen == [BLOCK_BYTES]
+        await assert_all_free(cache)
+
+
+async def test_room_is_free_again_where_the_system_has_no_thread(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        with monkeypatch.context() as full:
+            full.setattr(trio.lowlevel, "start_thread_soon", refuse)
+            with pytest.raises(RuntimeError, match="thread"):
+                await cache._room.fill(BLOCK_BYTES, lambda: None)
+        await assert_all_free(cache)
+
+
+async def test_room_of_a_block_that_means_nothing_in_the_version_is_free_again(place: Any) -> None:
+    """Another process has begun to keep the version in blocks of its own; the index takes the room back with its No."""
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        handle = await cache.open_object(OBJ)
+        await handle.claim([3])  # which makes the file
+        theirs = ObjectRecord("test", OBJ.bucket, OBJ.key, OBJ.etag, OBJ.size_bytes, 2 * BLOCK_BYTES)
+        digest = object_digest("test", OBJ)
+        assert cache._index.put_block(digest, theirs, 0, BlockRecord(2 * BLOCK_BYTES, 7, b"", 0, synced=False))
+        assert not await write(handle, OBJ, 3)
+        handle.close()
+        await assert_all_free(cache)
+
+
+async def test_each_write_gives_back_its_own_room_alone(place: Any) -> None:
+    """Mutation: one that gives its room back after the index took it gives back that of the other one, too."""
+    begun, goes_on, failed = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        begun.set()
+        assert goes_on.wait(30)
+        raise FileGoneError
+
+    async def first() -> None:
+        try:
+            await cache._room.fill(2 * BLOCK_BYTES, slow)
+        except FileGoneError:
+            failed.append(cache._index.reserved_bytes())
+
+    async with place.open(size_bytes=SIZE_BYTES) as cache, trio.open_nursery() as nursery:
+        nursery.start_soon(first)
+        await trio.to_thread.run_sync(begun.wait, 30)
+        assert await fill(cache, object_id("small", blocks=1)) == 1
+        assert cache._index.reserved_bytes() == 2 * BLOCK_BYTES
+        assert await cache._room.fill(3 * BLOCK_BYTES, pytest.fail) is None, "no room beside the first"
+        goes_on.set()
+        await until(lambda: failed)
+        assert failed == [0]
+
+
+async def test_index_that_is_busy_is_not_taken_for_a_cache_without_room(place: Any) -> None:
+    """Two writes of which one has to evict, while somebody's commit takes long: both wait for it.
+
+    Mutation: where what is not set aside yet counts against the other write, that one finds nothing to evict, and gives
+    up for five seconds.
+    """
+    busy, goes_on, taken = threading.Event(), threading.Event(), []
+    cache = await place.start(size_bytes=SIZE_BYTES)
+    assert await fill(cache, object_id("old", blocks=3)) == 3
+    handle = await cache.open_object(OBJ)
+
+    def commit(_txn: object) -> None:
+        busy.set()
+        goes_on.wait(30)
+
+    async def one(index: int) -> None:
+        taken.append(await write(handle, OBJ, index))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, cache._index.write, commit)
+        await trio.to_thread.run_sync(busy.wait, 30)
+        for index in (0, 1):
+            nursery.start_soon(one, index)
+        await until(lambda: taken or cache._room._limiter.borrowed_tokens == 2)
+        goes_on.set()
+    assert taken == [True, True]
+    handle.close()
+    await cache.aclose()
+
+
+async def test_write_that_begins_in_a_removed_file_takes_room_once(place: Any) -> None:
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        handle = await cache.open_object(OBJ)
+        assert await write(handle, OBJ, 0)
+        place.data_files()[0].unlink()
+        assert await write(handle, OBJ, 1)
+        handle.close()
+        assert await check_all(cache, OBJ) == 1
+        await assert_all_free(cache)
+
+
+async def test_what_is_written_counts_against_the_disk_until_it_is_measured(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: without the subtraction the third block is begun in room that two others have taken."""
+    free_bytes = room._INDEX_GROWTH_BYTES + 2 * BLOCK_BYTES
+    monkeypatch.setattr(room, "disk_room_bytes", lambda *_: free_bytes)
+    cache = await place.start(size_bytes=SIZE_BYTES)  # without ``run``, which measures
+    assert [cache._room._fits(number * BLOCK_BYTES) for number in (1, 2, 3)] == [True, True, False]
+    handle = await cache.open_object(OBJ)
+    assert await write(handle, OBJ, 0)
+    assert [cache._room._fits(number * BLOCK_BYTES) for number in (1, 2)] == [True, False]
+    handle.close()
+    await cache.aclose()
