@@ -127,6 +127,8 @@ class Room:
     def _fill(self, length_bytes: int, write: Callable[[], BlockRecord | None]) -> tuple[bool, BlockRecord | None]:
         """Return whether both bounds allow so many bytes at this moment, and what *write* returned then."""
         room_bytes = disk_room_bytes(self._directory, self._config.free_floor_fraction) - _INDEX_GROWTH_BYTES
+        if length_bytes > room_bytes:
+            return False, None  # not even asked: the first change to an index takes room of its own
         if not self._index.reserve(length_bytes, self._config.size_bytes, room_bytes):  # for all processes to see
             return False, None
         try:
