@@ -509,9 +509,7 @@ async def test_full_disk_costs_the_cache_only_and_only_for_a_while(place: Any) -
             assert await check_all(cache, OBJ) == 2
 
 
-async def test_disk_that_is_full_at_the_first_write_is_no_failure(
-    place: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_disk_that_is_full_at_the_first_write_is_no_failure(place: Any, caplog: pytest.LogCaptureFixture) -> None:
     """To see that there is no room takes none. Mutation: where the index is asked, it notes its session first."""
     with small_tmpfs(place.path, 4 << 20):
         cache = await place.start()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 import pytest
@@ -115,6 +116,34 @@ def test_totals_follow_every_change(index: CacheIndex) -> None:
     assert index.count() == Totals(2 * 4096, 1, 2)
     assert sorted(index.blocks(A)) == [0, 2]
     assert index.blocks(B) == {}
+
+
+def test_older_look_does_not_replace_a_newer_sum(index: CacheIndex) -> None:
+    """Mutation: without the comparison of transactions the sum is what it was before the block."""
+
+    def look(txn: Any) -> int:
+        writer = threading.Thread(target=index.put_block, args=(A, OBJECT, 0, BLOCK))
+        writer.start()
+        writer.join()
+        return index._bytes(txn)
+
+    assert index.read(look) == 0
+    assert index.bytes_cached == 4096
+
+
+@pytest.mark.parametrize("error", [lmdb.DiskError("full"), ZeroDivisionError()])
+def test_sum_of_a_change_that_failed_does_not_stay(index: CacheIndex, error: Exception) -> None:
+    """Mutation: where its transaction stays the newest, no look at the index counts."""
+
+    def fail(txn: Any) -> None:
+        index._add_bytes(txn, 4096)
+        raise error
+
+    index.put_block(A, OBJECT, 0, BLOCK)
+    with pytest.raises((CacheError, ZeroDivisionError)):
+        index.write(fail)
+    assert index.count().bytes_cached == 4096
+    assert index.bytes_cached == 4096
 
 
 def test_first_record_of_a_block_stays(index: CacheIndex) -> None:

@@ -137,6 +137,20 @@ async def test_write_that_begins_in_a_removed_file_takes_room_once(place: Any) -
         await assert_all_free(cache)
 
 
+@pytest.mark.parametrize(("spare_bytes", "begins"), [(0, True), (-1, False)])
+async def test_disk_is_measured_again_for_each_block(
+    place: Any, monkeypatch: pytest.MonkeyPatch, spare_bytes: int, begins: bool
+) -> None:
+    """Somebody else has filled it since. Mutation: without room kept for the index, the disk is full to the last."""
+    begun = []
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        left_bytes = BLOCK_BYTES + room._INDEX_GROWTH_BYTES + spare_bytes
+        monkeypatch.setattr(room, "disk_room_bytes", lambda *_: left_bytes)
+        assert await cache._room.fill(BLOCK_BYTES, lambda: begun.append(1)) is None
+        cache._index.release(BLOCK_BYTES * len(begun))
+    assert begun == [1] * begins
+
+
 async def test_what_is_written_counts_against_the_disk_until_it_is_measured(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,7 +150,7 @@ class CacheIndex:
     def _transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
         try:
             return self._env.transact(work, write=write)
-        except CacheError:
+        except BaseException:
             with self._counting:
                 self._counted = 0  # what was noted in a transaction that failed is not so
             raise
