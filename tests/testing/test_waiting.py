@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from typing import Any
 
 import pytest
 import trio
 
+from tigrismount import threads
 from tigrismount.testing.waiting import settled, until, wait_until
 
 
-async def test_no_time_passes_while_a_thread_works(autojump_clock, nursery):
+async def in_a_thread_of_ours(work: Any, *arguments: Any) -> None:
+    await threads.run_sync(partial(work, *arguments), limiter=trio.CapacityLimiter(1))
+
+
+async def in_a_thread_of_trio(work: Any, *arguments: Any) -> None:
+    await trio.to_thread.run_sync(work, *arguments)
+
+
+@pytest.fixture(params=[in_a_thread_of_trio, in_a_thread_of_ours])
+def in_a_thread(request):
+    return request.param
+
+
+async def test_no_time_passes_while_a_thread_works(autojump_clock, nursery, in_a_thread):
     """Mutation: pytest-trio's own clock is past the sleep before the thread is through."""
     done = []
 
     async def work() -> None:
         for _ in range(3):
             await trio.sleep(1)
-            await trio.to_thread.run_sync(time.sleep, 0.03)
+            await in_a_thread(time.sleep, 0.03)
             done.append(trio.current_time())
 
     nursery.start_soon(work)
@@ -27,12 +43,12 @@ async def test_no_time_passes_while_a_thread_works(autojump_clock, nursery):
     await trio.sleep(3600)
 
 
-async def test_who_waits_for_a_thread_has_not_settled(nursery):
+async def test_who_waits_for_a_thread_has_not_settled(nursery, in_a_thread):
     """Mutation: ``wait_all_tasks_blocked`` returns at once."""
     ended = trio.Event()
 
     async def work() -> None:
-        await trio.to_thread.run_sync(time.sleep, 0.03)
+        await in_a_thread(time.sleep, 0.03)
         ended.set()
         await trio.sleep_forever()
 
