@@ -202,6 +202,14 @@ def test_map_that_another_process_has_grown_is_taken_over(tmp_path: Path, monkey
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=environment, check=True)
     assert len(index.blocks(A)) == 2000
+    assert index._env._map_bytes == index._env._env.info()["map_size"] > 1 << 16
+    for number in range(2000):
+        index.put_block(B, OBJECT, number, BLOCK)  # and it grows on from there
+    assert index.count() == Totals(4000 * 4096, 2, 4000)
+    index.check()
+    index.close()
+    index = CacheIndex(str(tmp_path))
+    assert index._env._map_bytes == index._env._env.info()["map_size"] > 1 << 16
     index.close()
 
 
