@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tigrismount.cache.environment import Environment
 from tigrismount.cache.index import CacheIndex, Totals
 from tigrismount.cache.records import (
     BlockRecord,
@@ -144,6 +145,22 @@ def test_sum_of_a_change_that_failed_does_not_stay(index: CacheIndex, error: Exc
         index.write(fail)
     assert index.count().bytes_cached == 4096
     assert index.bytes_cached == 4096
+
+
+def test_room_that_could_not_be_given_back_is_there_for_the_next_block(
+    index: CacheIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: without the look at what is owed in ``reserve`` it waits until the disk is tried after a failure."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise CacheError("the disk is full")
+
+    assert index.reserve(1000, 1000, 1000)
+    with monkeypatch.context() as full:
+        full.setattr(Environment, "transact", fail)
+        with pytest.raises(CacheError):
+            index.release(1000)
+    assert index.reserve(1000, 1000, 1000)
 
 
 def test_first_record_of_a_block_stays(index: CacheIndex) -> None:
