@@ -1,6 +1,6 @@
 """What people, disks and clocks do to a cache under a daemon that uses it: speed is all that it may cost.
 
-Removed and replaced files and directories are in ``test_disk``, damage is in ``test_access`` and ``test_directory``.
+Removed and replaced files are in ``test_disk_damage``, damage is in ``test_access`` and ``test_directory``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,253 @@
+"""The disk cache on a disk that hangs, fails or is full: it costs blocks, for a while, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+import threading
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+
+from tigrismount.cache import datafile, disk
+from tigrismount.errors import CacheError
+from tigrismount.testing.cache_contract import (
+    BLOCK_BYTES,
+    aligned_buffer,
+    block_content,
+    check,
+    check_all,
+    fill,
+    object_id,
+    write,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+OBJ = object_id("model", blocks=4.5)
+
+
+async def test_hung_disk_is_waited_for_briefly_and_once(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first look hangs, the next ones do not look. Mutations: without the bound each takes a minute; without the
+    silence after it each looks."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        monkeypatch.setattr(disk, "_PATIENCE_S", 0.1)
+        hung = threading.Event()
+        opened = datafile.DataFile._open_direct
+
+        looks: list[int] = []
+
+        def open_hangs(self: datafile.DataFile, flags: int) -> int:
+            looks.append(flags)
+            hung.wait(60)
+            return opened(self, flags)
+
+        monkeypatch.setattr(datafile.DataFile, "_open_direct", open_hangs)
+        with trio.fail_after(30):
+            for _ in range(3):
+                handle = await cache.open_object(OBJ)
+                assert not handle.has(0)
+                assert not await write(handle, OBJ, 0)
+                handle.close()
+        assert cache.statistics().degraded == "the disk has not answered for 0.1 s"
+        assert len(looks) == 1
+        hung.set()
+        monkeypatch.undo()
+        cache._silent_until_s = 0.0
+        cache._health._next_try_s = 0.0
+        await place.until(lambda: not cache.statistics().degraded)  # it comes back by itself
+        assert await fill(cache, OBJ) == 5
+
+
+async def test_read_that_hangs_is_told_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it has come back."""
+    hung = threading.Event()
+    read = datafile.DataFile.read
+
+    def read_hangs(*arguments: Any) -> None:
+        hung.wait(60)
+        read(*arguments)
+
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        monkeypatch.setattr(datafile.DataFile, "read", read_hangs)
+        handle = await cache.open_object(OBJ)
+        monkeypatch.setattr(disk, "_PATIENCE_S", 0.1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check, handle, OBJ, 0)
+            assert cache.statistics().degraded == ""
+            await place.until(lambda: cache.statistics().degraded == "the disk has not answered for 0.1 s")
+            hung.set()
+        assert cache.statistics().degraded == ""
+        handle.close()
+
+
+@contextmanager
+def small_tmpfs(path: Path, size_bytes: int) -> Iterator[None]:
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", path], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a full disk needs a small tmpfs, and mounting one failed: {mounted.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+def fill_disk(hog: Path) -> None:
+    with hog.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+async def test_full_disk_costs_the_cache_only_and_only_for_a_while(place: Any) -> None:
+    with small_tmpfs(place.path, 4 << 20):
+        cache = await place.start()  # without ``run``, so that nothing looks at the disk but the write
+        handle = await cache.open_object(OBJ)
+        assert await write(handle, OBJ, 0)
+        fill_disk(place.path / "hog")
+        assert not await write(handle, OBJ, 1)
+        assert "the cache's disk is full" in cache.statistics().degraded
+        assert not await write(handle, OBJ, 2)
+        await check(handle, OBJ, 0)
+        (place.path / "hog").unlink()
+        assert not await write(handle, OBJ, 1)  # not at once
+        cache._room._no_room_until_s = 0.0
+        assert await write(handle, OBJ, 1)
+        assert cache.statistics().degraded == ""
+        handle.close()
+        await cache.aclose()
+        async with place.open() as cache:
+            assert await check_all(cache, OBJ) == 2
+
+
+async def test_disk_that_is_full_at_the_first_write_is_no_failure(place: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """To see that there is no room takes none. Mutation: where the index is asked, it notes its session first."""
+    with small_tmpfs(place.path, 4 << 20):
+        cache = await place.start()
+        handle = await cache.open_object(OBJ)
+        fill_disk(place.path / "hog")
+        assert not await write(handle, OBJ, 0)
+        assert cache.statistics().degraded.startswith("the cache's disk is full")
+        (place.path / "hog").unlink()
+        handle.close()
+        await cache.aclose()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["pwrite", "preadv", "fdatasync", "ftruncate"])
+async def test_disk_that_fails_costs_blocks_and_nothing_else(
+    place: Any, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """A failing, read-only or full disk, in any call: nothing but a ``CacheError`` of a read, and it comes back."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle, other = await cache.open_object(OBJ), await cache.open_object(object_id("other"))
+        with monkeypatch.context() as hooks:
+            hooks.setattr(os, call, partial(fails, number))
+            if call == "preadv":
+                with pytest.raises(CacheError, match=f"cannot be read back: {os.strerror(number)}"):
+                    await check(handle, OBJ, 0)
+            elif call == "fdatasync":
+                assert await write(other, object_id("other"), 0)
+                await place.until(lambda: cache.statistics().degraded == os.strerror(number))
+            else:
+                assert not await write(other, object_id("other"), 0)
+                assert cache.statistics().degraded == os.strerror(number)
+            if call != "preadv":
+                await check(handle, OBJ, 1)
+        cache._health._next_try_s = 0.0
+        await place.until(lambda: not cache.statistics().degraded)
+        assert await fill(cache, OBJ) == 5
+        assert await fill(cache, object_id("other")) == 4
+        handle.close()
+        other.close()
+
+
+def fails(number: int, *_: Any) -> int:
+    raise OSError(number, os.strerror(number))
+
+
+async def test_full_disk_at_the_start_leaves_what_is_cached(place: Any) -> None:
+    with small_tmpfs(place.path, 4 << 20):
+        async with place.open() as cache:
+            await fill(cache, OBJ)
+        fill_disk(place.path / "hog")
+        cache = await place.start()
+        assert await check_all(cache, OBJ) == 5
+        assert await fill(cache, object_id("other")) == 0
+        assert cache.statistics().degraded
+        await cache.aclose()
+        (place.path / "hog").unlink()
+        async with place.open() as cache:
+            assert await check_all(cache, OBJ) == 5
+            assert await fill(cache, object_id("other")) == 4
+
+
+async def test_recovery_is_noticed_without_a_write(
+    place: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A mount that only reads does not stay degraded; one line begins the trouble and one ends it."""
+    with small_tmpfs(place.path, 4 << 20), caplog.at_level(logging.INFO):
+        async with place.open() as cache:
+            await fill(cache, OBJ)
+            fill_disk(place.path / "hog")
+            cache._health.fail(OSError(28, "No space left on device"))
+            await trio.sleep(100)
+            assert await check_all(cache, OBJ) == 5
+            assert cache.statistics().degraded
+            (place.path / "hog").unlink()
+            await place.until(lambda: not cache.statistics().degraded)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+
+
+async def test_disk_smaller_than_the_bound_evicts_instead_of_filling_up(place: Any) -> None:
+    with small_tmpfs(place.path, 4 << 20):
+        async with place.open() as cache:
+            for name in "abcdefghijklmnop":
+                assert await fill(cache, object_id(name)) == 4
+            assert cache.statistics().evicted_objects > 8
+            assert await check_all(cache, object_id("p")) == 4
+
+
+@pytest.mark.parametrize("alignment", [0, 1])
+async def test_memory_that_is_not_aligned_goes_through_the_page_cache(place: Any, alignment: int) -> None:
+    async with place.open() as cache:
+        handle = await cache.open_object(OBJ)
+        for index in range(5):
+            content = block_content(OBJ, index)
+            padded = aligned_buffer(2 * BLOCK_BYTES)[alignment:]
+            padded[: len(content)] = content
+            assert await handle.write_block(index, padded, len(content))
+            exact = memoryview(bytearray(len(content)))
+            await handle.read_block(index, exact)
+            assert exact == content
+        handle.close()
+        assert place.data_files()[0].stat().st_size == OBJ.size_bytes
+
+
+async def test_broken_index_costs_the_cache_only_and_is_logged_once(
+    place: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with place.open() as cache:
+        handle = await cache.open_object(OBJ)
+        cache._index.close()
+        for index in range(3):
+            cache._health._next_try_s = 0.0
+            assert not await write(handle, OBJ, index)
+        assert (await cache.open_object(object_id("other"))).count() == 0
+        await handle.refresh()
+        handle.close()
+        assert cache.statistics().degraded
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
