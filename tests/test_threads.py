@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tigrismount import threads
-from tigrismount.testing.waiting import until
+from tigrismount.testing.waiting import no_threads, until
 
 
 async def test_work_returns_what_it_returns_from_another_thread() -> None:
@@ -79,13 +79,9 @@ async def test_work_of_a_caller_that_is_cancelled_already_does_not_begin() -> No
     assert (scope.cancelled_caught, begun) == (True, [])
 
 
-async def test_place_is_given_back_where_the_system_has_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
+async def test_place_is_given_back_where_the_system_has_no_thread() -> None:
     limiter = trio.CapacityLimiter(1)
-    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", refuse)
-    with pytest.raises(RuntimeError, match="thread"):
+    with no_threads(), pytest.raises(threads.NoThreadError, match="raise the limit of tasks"):
         await threads.run_sync(int, limiter=limiter)
     assert limiter.borrowed_tokens == 0
 

@@ -3,11 +3,15 @@
 ``trio.to_thread`` does the same and more: it gives the thread a name for each job and its own back, for which the
 system is asked twice. Each such call lets go of Python's lock, and under load takes it back only after a switch to
 another thread or two. The rest of the code goes through ``trio.to_thread``, which shows what its threads do.
+
+And where the system has no thread left, that is an ``OSError`` here, as for whatever else it lacks: trio lets Python's
+``RuntimeError`` through, which nobody expects, and which would end the daemon.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import trio
@@ -18,6 +22,13 @@ if TYPE_CHECKING:
     import outcome
 
 Result = TypeVar("Result")
+
+
+class NoThreadError(OSError):
+    """The system has no thread left for this process."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "the system has no thread left: raise the limit of tasks")
 
 
 class Limiter(Protocol):
@@ -31,19 +42,23 @@ class Limiter(Protocol):
 
 
 @trio.lowlevel.enable_ki_protection  # a Ctrl-C between place, thread and wait would leave a place taken, or trio broken
-async def run_sync(work: Callable[[], Result], *, limiter: Limiter, abandon_on_cancel: bool = False) -> Result:
+async def run_sync(
+    work: Callable[[], Result], *, limiter: Limiter | None = None, abandon_on_cancel: bool = False
+) -> Result:
     """Return *work()*, called in a thread; it cannot call back into trio.
 
     Args:
         work: What blocks.
-        limiter: Asked for a place before the thread begins, and given it back once it has ended, whoever waits then.
+        limiter: Asked for a place before the thread begins, and given it back once it has ended, whoever waits then;
+            None for what bounds all other work.
         abandon_on_cancel: Whether a cancelled caller leaves the thread behind, its result unheard; else it stays until
             the thread has ended, and gets its result.
 
     Raises:
-        RuntimeError: The system has no thread for it.
+        NoThreadError: There is none.
         Exception: What *work* raised.
     """
+    limiter = limiter or trio.to_thread.current_default_thread_limiter()
     borrower = object()
     await limiter.acquire_on_behalf_of(borrower)
     waiting: trio.lowlevel.Task | None = trio.lowlevel.current_task()
@@ -67,6 +82,9 @@ async def run_sync(work: Callable[[], Result], *, limiter: Limiter, abandon_on_c
 
     try:
         trio.lowlevel.start_thread_soon(work, deliver)
+    except RuntimeError as exc:
+        limiter.release_on_behalf_of(borrower)
+        raise NoThreadError from exc
     except BaseException:
         limiter.release_on_behalf_of(borrower)
         raise

@@ -26,6 +26,7 @@ from tigrismount.testing.cache_contract import (
     object_id,
     write,
 )
+from tigrismount.testing.waiting import no_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,6 +174,37 @@ async def test_disk_that_fails_costs_blocks_and_nothing_else(
         assert await fill(cache, object_id("other")) == 4
         handle.close()
         other.close()
+
+
+async def test_system_without_a_thread_costs_blocks_and_nothing_else(
+    place: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in a container with too few tasks. Mutation: with trio's own function upkeep ends, and the daemon with it."""
+    other = object_id("other")
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        await check(handle, OBJ, 1)
+        with no_threads():
+            with pytest.raises(CacheError, match="block 0 cannot be read: the system has no thread left"):
+                await check(handle, OBJ, 0)
+            with pytest.raises(CacheError, match="a piece of block 1 cannot be read: the system has no thread left"):
+                await handle.read_piece(1, 0, 1)
+            with pytest.raises(CacheError, match="cannot be opened: the system has no thread left"):
+                await handle.open_file()
+            unknown = await cache.open_object(other)
+            assert not await write(unknown, other, 0)
+            await cache.records.put("orders", b"key", b"value")
+            await handle.refresh()
+            await trio.sleep(30)  # of upkeep
+            assert "raise the limit of tasks" in cache.statistics().degraded
+        await place.until(lambda: not cache.statistics().degraded)
+        await check(handle, OBJ, 0)
+        assert await fill(cache, other) == 4
+        handle.close()
+    assert [record.message for record in caplog.records if "no thread" in record.message] == [
+        f"the cache in {place.path} is not used for now: the system has no thread left: raise the limit of tasks"
+    ]
 
 
 def fails(number: int, *_: Any) -> int:

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import trio
 
+from tigrismount import threads
 from tigrismount.cache import room
 from tigrismount.cache.records import BlockRecord, ObjectRecord, object_digest
 from tigrismount.cache.storage import FileGoneError
 from tigrismount.errors import CacheError
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id, write
-from tigrismount.testing.waiting import until
+from tigrismount.testing.waiting import no_threads, until
 
 OBJ = object_id("model")
 SIZE_BYTES = 4 * BLOCK_BYTES
@@ -45,15 +46,10 @@ async def test_room_is_free_again_after_a_write_that_failed(place: Any, error: E
         await assert_all_free(cache)
 
 
-async def test_room_is_free_again_where_the_system_has_no_thread(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise RuntimeError("can't start new thread")
-
+async def test_room_is_free_again_where_the_system_has_no_thread(place: Any) -> None:
     async with place.open(size_bytes=SIZE_BYTES) as cache:
-        with monkeypatch.context() as full:
-            full.setattr(trio.lowlevel, "start_thread_soon", refuse)
-            with pytest.raises(RuntimeError, match="thread"):
-                await cache._room.fill(BLOCK_BYTES, lambda: None)
+        with no_threads(), pytest.raises(threads.NoThreadError):
+            await cache._room.fill(BLOCK_BYTES, lambda: None)
         await assert_all_free(cache)
 
 

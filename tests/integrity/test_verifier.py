@@ -20,6 +20,7 @@ from tigrismount.integrity.sums import MAKERS, SUMMABLE
 from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.memory import MemoryObjectClient
+from tigrismount.testing.waiting import no_threads
 
 BLOCK = 4096
 DATA = bytes(range(256)) * 40
@@ -221,6 +222,15 @@ async def test_a_block_that_the_disk_damaged_is_no_mismatch(client, cache, verif
     with pytest.raises(CacheError):
         await verified(verifier, obj)
     assert verdicts.refused == {}
+
+
+async def test_a_system_without_a_thread_is_no_mismatch(client, cache, verifier, verdicts) -> None:
+    obj = client.put("m/a", DATA, sha256=SHA)
+    fill(cache, obj)
+    with no_threads(), pytest.raises(CacheError, match="its checksums cannot be computed: the system has no thread"):
+        await verified(verifier, obj)
+    assert verdicts.refused == {}
+    assert await verified(verifier, obj) == [True]
 
 
 class _Reader:

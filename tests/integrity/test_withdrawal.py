@@ -14,6 +14,7 @@ from tigrismount.errors import ObjectMismatchError
 from tigrismount.integrity.readers import CheckedReaders
 from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.integrity.withdrawal import Withdrawal
+from tigrismount.testing.waiting import no_threads
 
 OBJ, OTHER, UNKNOWN = (ObjectId("b", key, "etag", 4096) for key in ("m/a", "m/b", "m/never-looked-up"))
 NODES = {OBJ: 7, OTHER: 8}
@@ -82,6 +83,19 @@ async def test_pages_go_when_a_version_is_refused_and_only_then(nursery, withdra
     await verdicts.keep(OTHER, GOOD)
     await verdicts.keep(UNKNOWN, BAD)
     await verdicts.keep(OBJ, BAD)
+    await kernel.until([7])
+
+
+async def test_pages_go_as_soon_as_the_system_has_a_thread_for_it(
+    nursery, withdrawal, verdicts, kernel, autojump_clock
+) -> None:
+    """Mutation: where that is an error, the daemon ends; where it is passed over, the pages stay."""
+    await nursery.start(withdrawal.run)
+    with no_threads():
+        await verdicts.keep(OBJ, BAD)
+        await trio.sleep(5)
+        assert (kernel.dropped, withdrawal.is_busy) == ([], True)
+    await trio.sleep(1)
     await kernel.until([7])
 
 

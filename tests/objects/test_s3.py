@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 import trio
@@ -22,6 +23,7 @@ from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
 from tigrismount.testing.object_contract import CollectingSink, pattern
+from tigrismount.testing.waiting import no_threads
 
 KEY = Credentials(source="the test", access_key_id="id", secret_access_key="secret")
 DATA = pattern(200_000)
@@ -489,3 +491,17 @@ async def test_slow_down_from_a_real_server_is_waited_out(bucket, make_client):
 async def test_an_unusable_configuration_is_told_at_once(make_client, settings, words):
     with pytest.raises(ConfigError, match=words):
         make_client(**settings)
+
+
+# -- the system ------------------------------------------------------------------------------------------------
+
+
+async def test_without_a_thread_requests_fail_as_when_the_store_is_away(server, say, client):
+    """A look-up and a GET, tried again until time is up; then all is as before. Mutation: Python's own error."""
+    with no_threads():
+        for ask in (partial(client.head, "b", "k"), partial(fetch, client)):
+            with pytest.raises(ObjectUnavailableError, match="no thread left: raise the limit of tasks"):
+                await ask()
+    assert server.requests == []
+    server.answer(say.part(DATA, 0, SIZE))
+    assert await fetch(client) == DATA

@@ -5,7 +5,9 @@ How many GETs are needed before anything is behind is ``core.pace``'s business.
 
 from __future__ import annotations
 
+import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -16,9 +18,10 @@ from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.responses import Target
 from tigrismount.objects.s3 import S3Client
-from tigrismount.objects.stragglers import Stragglers
+from tigrismount.objects.stragglers import Stragglers, settle
 from tigrismount.objects.transfer import Transfer
 from tigrismount.testing.object_contract import CollectingSink, pattern
+from tigrismount.testing.waiting import no_threads, until
 
 SIZE = 2 << 20
 DATA = pattern(SIZE)
@@ -131,3 +134,44 @@ async def test_where_all_are_slow_the_budget_ends_and_the_bytes_still_come(serve
 def _after_a_while(answer: bytes) -> bytes:
     time.sleep(0.4)  # several times what is usual here: an empty budget, not patience, is why it is waited for
     return answer
+
+
+class HungBody:
+    """A body whose read is cut short, and ends only when it may."""
+
+    def __init__(self) -> None:
+        self.reads, self.cut, self.may_end = threading.Event(), threading.Event(), threading.Event()
+
+    def readinto(self, view: memoryview) -> int:
+        self.reads.set()
+        self.may_end.wait(30)
+        view[:1] = b"!"
+        return 1
+
+    def interrupt(self) -> None:
+        self.cut.set()
+
+
+@pytest.mark.parametrize("with_threads", [True, False])
+async def test_a_transfer_has_settled_once_nobody_writes_any_more(with_threads) -> None:
+    """Also where the system has no thread to wait for it. Mutation: without that wait, memory is used twice."""
+    sink, body, done = CollectingSink(SIZE), HungBody(), []
+    transfer = Transfer(OBJ, 0, SIZE, sink)
+
+    async def give_up() -> None:
+        await settle(transfer)
+        done.append(body.may_end.is_set())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            trio.to_thread.run_sync, transfer.receive, body, Target("http://s", "the test", "b", "k"), lambda _: None
+        )
+        await until(body.reads.is_set)
+        with no_threads() if not with_threads else nullcontext():
+            nursery.start_soon(give_up)
+            await until(body.cut.is_set)
+            await trio.sleep(0.05)
+            assert done == []
+            body.may_end.set()
+            await until(lambda: done)
+    assert (done, transfer.position) == ([True], 0)

@@ -9,9 +9,10 @@ import trio
 
 from tigrismount.errors import ConfigError, ObjectAccessError
 from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
-from tigrismount.objects.keys import LOOKUP_INTERVAL_S
+from tigrismount.objects.keys import LOOKUP_INTERVAL_S, KeyRenewal, SigningKeys
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
+from tigrismount.testing.waiting import no_threads
 
 OLD = Credentials(source="a file", access_key_id="tid_one", secret_access_key="one")
 NEW = Credentials(source="the file, later", access_key_id="tid_two", secret_access_key="two")
@@ -152,3 +153,15 @@ async def test_a_signed_client_that_may_not_list_is_refused(stocked, connect):
     client = connect(stocked, NEW)
     with pytest.raises(ObjectAccessError):
         await client.check_access("models", "")
+
+
+async def test_a_system_without_a_thread_to_look_is_asked_again_later(autojump_clock, caplog):
+    """Mutation: Python's own error ends the daemon."""
+    places, keys = Places(NEW), SigningKeys(OLD)
+    renewal = KeyRenewal(keys, places)
+    with no_threads():
+        assert not await renewal.renewed(keys.generation)
+    assert "raise the limit of tasks" in caplog.text
+    await trio.sleep(LOOKUP_INTERVAL_S)
+    assert await renewal.renewed(keys.generation)
+    assert (places.looks, keys.source) == (1, NEW.source)

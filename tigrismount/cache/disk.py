@@ -224,6 +224,8 @@ class DiskBlockCache:
         check = check or storage.needs_check(index, block, self._config.verify)
         try:
             await self._read_in_thread(storage, partial(storage.read, index, block, buffer, check=check))
+        except threads.NoThreadError as error:
+            raise CacheError(f"block {index} cannot be read: {error.strerror}") from error  # and stays cached
         except CacheError as error:
             storage.forget(index, block)
             self._count(corrupt_blocks=int(isinstance(error, CacheCorruptError)))
@@ -252,7 +254,10 @@ class DiskBlockCache:
         if not self._proven(storage, index):
             await trio.lowlevel.checkpoint()
             raise CacheError(f"a piece of block {index} was asked for, which is not proven")
-        found = await self._read_in_thread(storage, partial(storage.read_piece, index, start, stop))
+        try:
+            found = await self._read_in_thread(storage, partial(storage.read_piece, index, start, stop))
+        except threads.NoThreadError as error:
+            raise CacheError(f"a piece of block {index} cannot be read: {error.strerror}") from error
         self._count(pieces_read=1, bytes_read=stop - start)
         return found
 
@@ -315,7 +320,7 @@ class DiskBlockCache:
         storage = version.storage
         try:
             with self._versions.using(storage):
-                return await trio.to_thread.run_sync(storage.file.open_again, limiter=self._read_limiter)
+                return await threads.run_sync(storage.file.open_again, limiter=self._read_limiter)
         except OSError as error:
             raise CacheError(f"the data file cannot be opened: {error.strerror}") from error
 
@@ -346,7 +351,7 @@ class DiskBlockCache:
                 await self._attempt(self._publisher.publish)
 
     async def _check_directory(self) -> None:
-        await trio.to_thread.run_sync(self._directory.check_same, self._identity)
+        await threads.run_sync(partial(self._directory.check_same, self._identity))
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do some upkeep; trouble with it is trouble with the disk, and ends there."""
@@ -363,7 +368,7 @@ class DiskBlockCache:
             remove_old_caches(self._directory)
 
         # Removing 100 GB takes seconds and can be done another time: stopping does not wait for it.
-        await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        await threads.run_sync(work, abandon_on_cancel=True)
 
     def tables(self) -> dict[str, int]:
         """Return how much is remembered, by kind."""
@@ -409,7 +414,7 @@ class DiskBlockCache:
         self._closed = True
         with trio.CancelScope(shield=True):
             await self._attempt(self._publisher.publish)
-            await self._attempt(partial(trio.to_thread.run_sync, self._index.end_session))
+            await self._attempt(partial(threads.run_sync, self._index.end_session))
             await trio.to_thread.run_sync(self._index.close)
             self._directory.leave()
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
+
 if TYPE_CHECKING:
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
@@ -68,7 +70,7 @@ class Health:
             OSError: The disk still fails.
         """
         if self.reason and self.worth_a_try:
-            await trio.to_thread.run_sync(self._try)
+            await threads.run_sync(self._try)
             self.succeed()
 
     def _try(self) -> None:

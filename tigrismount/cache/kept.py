@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import trio
 import xxhash
 
+from tigrismount import threads
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
@@ -249,7 +250,11 @@ class KeptRecords:
     """
 
     def __init__(
-        self, index: CacheIndex, *, on_failure: Callable[[CacheError], None], bounds: Mapping[str, TableBounds] = TABLES
+        self,
+        index: CacheIndex,
+        *,
+        on_failure: Callable[[CacheError | OSError], None],
+        bounds: Mapping[str, TableBounds] = TABLES,
     ) -> None:
         self._index = index
         self._tables = RecordTables(index, bounds)
@@ -283,13 +288,13 @@ class KeptRecords:
         """
         if self._unsynced:
             self._unsynced = False
-            await trio.to_thread.run_sync(self._index.sync)
+            await threads.run_sync(self._index.sync)
 
     async def _attempt(self, work: Callable[[], Result], *, otherwise: Result) -> Result:
         with trio.move_on_after(_PATIENCE_S):
             try:
-                return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
-            except CacheError as error:
+                return await threads.run_sync(work, abandon_on_cancel=True)
+            except (CacheError, threads.NoThreadError) as error:
                 self._on_failure(error)
                 return otherwise
         self._on_failure(CacheError(f"the cache's disk has not answered for {_PATIENCE_S:g} s"))

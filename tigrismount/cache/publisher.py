@@ -9,9 +9,12 @@ comes in while one runs waits for the next.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+
+from tigrismount import threads
 
 if TYPE_CHECKING:
     from tigrismount.cache.directory import CacheDirectory
@@ -67,7 +70,7 @@ class Publisher:
                 return
             work = self._written, self._confirmed, self._used_ms
             self._written, self._confirmed, self._used_ms = {}, [], {}
-            await trio.to_thread.run_sync(self._publish, *work)
+            await threads.run_sync(partial(self._publish, *work))
 
     def _publish(
         self, written: dict[bytes, dict[int, BlockRecord]], changes: list[Change], used_ms: dict[bytes, int]

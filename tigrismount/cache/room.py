@@ -152,7 +152,7 @@ class Room:
             CacheError: The index failed.
             OSError: The disk failed.
         """
-        self._disk_room_bytes = await trio.to_thread.run_sync(self._measure)
+        self._disk_room_bytes = await threads.run_sync(self._measure)
         if self._fits(0) or trio.current_time() < self._no_room_until_s:
             return
         async with self._evicting:
@@ -167,7 +167,7 @@ class Room:
         """Evict for *length_bytes* more; return whether they fit now."""
         busy: set[bytes] = set()
         while True:
-            survey = await trio.to_thread.run_sync(self._survey, self._recency_ms())
+            survey = await threads.run_sync(partial(self._survey, self._recency_ms()))
             usages, pinned, reserved_bytes, self._disk_room_bytes = survey
             self._occupancy.replace(usages)
             busy |= pinned
@@ -176,7 +176,7 @@ class Room:
             plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
             if not plan.victims or (only_if_enough and not plan.enough):
                 return plan.enough
-            evicted = await trio.to_thread.run_sync(self._evict_all, plan)
+            evicted = await threads.run_sync(partial(self._evict_all, plan))
             for digest, freed_bytes in evicted.items():
                 self._disk_room_bytes += freed_bytes
                 self._on_evicted(digest, freed_bytes >= self._occupancy.size_bytes(digest))

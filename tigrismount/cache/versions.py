@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
 from tigrismount.cache.storage import FileGoneError, StoredVersion
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class OpenVersions:
         try:
             with self.using(storage):
                 load = partial(storage.load, storage.record.block_bytes)
-                found = await trio.to_thread.run_sync(load, limiter=self._limiter)
+                found = await threads.run_sync(load, limiter=self._limiter)
         except FileGoneError:
             await self.replace(version, storage)
             return
@@ -199,7 +200,7 @@ class OpenVersions:
             return made[0]
 
         try:
-            return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+            return await threads.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
         except trio.Cancelled:
             gave_up.set()
             if made:  # at this very moment

@@ -23,10 +23,12 @@ import logging
 import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from tigrismount import threads
 from tigrismount.cache.datafile import is_unused
 from tigrismount.core.openmodes import OpenModes
 from tigrismount.errors import CacheError
@@ -312,7 +314,7 @@ class Passthrough:
             return
         uses = held.uses
         try:
-            unused = await trio.to_thread.run_sync(is_unused, held.fd)
+            unused = await threads.run_sync(partial(is_unused, held.fd))
         except OSError as exc:
             log.info("a cache file stays locked until it is known that nobody reads it: %s", exc)
             return

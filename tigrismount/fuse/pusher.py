@@ -20,10 +20,12 @@ import errno
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from tigrismount import threads
 from tigrismount.core.loadlog import PUSH, NoLog
 from tigrismount.core.pushplan import PAGE_BYTES, PushPlan
 
@@ -306,9 +308,8 @@ class Pusher:
         self._busy.append(obj)
         try:
             # Whoever cancels does not wait for the thread. The block then stays lent: its memory is still being read.
-            pushed_bytes = await trio.to_thread.run_sync(
-                self._store_all, plan, node_id, pieces, abandon_on_cancel=True, limiter=self._threads
-            )
+            store = partial(self._store_all, plan, node_id, pieces)
+            pushed_bytes = await threads.run_sync(store, abandon_on_cancel=True, limiter=self._threads)
         except OSError as exc:
             pushed_bytes = 0
             self._note(exc)

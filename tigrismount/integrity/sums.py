@@ -14,9 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import anycrc
-import trio
 
+from tigrismount import threads
 from tigrismount.cache.base import block_length_bytes
+from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -102,7 +103,10 @@ async def sums_of(
             await cached.read_block(index, buffer, check=True)
             with buffer[:length_bytes] as data:
                 if sums:
-                    await trio.to_thread.run_sync(_update, list(sums.values()), data)
+                    try:
+                        await threads.run_sync(partial(_update, list(sums.values()), data))
+                    except threads.NoThreadError as exc:
+                        raise CacheError(f"its checksums cannot be computed: {exc.strerror}") from exc
             await on_block(length_bytes)
     return {name: found.hexdigest() for name, found in sums.items()}
 

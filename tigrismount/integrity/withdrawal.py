@@ -14,9 +14,12 @@ A process that has the file mapped gets a SIGBUS when it touches it again, which
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
+
+from tigrismount import threads
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -82,5 +85,11 @@ class Withdrawal:
     async def _take_back_pages(self, node_id: int) -> None:
         self._busy += 1
         # Whoever cancels does not wait for the thread, which then stays busy: the library must not be taken down.
-        await trio.to_thread.run_sync(self._forget_pages, node_id, abandon_on_cancel=True, limiter=self._threads)
+        forget = partial(self._forget_pages, node_id)
+        while True:
+            try:
+                await threads.run_sync(forget, abandon_on_cancel=True, limiter=self._threads)
+                break
+            except threads.NoThreadError:  # and as long as that is so, nothing may be taken for withdrawn
+                await trio.sleep(_HELD_LOOK_S)
         self._busy -= 1

@@ -23,6 +23,7 @@ import botocore.loaders
 import botocore.session
 import trio
 
+from tigrismount import threads
 from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ class KeyRenewal:
                 return False
             self._looked_s = now_s
             try:
-                found = await trio.to_thread.run_sync(self._look)
-            except ConfigError as exc:
+                found = await threads.run_sync(self._look)
+            except (ConfigError, threads.NoThreadError) as exc:
                 self._say(str(exc))  # a file that is being written, say: the next refusal looks again
                 return False
         if found:

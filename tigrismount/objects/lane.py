@@ -67,25 +67,17 @@ class DataLane:
             ObjectError: What *get* raised, or the system has no thread for it.
         """
         turn, before_bytes = _Turn(self.places, self._limit), received()
-        begun = ended = False
-
-        def begin() -> None:
-            nonlocal begun
-            begun = True
-            get()
-
+        ended = False
         try:
-            await threads.run_sync(begin, limiter=turn, abandon_on_cancel=True)
+            await threads.run_sync(get, limiter=turn, abandon_on_cancel=True)
             ended = True
         except SlowDownError as exc:
             if turn.ticket is not None:
                 self.refused(turn.ticket, exc)
                 turn.ticket = None
             raise
-        except RuntimeError as exc:
-            if begun:
-                raise
-            raise ObjectUnavailableError(f"no thread for another GET ({exc}): raise the limit of tasks") from exc
+        except threads.NoThreadError as exc:
+            raise ObjectUnavailableError(f"no GET: {exc.strerror}") from exc
         finally:
             if turn.ticket is not None:
                 if ended:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from tigrismount import threads
 from tigrismount.errors import (
     ObjectAccessError,
     ObjectError,
@@ -238,7 +239,10 @@ class S3Client:
             return
         data = self._inlined.find(obj)
         if data is not None:
-            await trio.to_thread.run_sync(_pour, data[start:stop], sink, limiter=self._data_lane.places)
+            try:
+                await threads.run_sync(partial(_pour, data[start:stop], sink), limiter=self._data_lane.places)
+            except threads.NoThreadError as exc:
+                raise ObjectUnavailableError(str(exc.strerror), bucket=obj.bucket, key=obj.key) from exc
             return
         if self._fetchers is not None:
             self._fetchers.want(stop - start)
@@ -427,7 +431,9 @@ class S3Client:
         """Run one look-up or listing in a thread of the metadata lane."""
         ticket = self._data_lane.aside()
         try:
-            return await trio.to_thread.run_sync(request, abandon_on_cancel=True, limiter=self._metadata_lane)
+            return await threads.run_sync(request, abandon_on_cancel=True, limiter=self._metadata_lane)
+        except threads.NoThreadError as exc:
+            raise ObjectUnavailableError(f"no request: {exc.strerror}") from exc
         except SlowDownError as exc:
             self._counters.add("slow_downs")
             self._data_lane.refused(ticket, exc)

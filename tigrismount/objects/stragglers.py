@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
 from tigrismount.core.pace import Pace, Watch
 from tigrismount.errors import ObjectError
 
@@ -25,6 +26,8 @@ _NO_ROOM_S = 0.1
 """When to look again where no other GET could go: this one may come through by itself."""
 _PUNCTUAL_S = 0.01
 """A look that comes later than this says that this machine is what is slow, and judges nobody."""
+_LOOK_S = 0.01
+"""How often to see whether a read has ended where no thread can wait for it; it was cut short."""
 _SETTLE = 4.0
 """After such a look, the next comes in this many times what it was late."""
 
@@ -106,4 +109,8 @@ async def settle(transfer: Transfer) -> None:
     """Take the transfer from its sink; once this returns, nobody writes to the sink's memory on its behalf."""
     if transfer.abandon():
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(transfer.settled)
+            try:
+                await threads.run_sync(transfer.settled)
+            except threads.NoThreadError:
+                while not transfer.has_settled:  # noqa: ASYNC110 - what ends is a thread
+                    await trio.sleep(_LOOK_S)

@@ -96,6 +96,11 @@ class Transfer:
             self._reading.interrupt()
             return True
 
+    @property
+    def has_settled(self) -> bool:
+        """Whether the read that ``abandon`` cut short has ended."""
+        return self._settled.is_set()
+
     def settled(self) -> None:
         """Return once the read that ``abandon`` cut short has ended. Blocks: call it in a thread."""
         self._settled.wait()

@@ -111,6 +111,24 @@ def counted_threads() -> Iterator[None]:
         threads.run_sync = _threads.run_sync_of_ours
 
 
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """Let the system have no thread meanwhile for who asks through ``threads``.
+
+    Patched, because trio would give those that it keeps for ten seconds.
+    """
+    start = trio.lowlevel.start_thread_soon
+    trio.lowlevel.start_thread_soon = _refuse  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        trio.lowlevel.start_thread_soon = start
+
+
+def _refuse(*_: object) -> None:
+    raise RuntimeError("can't start new thread")  # as Python's threads do
+
+
 def _words(condition: Callable[[], object]) -> str:
     code = getattr(condition, "__code__", None)
     return f"{condition!r}" if code is None else f"{code.co_name} of {code.co_filename}:{code.co_firstlineno}"
