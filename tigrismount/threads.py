@@ -1,11 +1,13 @@
-"""Blocking work in trio's threads, for what every block goes through.
+"""Blocking work in trio's threads, for a mount that serves.
 
 ``trio.to_thread`` does the same and more: it gives the thread a name for each job and its own back, for which the
 system is asked twice. Each such call lets go of Python's lock, and under load takes it back only after a switch to
-another thread or two. The rest of the code goes through ``trio.to_thread``, which shows what its threads do.
+another thread or two; every block goes through several threads.
 
 And where the system has no thread left, that is an ``OSError`` here, as for whatever else it lacks: trio lets Python's
 ``RuntimeError`` through, which nobody expects, and which would end the daemon.
+
+Commands, and what is done once at the start or the end, go through ``trio.to_thread``.
 """
 
 from __future__ import annotations
