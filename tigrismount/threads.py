@@ -32,6 +32,9 @@ class NoThreadError(OSError):
     def __init__(self) -> None:
         super().__init__(errno.EAGAIN, "the system has no thread left: raise the limit of tasks")
 
+    def __str__(self) -> str:
+        return str(self.strerror)  # its number says less
+
 
 class Limiter(Protocol):
     """What bounds the threads, such as ``trio.CapacityLimiter``."""
@@ -60,7 +63,8 @@ async def run_sync(
         NoThreadError: There is none.
         Exception: What *work* raised.
     """
-    limiter = limiter or trio.to_thread.current_default_thread_limiter()
+    if limiter is None:
+        limiter = trio.to_thread.current_default_thread_limiter()
     borrower = object()
     await limiter.acquire_on_behalf_of(borrower)
     waiting: trio.lowlevel.Task | None = trio.lowlevel.current_task()

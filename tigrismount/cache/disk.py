@@ -225,7 +225,7 @@ class DiskBlockCache:
         try:
             await self._read_in_thread(storage, partial(storage.read, index, block, buffer, check=check))
         except threads.NoThreadError as error:
-            raise CacheError(f"block {index} cannot be read: {error.strerror}") from error  # and stays cached
+            raise CacheError(f"block {index} cannot be read: {error}") from error  # and stays cached
         except CacheError as error:
             storage.forget(index, block)
             self._count(corrupt_blocks=int(isinstance(error, CacheCorruptError)))
@@ -257,7 +257,7 @@ class DiskBlockCache:
         try:
             found = await self._read_in_thread(storage, partial(storage.read_piece, index, start, stop))
         except threads.NoThreadError as error:
-            raise CacheError(f"a piece of block {index} cannot be read: {error.strerror}") from error
+            raise CacheError(f"a piece of block {index} cannot be read: {error}") from error
         self._count(pieces_read=1, bytes_read=stop - start)
         return found
 

@@ -106,7 +106,7 @@ async def sums_of(
                     try:
                         await threads.run_sync(partial(_update, list(sums.values()), data))
                     except threads.NoThreadError as exc:
-                        raise CacheError(f"its checksums cannot be computed: {exc.strerror}") from exc
+                        raise CacheError(f"its checksums cannot be computed: {exc}") from exc
             await on_block(length_bytes)
     return {name: found.hexdigest() for name, found in sums.items()}
 

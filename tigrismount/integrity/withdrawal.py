@@ -83,13 +83,15 @@ class Withdrawal:
             await trio.sleep(_HELD_LOOK_S)
 
     async def _take_back_pages(self, node_id: int) -> None:
-        self._busy += 1
-        # Whoever cancels does not wait for the thread, which then stays busy: the library must not be taken down.
         forget = partial(self._forget_pages, node_id)
         while True:
+            self._busy += 1
             try:
+                # Who cancels does not wait for the thread, which stays busy then: the library must not be taken down.
                 await threads.run_sync(forget, abandon_on_cancel=True, limiter=self._threads)
-                break
             except threads.NoThreadError:  # and as long as that is so, nothing may be taken for withdrawn
+                self._busy -= 1
                 await trio.sleep(_HELD_LOOK_S)
-        self._busy -= 1
+            else:
+                self._busy -= 1
+                return

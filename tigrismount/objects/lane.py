@@ -77,7 +77,7 @@ class DataLane:
                 turn.ticket = None
             raise
         except threads.NoThreadError as exc:
-            raise ObjectUnavailableError(f"no GET: {exc.strerror}") from exc
+            raise ObjectUnavailableError(f"no GET: {exc}") from exc
         finally:
             if turn.ticket is not None:
                 if ended:

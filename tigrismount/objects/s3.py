@@ -242,7 +242,7 @@ class S3Client:
             try:
                 await threads.run_sync(partial(_pour, data[start:stop], sink), limiter=self._data_lane.places)
             except threads.NoThreadError as exc:
-                raise ObjectUnavailableError(str(exc.strerror), bucket=obj.bucket, key=obj.key) from exc
+                raise ObjectUnavailableError(str(exc), bucket=obj.bucket, key=obj.key) from exc
             return
         if self._fetchers is not None:
             self._fetchers.want(stop - start)
@@ -433,7 +433,7 @@ class S3Client:
         try:
             return await threads.run_sync(request, abandon_on_cancel=True, limiter=self._metadata_lane)
         except threads.NoThreadError as exc:
-            raise ObjectUnavailableError(f"no request: {exc.strerror}") from exc
+            raise ObjectUnavailableError(f"no request: {exc}") from exc
         except SlowDownError as exc:
             self._counters.add("slow_downs")
             self._data_lane.refused(ticket, exc)
