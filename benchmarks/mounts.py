@@ -20,6 +20,8 @@ SETTLE_TIMEOUT_S = 30.0
 """Seconds a cold load's last blocks may take to reach the disk."""
 SETTLED_S = 2.0
 """Seconds without another block on the disk after which none is expected."""
+LOOK_S = 0.2
+"""Between two looks at what has reached the disk."""
 COMMAND = [sys.executable, "-m", "tigrismount"]
 
 
@@ -29,34 +31,52 @@ class Mount:
 
     mountpoint: Path
     """Where it is mounted."""
+    cache_directory: Path
+    """Its disk cache."""
+    pid: int
+    """The process that answers FUSE."""
     mount_s: float = 0.0
     """Seconds until ``mount`` returned."""
 
     def status(self) -> dict[str, Any]:
-        """Return its element of ``status --json``."""
-        mount: dict[str, Any] = json.loads(run([*COMMAND, "status", str(self.mountpoint), "--json"]))["mounts"][0]
-        return mount
+        """Return its element of ``status --json``; the mount works for the answer."""
+        return _status(self.mountpoint)
 
     def cpu_seconds(self) -> float:
         """Return user and system time of the process that answers FUSE and of all that it started, so far."""
-        return tree_cpu_seconds(self.status()["pid"])
+        return tree_cpu_seconds(self.pid)
 
     def peak_rss_bytes(self) -> int:
         """Return the most memory that the process that answers FUSE and its children ever held, all added up."""
-        status = self.status()
-        return sum(peak_rss_bytes(pid) for pid in [status["pid"], *descendants(status["pid"])])
+        pid = self.status()["pid"]
+        return sum(peak_rss_bytes(each) for each in [pid, *descendants(pid)])
 
     def wait_until_cached(self, size_bytes: int) -> None:
-        """Return once *size_bytes* are on disk, or nothing is added any more."""
+        """Return once *size_bytes* are on disk, or nothing is added any more.
+
+        Looks at the files, since a mount that is asked works for the answer, and would be charged with it.
+        """
         changed_s = began_s = time.monotonic()
         cached_bytes = -1
-        while time.monotonic() < min(began_s + SETTLE_TIMEOUT_S, changed_s + SETTLED_S):
-            previous_bytes, cached_bytes = cached_bytes, self.status()["cache"]["bytes_cached"]
-            if cached_bytes >= size_bytes:
-                return
+        while cached_bytes < size_bytes and time.monotonic() < min(began_s + SETTLE_TIMEOUT_S, changed_s + SETTLED_S):
+            previous_bytes, cached_bytes = cached_bytes, allocated_bytes(self.cache_directory)
             if cached_bytes != previous_bytes:
                 changed_s = time.monotonic()
-            time.sleep(0.3)
+            time.sleep(LOOK_S)  # behind the last block its record is written
+
+
+def _status(mountpoint: Path) -> dict[str, Any]:
+    mount: dict[str, Any] = json.loads(run([*COMMAND, "status", str(mountpoint), "--json"]))["mounts"][0]
+    return mount
+
+
+def allocated_bytes(cache_directory: Path) -> int:
+    """Return what the files of a disk cache take of its drive; holes count nothing."""
+    total = 0
+    for path in cache_directory.glob("objects/*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_blocks * 512
+    return total
 
 
 def process_cpu_seconds(pid: int) -> float:
@@ -109,7 +129,8 @@ def mounted(
     began_s = time.monotonic()
     run([*COMMAND, "mount", *places, "--log-file", str(log), *flags])
     try:
-        yield Mount(mountpoint, time.monotonic() - began_s)
+        mount_s = time.monotonic() - began_s
+        yield Mount(mountpoint, cache_directory, _status(mountpoint)["pid"], mount_s)
     finally:
         run([*COMMAND, "unmount", str(mountpoint)])
 
