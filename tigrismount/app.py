@@ -193,6 +193,7 @@ class Worker:
                 if through is not None:
                     await nursery.start(engine.through.run)
                     await nursery.start(engine.prover.run)
+                    await nursery.start(engine.open_prover.run)
                 nursery.start_soon(self._leave_on_signal, session)
                 nursery.start_soon(report_on_signal, engine.status)
                 if engine.metrics is not None:

@@ -30,6 +30,7 @@ from tigrismount.fuse.kernel import Kernel
 from tigrismount.fuse.passthrough import Passthrough, effective_capabilities, why_off
 from tigrismount.fuse.pusher import Pusher
 from tigrismount.fuse.room import MemoryRoom, read_text
+from tigrismount.integrity.openprover import OpenProver
 from tigrismount.integrity.prover import Prover
 from tigrismount.integrity.readers import CheckedReaders
 from tigrismount.integrity.verdicts import Verdicts
@@ -145,6 +146,13 @@ class Engine:
         )
         self.adapter = Adapter(self.filesystem, config.fuse)
         self.prover = Prover(cache, quiet=lambda: self.store.quiet)
+        self.open_prover = OpenProver(
+            cache,
+            was_loaded=self.readers.was_loaded,
+            following=self.readers.following,
+            available_bytes=room.available_bytes,
+            is_pressed=room.is_pressed,
+        )
         self.through = Passthrough(
             cache,
             self.kernel,
@@ -153,6 +161,7 @@ class Engine:
             is_refused=lambda obj: obj in self.verdicts.refused,
             journal=self.journal.append,
             on_closed=self.prover.note,
+            proofs=self.open_prover,
             even_in_memory=config.fuse.passthrough == "on",
             off=why_off(
                 config.fuse,

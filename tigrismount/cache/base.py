@@ -147,6 +147,18 @@ class CachedObject(Protocol):
             CacheError: There is none, or its filesystem cannot tell when nobody has it open any more.
         """
 
+    async def prove_block(self, index: int, fd: int) -> None:
+        """Verify block *index* as it is in the page cache, and leave it there: nothing is copied out of it.
+
+        Args:
+            index: Block to verify.
+            fd: What ``open_file`` returned.
+
+        Raises:
+            CacheCorruptError: It failed its checksum; the block was dropped from the index.
+            CacheError: It could not be read, or has been evicted meanwhile; ``has`` is False from now on.
+        """
+
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         """Write a complete block and record it; the caller keeps *buffer* unchanged until this returns.
 

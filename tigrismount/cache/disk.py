@@ -217,13 +217,34 @@ class DiskBlockCache:
 
     async def _read(self, version: OpenVersion, index: int, buffer: memoryview, *, check: bool) -> None:
         storage = version.storage
+        block = await self._known(storage, index)
+        check = check or storage.needs_check(index, block, self._config.verify)
+        await self._read_known(version, index, block, partial(storage.read, buffer=buffer, check=check), checked=check)
+
+    async def _prove(self, version: OpenVersion, index: int, fd: int) -> None:
+        storage = version.storage
+        block = await self._known(storage, index)
+        await self._read_known(version, index, block, partial(storage.prove, fd=fd), checked=True)
+
+    async def _known(self, storage: StoredVersion, index: int) -> BlockRecord:
         block = storage.blocks.get(index)
         if block is None:
             await trio.lowlevel.checkpoint()
             raise CacheError(f"block {index} is not cached", bucket=storage.record.bucket, key=storage.record.key)
-        check = check or storage.needs_check(index, block, self._config.verify)
+        return block
+
+    async def _read_known(
+        self,
+        version: OpenVersion,
+        index: int,
+        block: BlockRecord,
+        read: Callable[[int, BlockRecord], None],
+        *,
+        checked: bool,
+    ) -> None:
+        storage = version.storage
         try:
-            await self._read_in_thread(storage, partial(storage.read, index, block, buffer, check=check))
+            await self._read_in_thread(storage, partial(read, index, block))
         except threads.NoThreadError as error:
             raise CacheError(f"block {index} cannot be read: {error}") from error  # and stays cached
         except CacheError as error:
@@ -232,7 +253,7 @@ class DiskBlockCache:
             _log.warning("%s; it is dropped from the cache", error)
             raise
         self._count(blocks_read=1, bytes_read=block.length_bytes)
-        confirmed = self._versions.note_verified(storage, index, block) if check else None
+        confirmed = self._versions.note_verified(storage, index, block) if checked else None
         if confirmed is not None:
             self._publisher.confirmed(version.digest, index, block, confirmed)
 
@@ -483,6 +504,11 @@ class _DiskObject:
         if self._closed:
             raise CacheError("a file was asked for after its handle was closed")
         return await self._cache._open_file(self._version)
+
+    async def prove_block(self, index: int, fd: int) -> None:
+        if self._closed:
+            raise CacheError(f"block {index} was asked for after its handle was closed")
+        await self._cache._prove(self._version, index, fd)
 
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if length_bytes != self._length_bytes(index) or len(buffer) < length_bytes:

@@ -322,6 +322,10 @@ class _MemoryObject:
         await trio.lowlevel.checkpoint()
         raise CacheError("a version in memory has no file")
 
+    async def prove_block(self, index: int, fd: int) -> None:
+        await trio.lowlevel.checkpoint()
+        raise CacheError("a version in memory has no file")
+
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         if length_bytes != block_length_bytes(self._obj.size_bytes, self.block_bytes, index):
             raise ValueError(f"block {index} does not have {length_bytes} bytes")

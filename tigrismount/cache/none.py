@@ -82,6 +82,15 @@ class UncachedObject:
         await trio.lowlevel.checkpoint()
         raise CacheError("the version is not cached")
 
+    async def prove_block(self, index: int, fd: int) -> None:
+        """Raise: there is nothing to verify.
+
+        Raises:
+            CacheError: Always.
+        """
+        await trio.lowlevel.checkpoint()
+        raise CacheError(f"block {index} is not cached")
+
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:
         """Return False."""
         await trio.lowlevel.checkpoint()

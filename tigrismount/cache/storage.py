@@ -11,7 +11,8 @@ checksum: a block is verified at its first use after a start, whoever wrote it, 
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +24,7 @@ from tigrismount.cache.records import BlockRecord, digest_of, valid_block_bytes
 from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import trio
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from tigrismount.cache.records import ObjectRecord
 
 Verify = Literal["always", "once", "off"]
+
+PIECE_BYTES = 1 << 20
+"""Bytes copied out of the page cache at once to be hashed: 256 KiB take more calls, a whole block does not stay in the
+processor's cache."""
 
 
 class FileGoneError(Exception):
@@ -146,14 +151,51 @@ class StoredVersion:
             CacheCorruptError: Its bytes are not those that were written.
             CacheError: It cannot be read.
         """
-        try:
+        with self._dropping(index, block):
             self._read(index, block, buffer)
             if check:
-                self._check(index, block, buffer)
+                self._check(index, block, xxhash.xxh3_64_intdigest(buffer[: block.length_bytes]))
+
+    def prove(self, index: int, block: BlockRecord, fd: int) -> None:
+        """Compare a block with its record as the page cache has it; forget it when that fails.
+
+        Args:
+            index: The block.
+            block: Its record.
+            fd: The data file, opened for reading through the page cache.
+
+        Raises:
+            CacheCorruptError: Its bytes are not those that were written.
+            CacheError: It cannot be read.
+        """
+        with self._dropping(index, block):
+            try:
+                found = self._digest(fd, index * self.record.block_bytes, block.length_bytes)
+            except OSError as error:
+                raise CacheError(f"block {index} cannot be read back: {error.strerror}", **self._where) from error
+            self._check(index, block, found)
+
+    @contextmanager
+    def _dropping(self, index: int, block: BlockRecord) -> Iterator[None]:
+        try:
+            yield
         except CacheError:
             with suppress(CacheError):  # an index that fails as well will be told by the next one who reads
                 self._index.drop_block(self.digest, index, block)
             raise
+
+    def _digest(self, fd: int, offset: int, length_bytes: int) -> int:
+        """Return the checksum of a range, read in pieces that stay in the processor's cache."""
+        digest = xxhash.xxh3_64()
+        piece = memoryview(bytearray(min(PIECE_BYTES, length_bytes)))
+        done = 0
+        while done < length_bytes:
+            count = os.preadv(fd, [piece[: length_bytes - done]], offset + done)
+            if not count:
+                break
+            digest.update(piece[:count])
+            done += count
+        return digest.intdigest()
 
     def read_piece(self, index: int, start: int, stop: int) -> bytes:
         """Return bytes ``[start, stop)`` of a block, unverified; the index is left as it is.
@@ -174,7 +216,7 @@ class StoredVersion:
             CacheError: It cannot be read.
         """
         self._read(index, block, buffer)
-        self._check(index, block, buffer)
+        self._check(index, block, xxhash.xxh3_64_intdigest(buffer[: block.length_bytes]))
 
     def _read(self, index: int, block: BlockRecord, buffer: memoryview) -> None:
         try:
@@ -182,8 +224,8 @@ class StoredVersion:
         except OSError as error:
             raise CacheError(f"block {index} cannot be read back: {error.strerror}", **self._where) from error
 
-    def _check(self, index: int, block: BlockRecord, buffer: memoryview) -> None:
-        if xxhash.xxh3_64_intdigest(buffer[: block.length_bytes]) != block.checksum:
+    def _check(self, index: int, block: BlockRecord, found: int) -> None:
+        if found != block.checksum:
             raise CacheCorruptError(f"block {index} fails its checksum", **self._where)
 
     @property

@@ -82,6 +82,8 @@ class Lane:
             nursery.start_soon(self._relay.run)
             with self._taking:
                 await self._take(nursery)
+            if self._through is not None:
+                self._through.hurry()
             await self._settled()
             nursery.cancel_scope.cancel()
 

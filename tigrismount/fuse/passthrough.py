@@ -56,6 +56,7 @@ _FOR_GOOD = frozenset({errno.EPERM, errno.ELOOP, errno.EINVAL, errno.EOPNOTSUPP,
 """What the kernel says to every file of this cache, and not for want of memory or of descriptors."""
 _PATIENCE_S = 0.25
 """How long an open waits for the cache; it needs a millisecond."""
+_NOT_PROVEN = "not proven yet"
 _LOOK_S = 1.0
 """How often it is looked whether a file that was closed is still mapped."""
 
@@ -96,10 +97,24 @@ class PassthroughStatistics:
     """Opens onto cache files."""
     opened_bytes: int = 0
     """Lengths of the files opened so; how much was read of them only the kernel knows."""
+    proven_bytes: int = 0
+    """Bytes compared with their checksums because their files were being opened, or would be next."""
     files: int = 0
     """Gauge: cache files kept from eviction, open or mapped."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """Opens of files large enough that were answered in the usual way, by the reason."""
+
+
+class Proofs(Protocol):
+    """Proves versions for who opens them: ``integrity.openprover.OpenProver``."""
+
+    proven_bytes: int
+
+    async def prove(self, obj: ObjectId) -> bool:
+        """Prove a version where that is worth a wait; return whether all of it is proven now."""
+
+    def note_opened(self, obj: ObjectId) -> None:
+        """Note that the kernel begins to read a version by itself."""
 
 
 class PagesInMemory:
@@ -135,6 +150,7 @@ class Passthrough:
         is_refused: Tells whether a version must not be read at all: whoever opens it is told so in the usual way.
         journal: Keeps a state for the next worker.
         on_closed: Told of a version that nobody has open any more in the usual way.
+        proofs: Proves what is being opened.
         even_in_memory: Whether files are opened so that the kernel may have in its page cache already.
         off: Why no file is opened so; empty where files are.
     """
@@ -149,6 +165,7 @@ class Passthrough:
         is_refused: Callable[[ObjectId], bool],
         journal: Callable[[OpenState], None],
         on_closed: Callable[[ObjectId], None],
+        proofs: Proofs,
         even_in_memory: bool = False,
         off: str = "",
     ) -> None:
@@ -159,6 +176,10 @@ class Passthrough:
         self._is_refused = is_refused
         self._journal = journal
         self._on_closed = on_closed
+        self._proofs = proofs
+        self._waiting: set[trio.CancelScope] = set()
+        """Opens that wait for a proof."""
+        self._is_leaving = False
         self._in_memory = None if even_in_memory else PagesInMemory()
         self.off = off
         """Why no file is opened so that is not already; empty where files are."""
@@ -200,10 +221,35 @@ class Passthrough:
         obj = self._version_of(node_id)
         if obj is None:
             return False
-        reason = "the cache did not answer"
-        with trio.move_on_after(_PATIENCE_S):
-            reason = await self._find(node_id, obj)
+        reason = await self._look(node_id, obj)
+        if reason == _NOT_PROVEN and await self._prove(obj):
+            reason = self._refused_meanwhile(obj) or await self._look(node_id, obj)
         return True if not reason else self._pass_over(reason)
+
+    def hurry(self) -> None:
+        """Let no open wait for a proof any more: somebody waits for what is in service to end."""
+        self._is_leaving = True
+        for scope in self._waiting:
+            scope.cancel()
+
+    async def _prove(self, obj: ObjectId) -> bool:
+        if self._is_leaving:
+            return False
+        with trio.CancelScope() as scope:
+            self._waiting.add(scope)
+            try:
+                return await self._proofs.prove(obj)
+            finally:
+                self._waiting.discard(scope)
+        return False
+
+    def _refused_meanwhile(self, obj: ObjectId) -> str:
+        return "its bytes are not what they should be" if self._is_refused(obj) else self._refusal(obj)
+
+    async def _look(self, node_id: int, obj: ObjectId) -> str:
+        with trio.move_on_after(_PATIENCE_S):
+            return await self._find(node_id, obj)
+        return "the cache did not answer"
 
     async def _find(self, node_id: int, obj: ObjectId) -> str:
         """Return why not, empty where the node has a backing file now."""
@@ -213,7 +259,7 @@ class Passthrough:
             if unproven is None:
                 return "not wholly cached"
             if unproven:
-                return "not proven yet"
+                return _NOT_PROVEN
             fd = await cached.open_file()
         except CacheError as exc:
             log.info("not opened onto its cache file: %s", exc)
@@ -249,6 +295,7 @@ class Passthrough:
         if held is not None:
             held.uses += 1
             self._opened_bytes += held.obj.size_bytes
+            self._proofs.note_opened(held.obj)
         return state.backing_id
 
     def count_cached(self, node_id: int) -> bool:
@@ -346,7 +393,12 @@ class Passthrough:
     def statistics(self) -> PassthroughStatistics:
         """Return counters and gauges."""
         return PassthroughStatistics(
-            self.off, self._opens, self._opened_bytes, len(self._held), dict(self._passed_over)
+            self.off,
+            self._opens,
+            self._opened_bytes,
+            self._proofs.proven_bytes,
+            len(self._held),
+            dict(self._passed_over),
         )
 
 

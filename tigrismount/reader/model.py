@@ -54,6 +54,8 @@ THREAD_BYTES = 64 << 10
 """Length from which parsing moves to a thread."""
 MAX_MODELS = 32
 """Models remembered; diffusers pipelines have six components."""
+MAX_SERIES = 4096
+"""Files of which the checkpoint is remembered: that of the largest model has a few hundred."""
 MAX_COMPONENTS = 16
 """Components of a pipeline that are looked at."""
 PAUSE_S = 1.0
@@ -111,6 +113,8 @@ class Models:
         self._shards: dict[ObjectId, tuple[Model, int]] = {}
         self._open: set[ObjectId] = set()
         """Files that somebody has open."""
+        self._series: OrderedDict[ObjectId, tuple[ObjectId, ...]] = OrderedDict()
+        """What was found out for :meth:`following`: the shards of the checkpoint that a file belongs to."""
         self._looked: set[tuple[str, str]] = set()
         """Directories whose files were found out within the last minute, or are being."""
 
@@ -149,6 +153,23 @@ class Models:
             return
         model.plan.observe(shard, reader.plan.touched_bytes, reader.plan.overflow_bytes)
         self._apply(model, window_bytes=reader.plan.window_bytes)
+
+    async def following(self, obj: ObjectId) -> Sequence[ObjectId]:
+        """Return the shards that are read after *obj*, in order, whether anybody reads any; none if nobody can tell."""
+        if self._siblings is None:
+            return ()
+        shards = self._series.get(obj)
+        if shards is None:
+            try:
+                files = dict(await self._siblings(obj, ""))
+                shards = tuple(await self._find_shards(files, obj.key.rpartition("/")[2]))
+            except TigrisMountError as exc:
+                log.info("what follows %s is not known: %s", obj.key, exc)
+                return ()
+            self._series.update(dict.fromkeys((obj, *shards), shards))
+            while len(self._series) > MAX_SERIES:
+                self._series.popitem(last=False)
+        return shards[shards.index(obj) + 1 :] if obj in shards else ()
 
     # ------------------------------------------------------------------ finding out
 

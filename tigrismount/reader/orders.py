@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from tigrismount.core.blockorder import decode
+from tigrismount.core.fileplan import WHOLE
 from tigrismount.errors import FormatError
 from tigrismount.formats.shards import natural_order
 
@@ -54,6 +55,14 @@ class Orders:
                 self.found += 1
                 return order
         return None
+
+    async def was_whole(self, obj: ObjectId) -> bool:
+        """Tell whether most of *obj* was read when it was read last."""
+        for key in _keys(obj, None):
+            order = _decoded(await self._records.get(TABLE, key), obj)
+            if order is not None:
+                return order.size_bytes >= WHOLE * obj.size_bytes
+        return False
 
     async def keep(self, obj: ObjectId, layout: Layout | None, order: BlockOrder) -> None:
         """Keep the order in which *obj* was read."""

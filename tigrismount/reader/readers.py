@@ -25,6 +25,8 @@ from tigrismount.reader.probe import MAX_TENSORS, Probe
 from tigrismount.reader.statistics import ReadersStatistics
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tigrismount.blocks.base import BlockSource
     from tigrismount.cache.base import RecordStore
     from tigrismount.core.loadlog import LoadLog
@@ -119,6 +121,14 @@ class Readers:
         self._store.release(reader.obj)
         self._keep(reader)
         self._models.closed(reader.obj)
+
+    async def was_loaded(self, obj: ObjectId) -> bool:
+        """Tell whether *obj* was read whole when it was read last, as far as that was kept."""
+        return self._orders is not None and await self._orders.was_whole(obj)
+
+    async def following(self, obj: ObjectId) -> Sequence[ObjectId]:
+        """Return the shards of a model that are read after *obj*, in order; none where nobody can tell."""
+        return await self._models.following(obj)
 
     def statistics(self) -> ReadersStatistics:
         """Return counters and gauges."""

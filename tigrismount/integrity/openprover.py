@@ -1,0 +1,197 @@
+"""Proves versions for who opens them, and those that will be opened next, through the page cache.
+
+A file can be left to the kernel once nothing of it needs a look any more (``fuse.passthrough``). What was loaded whole
+before will be loaded whole again: so while such a file is being opened, the cache's own file is read, through the page
+cache and at the disk's pace, and each block compared with its checksum. Its reader then finds in memory what was
+compared, and neither the disk nor this process has anything more to do with it. While it is being read the next shards
+of the model are proven in the same way.
+
+Whoever opens a file waits for this as long as it gets on. It takes memory, so it is not begun where what was proven in
+the last minutes would not fit beside it: those pages would have to be read a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from tigrismount.errors import CacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tigrismount.cache.base import BlockCache, CachedObject
+    from tigrismount.core.types import ObjectId
+
+log = logging.getLogger(__name__)
+
+AHEAD_BYTES = 4 << 30
+"""How far the shards behind the one that was opened are proven: one file at least, and no more once it is so far."""
+_SILENCE_S = 2.0
+"""How long one block may take until who waits opens the file in the usual way; it takes milliseconds."""
+_RECENT_S = 600.0
+"""How long what was proven is taken to be in memory, or wanted there."""
+_MEMORY_SHARE = 2
+"""What was proven lately may take one byte of so many that are free."""
+
+
+class _Job:
+    """The proof of one version."""
+
+    def __init__(self) -> None:
+        self.proven: bool | None = None
+        """How it ended; None until then."""
+        self._moved = trio.Event()
+
+    def move(self) -> None:
+        """Tell who waits that it gets on."""
+        self._moved.set()
+        self._moved = trio.Event()
+
+    async def wait(self) -> bool:
+        """Return whether the version is proven, False as well once nothing has moved for too long."""
+        while self.proven is None:
+            with trio.move_on_after(_SILENCE_S) as scope:
+                await self._moved.wait()
+            if scope.cancelled_caught:
+                return False
+        return self.proven
+
+
+class OpenProver:
+    """Proves versions of one cache for their readers.
+
+    Args:
+        cache: Where they are.
+        was_loaded: Tells whether a version was read whole before.
+        following: Returns the versions that are read after one, in order.
+        available_bytes: Returns how much memory is free, page cache that can be dropped included; None where nothing
+            says so.
+        is_pressed: Tells whether this machine is short of memory now.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache,
+        *,
+        was_loaded: Callable[[ObjectId], Awaitable[bool]],
+        following: Callable[[ObjectId], Awaitable[Sequence[ObjectId]]],
+        available_bytes: Callable[[], int | None],
+        is_pressed: Callable[[], bool],
+    ) -> None:
+        self._cache = cache
+        self._was_loaded = was_loaded
+        self._following = following
+        self._available_bytes = available_bytes
+        self._is_pressed = is_pressed
+        self._nursery: trio.Nursery | None = None
+        self._jobs: dict[ObjectId, _Job] = {}
+        self._recent: deque[tuple[float, int]] = deque()
+        """When how many bytes were proven, oldest first."""
+        self._opened: ObjectId | None = None
+        """What was opened last, until somebody looks what follows it."""
+        self._woken = trio.Event()
+        self.proven_bytes = 0
+        """Bytes compared with their checksums so far."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the proofs until cancelled; without it nothing is proven."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            try:
+                await self._go_ahead()
+            finally:
+                self._nursery = None
+
+    async def prove(self, obj: ObjectId) -> bool:
+        """Prove *obj* for who is opening it, where that is worth a wait; return whether all of it is proven now."""
+        if obj not in self._jobs and not await self._is_due(obj):
+            return False
+        return await self._job(obj).wait()
+
+    def note_opened(self, obj: ObjectId) -> None:
+        """Note that the kernel begins to read *obj* by itself: what follows it comes next. Never waits."""
+        self._opened = obj
+        self._woken.set()
+
+    # ------------------------------------------------------------------ deciding
+
+    async def _is_due(self, obj: ObjectId) -> bool:
+        """Tell whether all of *obj* is likely to be read, and finds room in memory."""
+        if self._nursery is None or self._is_pressed() or not self._has_room(obj.size_bytes):
+            return False
+        return await self._was_loaded(obj)
+
+    def _has_room(self, size_bytes: int) -> bool:
+        since_s = trio.current_time() - _RECENT_S
+        while self._recent and self._recent[0][0] < since_s:
+            self._recent.popleft()
+        wanted_bytes = size_bytes + sum(count for _, count in self._recent)
+        available_bytes = self._available_bytes()
+        return available_bytes is not None and wanted_bytes * _MEMORY_SHARE <= available_bytes
+
+    async def _go_ahead(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken = trio.Event()
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                await self._prove_behind(opened)
+
+    async def _prove_behind(self, opened: ObjectId) -> None:
+        ahead_bytes = 0
+        for obj in await self._following(opened):
+            # Whoever has gone on meanwhile is followed from there.
+            if ahead_bytes >= AHEAD_BYTES or self._opened is not None:
+                return
+            ahead_bytes += obj.size_bytes
+            if not await self.prove(obj):
+                return
+
+    # ------------------------------------------------------------------ proving
+
+    def _job(self, obj: ObjectId) -> _Job:
+        job = self._jobs.get(obj)
+        if job is None:
+            assert self._nursery is not None, "nothing is due while nobody owns the proofs"
+            job = self._jobs[obj] = _Job()
+            self._nursery.start_soon(self._run_job, obj, job)
+        return job
+
+    async def _run_job(self, obj: ObjectId, job: _Job) -> None:
+        proven = False
+        try:
+            proven = await self._prove(obj, job)
+        except CacheError as exc:
+            log.info("not proven for its reader: %s", exc)
+        finally:
+            del self._jobs[obj]
+            job.proven = proven
+            job.move()
+
+    async def _prove(self, obj: ObjectId, job: _Job) -> bool:
+        cached = await self._cache.open_object(obj)
+        try:
+            unproven = cached.unproven()
+            if unproven:
+                await self._prove_blocks(obj, cached, unproven, job)
+            return cached.unproven() == []
+        finally:
+            cached.close()
+
+    async def _prove_blocks(self, obj: ObjectId, cached: CachedObject, unproven: Sequence[int], job: _Job) -> None:
+        fd = await cached.open_file()
+        try:
+            for index in unproven:
+                await cached.prove_block(index, fd)
+                length_bytes = min(cached.block_bytes, obj.size_bytes - index * cached.block_bytes)
+                self.proven_bytes += length_bytes
+                self._recent.append((trio.current_time(), length_bytes))
+                job.move()
+        finally:
+            os.close(fd)
