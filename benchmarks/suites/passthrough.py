@@ -1,9 +1,9 @@
 """The suite ``passthrough``: files that the kernel reads from the cache by itself, and what the lane before it costs.
 
-In every variant a new daemon serves a full cache. *usual* is the library alone; *lane* has READs answered by the lane
-that passthrough needs, of files that are not proven; *passthrough* has them opened onto the cache's files, which are
-compared with last. Then the same by a second load, of pages that the kernel has. The directory of many names shows what
-the way through the lane costs those requests that gain nothing from it.
+In every variant a new daemon serves a full cache. *usual* answers all READs; *believed* has the files opened onto the
+cache's own without a look; *proven* has them opened so once they were compared with their checksums, which is part of
+its time. The cache's files are compared with last. Then the same by a second load, of pages that the kernel has. The
+directory of many names shows what the way through the lane costs those requests that gain nothing from it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from benchmarks.bench import Bench
 
 _FLAGS = {
-    "usual": ("--passthrough=off", "--verify=off"),
-    "lane": ("--passthrough=on", "--verify=once"),
-    "passthrough": ("--passthrough=on", "--verify=off"),
+    "usual": ("--passthrough=off", "--verify=once"),
+    "believed": ("--passthrough=auto", "--verify=off"),
+    "proven": ("--passthrough=auto", "--verify=once"),
 }
 """Flags of ``mount``, by variant; without verification a full cache counts as proven."""
 _NAMES = {"usual": "--passthrough=off", "lane": "--passthrough=on"}

@@ -215,7 +215,9 @@ def _checksum_rows(checksums: Mapping[str, Any]) -> list[list[str]]:
 def _passthrough_rows(passthrough: Mapping[str, Any]) -> list[list[str]]:
     """Return how many files the kernel reads by itself, and why it does not read others."""
     opens, files = passthrough.get("opens", 0), passthrough.get("files", 0)
-    opened = [["passthrough", f"{opens} opens, {files} files in use"]] if opens or files else []
+    proven_bytes = passthrough.get("proven_bytes", 0)
+    proven = f", {format_size(proven_bytes)} verified for them" if proven_bytes else ""
+    opened = [["passthrough", f"{opens} opens, {files} files in use{proven}"]] if opens or files or proven else []
     if reason := passthrough.get("off"):
         return opened if reason == NOT_ASKED_FOR else [*opened, ["passthrough", f"off: {reason}"]]
     over = passthrough.get("passed_over", {}).items()

@@ -184,6 +184,12 @@ METRICS = (
         _one("passthrough", "opened_bytes"),
     ),
     Metric(
+        "passthrough_proven_bytes",
+        "counter",
+        "Bytes compared with their checksums because their files were being opened so, or would be next.",
+        _one("passthrough", "proven_bytes"),
+    ),
+    Metric(
         "passthrough_files",
         "gauge",
         "Cache files kept from eviction because the kernel reads them by itself.",
