@@ -150,6 +150,7 @@ class Engine:
             cache,
             was_loaded=self.readers.was_loaded,
             following=self.readers.following,
+            load_log=log,
             available_bytes=room.available_bytes,
             is_pressed=room.is_pressed,
         )
@@ -162,6 +163,7 @@ class Engine:
             journal=self.journal.append,
             on_closed=self.prover.note,
             proofs=self.open_prover,
+            log=log,
             even_in_memory=config.fuse.passthrough == "on",
             off=why_off(
                 config.fuse,

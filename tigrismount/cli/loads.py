@@ -159,6 +159,10 @@ def _byte_rows(report: dict[str, Any]) -> list[list[str]]:
     times = f", {factor:.2f} times what was needed" if isinstance(factor, int | float) else ""
     rows += [["bytes fetched", f"{_size(report.get('bytes_fetched'))}{times}"]]
     rows += [["bytes from NVMe", _size(report.get("bytes_nvme"))], ["bytes pushed", _size(report.get("bytes_pushed"))]]
+    if report.get("bytes_through"):
+        rows.append(
+            ["left to the kernel", f"{_size(report['bytes_through'])} of files that it reads from NVMe by itself"]
+        )
     return rows
 
 

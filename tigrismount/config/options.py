@@ -229,7 +229,7 @@ OPTIONS: tuple[Option, ...] = (
         name="passthrough",
         parse=one_of("auto", "on", "off"),
         default="off",
-        help="Let the kernel read cached files by itself, as fast as the drive; auto: those it does not hold in memory.",
+        help="Let the kernel read cached files by itself, as fast as the drive; auto: but for what it has in memory.",
         metavar="auto|on|off",
     ),
     Option(

@@ -35,6 +35,11 @@ PUSH = 6
 """Pages were handed to the kernel before it asked."""
 LAYOUT = 7
 """The file's header was understood: ``start`` is where the data begins."""
+THROUGH = 8
+"""A file was opened onto the cache's own, and the kernel reads all of it, ``[start, stop)``, by itself; ``since_s`` to
+``until_s`` is how long its OPEN waited."""
+CLOSED = 9
+"""Such a file was closed."""
 
 RAM = "ram"
 FLIGHT = "flight"

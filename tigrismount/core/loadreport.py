@@ -1,7 +1,8 @@
 """One model load made out of the events of the read path: what it needed, fetched and waited for, and why.
 
-Pages that the kernel has are never asked of us again, and pages that we push are not asked for at all. So *needed* is
-what was read from us or pushed; a load that the page cache alone answers leaves no report.
+Pages that the kernel has are never asked of us again, and pages that we push are not asked for at all; nor are those of
+files that the kernel reads by itself. So *needed* is what was read from us, pushed, or left to the kernel; a load that
+the page cache alone answers leaves no report.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class _File:
     number: int
     read: Intervals = field(default_factory=Intervals)
     needed: Intervals = field(default_factory=Intervals)
-    """Read or pushed."""
+    """Read, pushed or left to the kernel."""
+    is_through: bool = False
+    """Whether it was left to the kernel."""
     data_start: int = 0
     """Where its tensors begin, once its header was understood."""
     early: list[tuple[int, float]] = field(default_factory=list)
@@ -76,7 +79,7 @@ class Load:
         self._files: dict[ObjectId, _File] = {}
         self._uncounted_bytes = 0
         """Read in files beyond those that are told apart."""
-        self._fetched_bytes = self._pushed_bytes = self._disk_bytes = 0
+        self._fetched_bytes = self._pushed_bytes = self._disk_bytes = self._through_bytes = 0
         self._reads = {source: [0, 0] for source in loadlog.SOURCES}
         self._waits = {cause: [0, 0.0] for cause in loadlog.CAUSES}
         self._waited = _Covered()
@@ -88,7 +91,7 @@ class Load:
 
     @property
     def needed_bytes(self) -> int:
-        """Bytes that were read or pushed, each counted once."""
+        """Bytes that were read, pushed or left to the kernel, each counted once."""
         return self._uncounted_bytes + sum(file.needed.total for file in self._files.values())
 
     def read(self, event: Event, count: int) -> None:
@@ -139,6 +142,18 @@ class Load:
             file.needed.add(start, stop)
             self._timeline.add("pushed", file.number, start, stop, since_s, until_s)
 
+    def opened_through(self, event: Event) -> None:
+        """A file was left to the kernel, all of it; its open may have waited for the disk."""
+        _, obj, start, stop, since_s, until_s, _, _ = event
+        self.last_s = max(self.last_s, until_s)
+        if until_s > since_s:
+            self._count_wait(_Stall(until_s - since_s, since_s, loadlog.DISK_CAUSE, obj.key, start, stop))
+        file = self._file(obj)
+        if file is not None and not file.is_through:
+            file.is_through = True
+            file.needed.add(start, stop)
+            self._through_bytes += stop - start
+
     def learned(self, obj: ObjectId, data_start: int) -> None:
         """The header of a file was understood."""
         file = self._file(obj)
@@ -164,6 +179,7 @@ class Load:
             "bytes_fetched": self._fetched_bytes,
             "bytes_pushed": self._pushed_bytes,
             "bytes_nvme": self._disk_bytes,
+            "bytes_through": self._through_bytes,
             "reads_waiting": self.waiting,
         }
 

@@ -26,7 +26,7 @@ LEAST_BYTES = 1 << 20
 MAX_AHEAD = 1000
 """Events ahead of a first read that are kept for it, per directory."""
 
-_READS = frozenset({loadlog.HIT, loadlog.WAIT})
+_READS = frozenset({loadlog.HIT, loadlog.WAIT, loadlog.THROUGH})
 """Events that begin a load."""
 
 
@@ -84,10 +84,13 @@ class LoadTracker:
             load.pushed(event)
         elif kind == loadlog.LAYOUT:
             load.learned(obj, event[2])
+        elif kind == loadlog.THROUGH:
+            load.opened_through(event)
         if kind == loadlog.WAIT:
             load.waiting += 1
         elif kind in (loadlog.ANSWER, loadlog.GAVE_UP):
             load.waiting = max(0, load.waiting - 1)
+        if kind in (loadlog.ANSWER, loadlog.GAVE_UP, loadlog.CLOSED):
             load.last_s = max(load.last_s, event[5])
 
     def _load_of(self, obj: ObjectId, event: Event) -> Load | None:

@@ -30,6 +30,7 @@ import trio
 
 from tigrismount import threads
 from tigrismount.cache.datafile import is_unused
+from tigrismount.core import loadlog
 from tigrismount.core.openmodes import OpenModes
 from tigrismount.errors import CacheError
 from tigrismount.fuse.options import NOT_ASKED_FOR
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tigrismount.cache.base import BlockCache
+    from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.openmodes import OpenState
     from tigrismount.core.types import ObjectId
     from tigrismount.fuse.options import FuseConfig
@@ -83,6 +85,8 @@ class _Held:
     """Locked; -1 where the file is gone."""
     is_inherited: bool = False
     """Whether the kernel holds the file as an earlier process opened it, and not as *fd*."""
+    waiting_since_s: float | None = None
+    """Since when its first open waited for a proof."""
     uses: int = 0
     """How often it was opened, ever: tells whether anything happened meanwhile."""
 
@@ -151,6 +155,7 @@ class Passthrough:
         journal: Keeps a state for the next worker.
         on_closed: Told of a version that nobody has open any more in the usual way.
         proofs: Proves what is being opened.
+        log: Told of what is opened so and closed.
         even_in_memory: Whether files are opened so that the kernel may have in its page cache already.
         off: Why no file is opened so; empty where files are.
     """
@@ -166,6 +171,7 @@ class Passthrough:
         journal: Callable[[OpenState], None],
         on_closed: Callable[[ObjectId], None],
         proofs: Proofs,
+        log: LoadLog,
         even_in_memory: bool = False,
         off: str = "",
     ) -> None:
@@ -177,6 +183,7 @@ class Passthrough:
         self._journal = journal
         self._on_closed = on_closed
         self._proofs = proofs
+        self._log = log
         self._waiting: set[trio.CancelScope] = set()
         """Opens that wait for a proof."""
         self._is_leaving = False
@@ -216,14 +223,20 @@ class Passthrough:
             self._passed_over[reason] += 1
         return False
 
+    def _note(self, kind: int, obj: ObjectId, since_s: float) -> None:
+        self._log.note((kind, obj, 0, obj.size_bytes, since_s, self._log.clock(), "", ""))
+
     async def find(self, node_id: int) -> bool:
         """Give a node that is not open a backing file if it may have one; return whether it has. Never raises."""
         obj = self._version_of(node_id)
         if obj is None:
             return False
+        since_s = self._log.clock()
         reason = await self._look(node_id, obj)
         if reason == _NOT_PROVEN and await self._prove(obj):
             reason = self._refused_meanwhile(obj) or await self._look(node_id, obj)
+            if not reason:
+                self._held[node_id].waiting_since_s = since_s
         return True if not reason else self._pass_over(reason)
 
     def hurry(self) -> None:
@@ -295,6 +308,8 @@ class Passthrough:
         if held is not None:
             held.uses += 1
             self._opened_bytes += held.obj.size_bytes
+            since_s, held.waiting_since_s = held.waiting_since_s, None
+            self._note(loadlog.THROUGH, held.obj, self._log.clock() if since_s is None else since_s)
             self._proofs.note_opened(held.obj)
         return state.backing_id
 
@@ -311,9 +326,12 @@ class Passthrough:
 
     def uncount(self, node_id: int) -> None:
         """Count a release, or an open that came to nothing, once the kernel knows."""
+        was_through = self.is_through(node_id)
         state = self.modes.released(node_id)
         self._journal(state)
         obj = self._version_of(node_id)
+        if was_through and obj is not None:
+            self._note(loadlog.CLOSED, obj, self._log.clock())
         if state.opens or state.is_through:
             return
         sent_bytes = self._backing.take_sent(node_id)

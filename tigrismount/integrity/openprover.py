@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount.core import loadlog
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tigrismount.cache.base import BlockCache, CachedObject
+    from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.types import ObjectId
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class OpenProver:
         cache: Where they are.
         was_loaded: Tells whether a version was read whole before.
         following: Returns the versions that are read after one, in order.
+        load_log: Told of blocks that came from the disk.
         available_bytes: Returns how much memory is free, page cache that can be dropped included; None where nothing
             says so.
         is_pressed: Tells whether this machine is short of memory now.
@@ -80,12 +83,14 @@ class OpenProver:
         *,
         was_loaded: Callable[[ObjectId], Awaitable[bool]],
         following: Callable[[ObjectId], Awaitable[Sequence[ObjectId]]],
+        load_log: LoadLog,
         available_bytes: Callable[[], int | None],
         is_pressed: Callable[[], bool],
     ) -> None:
         self._cache = cache
         self._was_loaded = was_loaded
         self._following = following
+        self._log = load_log
         self._available_bytes = available_bytes
         self._is_pressed = is_pressed
         self._nursery: trio.Nursery | None = None
@@ -188,10 +193,12 @@ class OpenProver:
         fd = await cached.open_file()
         try:
             for index in unproven:
+                since_s, start = self._log.clock(), index * cached.block_bytes
                 await cached.prove_block(index, fd)
-                length_bytes = min(cached.block_bytes, obj.size_bytes - index * cached.block_bytes)
-                self.proven_bytes += length_bytes
-                self._recent.append((trio.current_time(), length_bytes))
+                stop = min(start + cached.block_bytes, obj.size_bytes)
+                self._log.note((loadlog.DISK, obj, start, stop, since_s, self._log.clock(), "", ""))
+                self.proven_bytes += stop - start
+                self._recent.append((trio.current_time(), stop - start))
                 job.move()
         finally:
             os.close(fd)
