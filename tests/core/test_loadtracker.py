@@ -190,6 +190,32 @@ def test_a_load_from_the_cache_fetched_nothing(tracker):
     assert report["sequential_s"] is None
 
 
+def through(obj, since_s, until_s):
+    return (loadlog.THROUGH, obj, 0, obj.size_bytes, since_s, until_s, "", "")
+
+
+def test_a_file_left_to_the_kernel_is_a_load_that_waited_for_its_proof(tracker):
+    """Mutations: it begins no load; its open is not waited for; it counts twice; its close does not end it."""
+    read = (loadlog.DISK, shard(), 0, 64 * MIB, 0.0, 0.5, "", "")
+    closed = (loadlog.CLOSED, shard(), 0, 64 * MIB, 9.0, 9.0, "", "")
+    tracker.fold([read, through(shard(), 1.0, 1.5), through(shard(), 2.0, 2.0), closed])
+
+    assert tracker.finish(9.0 + QUIET_S) == []
+    report = only(tracker.finish(9.1 + QUIET_S))
+    assert (report["started"], report["seconds"]) == (EPOCH_S + 1.0, 8.0)
+    assert report["bytes_needed"] == report["bytes_through"] == report["bytes_nvme"] == 64 * MIB
+    assert report["bytes_read"] == report["bytes_fetched"] == 0
+    assert report["waits"]["causes"][loadlog.DISK_CAUSE] == {"count": 1, "seconds": 0.5}
+    (stall,) = report["stalls"]["longest"]
+    assert (stall["file"], stall["seconds"]) == (shard().key, 0.5)
+
+
+def test_a_close_alone_is_no_load(tracker):
+    tracker.fold([(loadlog.CLOSED, shard(), 0, 64 * MIB, 9.0, 9.0, "", "")])
+
+    assert tracker.active == []
+
+
 def test_the_timeline_says_when_each_extent_was_fetched_pushed_and_read(tracker):
     tracker.fold(
         [
