@@ -148,7 +148,7 @@ class Engine:
         self.prover = Prover(cache, quiet=lambda: self.store.quiet)
         self.open_prover = OpenProver(
             cache,
-            was_loaded=self.readers.was_loaded,
+            likely_whole=self.readers.likely_whole,
             following=self.readers.following,
             load_log=log,
             available_bytes=room.available_bytes,

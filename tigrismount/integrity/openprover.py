@@ -1,18 +1,20 @@
 """Proves versions for who opens them, and those that will be opened next, through the page cache.
 
-A file can be left to the kernel once nothing of it needs a look any more (``fuse.passthrough``). What was loaded whole
-before will be loaded whole again: so while such a file is being opened, the cache's own file is read, through the page
-cache and at the disk's pace, and each block compared with its checksum. Its reader then finds in memory what was
-compared, and neither the disk nor this process has anything more to do with it. While it is being read the next shards
-of the model are proven in the same way.
+A file can be left to the kernel once nothing of it needs a look any more (``fuse.passthrough``). What is wholly in the
+cache was loaded whole before, or warmed for that: so while such a file is being opened, the cache's own file is read,
+through the page cache and at the disk's pace, and each block compared with its checksum. Its reader then finds in
+memory what was compared, and neither the disk nor this process has anything more to do with it. While it is being read
+the next shards of the model are proven in the same way.
 
-Whoever opens a file waits for this as long as it gets on. It takes memory, so it is not begun where what was proven in
-the last minutes would not fit beside it: those pages would have to be read a second time.
+Whoever opens a file waits for this as long as it gets on; it is not begun where it would take longer than people wait
+for a file to open. It takes memory, too: where what was proven in the last minutes would not fit beside the file, those
+pages would have to be read a second time.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from typing import TYPE_CHECKING
@@ -33,6 +35,13 @@ log = logging.getLogger(__name__)
 
 AHEAD_BYTES = 4 << 30
 """How far the shards behind the one that was opened are proven: one file at least, and no more once it is so far."""
+LONGEST_S = 10.0
+"""How long a proof may be expected to take."""
+FIRST_BYTES_S = 1e9
+"""How fast a disk is taken to be, in bytes per second, until a proof has shown it; an NVMe drive gives two to seven
+times as much."""
+_LEAST_TIMED_BYTES = 64 << 20
+"""Shortest proof that says how fast the disk is."""
 _SILENCE_S = 2.0
 """How long one block may take until who waits opens the file in the usual way; it takes milliseconds."""
 _RECENT_S = 600.0
@@ -69,7 +78,7 @@ class OpenProver:
 
     Args:
         cache: Where they are.
-        was_loaded: Tells whether a version was read whole before.
+        likely_whole: Tells whether all of a version will be read, as far as anybody can know.
         following: Returns the versions that are read after one, in order.
         load_log: Told of blocks that came from the disk.
         available_bytes: Returns how much memory is free, page cache that can be dropped included; None where nothing
@@ -81,14 +90,14 @@ class OpenProver:
         self,
         cache: BlockCache,
         *,
-        was_loaded: Callable[[ObjectId], Awaitable[bool]],
+        likely_whole: Callable[[ObjectId], Awaitable[bool]],
         following: Callable[[ObjectId], Awaitable[Sequence[ObjectId]]],
         load_log: LoadLog,
         available_bytes: Callable[[], int | None],
         is_pressed: Callable[[], bool],
     ) -> None:
         self._cache = cache
-        self._was_loaded = was_loaded
+        self._likely_whole = likely_whole
         self._following = following
         self._log = load_log
         self._available_bytes = available_bytes
@@ -97,6 +106,8 @@ class OpenProver:
         self._jobs: dict[ObjectId, _Job] = {}
         self._recent: deque[tuple[float, int]] = deque()
         """When how many bytes were proven, oldest first."""
+        self._timed = (-math.inf, FIRST_BYTES_S)
+        """When a proof showed how fast the disk is, and how fast."""
         self._opened: ObjectId | None = None
         """What was opened last, until somebody looks what follows it."""
         self._woken = trio.Event()
@@ -130,7 +141,9 @@ class OpenProver:
         """Tell whether all of *obj* is likely to be read, and finds room in memory."""
         if self._nursery is None or self._is_pressed() or not self._has_room(obj.size_bytes):
             return False
-        return await self._was_loaded(obj)
+        if obj.size_bytes > LONGEST_S * self._pace_bytes_s():
+            return False
+        return await self._likely_whole(obj)
 
     def _has_room(self, size_bytes: int) -> bool:
         since_s = trio.current_time() - _RECENT_S
@@ -139,6 +152,11 @@ class OpenProver:
         wanted_bytes = size_bytes + sum(count for _, count in self._recent)
         available_bytes = self._available_bytes()
         return available_bytes is not None and wanted_bytes * _MEMORY_SHARE <= available_bytes
+
+    def _pace_bytes_s(self) -> float:
+        """Return how many bytes per second the disk gives; what it gave long ago, while it was busy, does not count."""
+        timed_s, bytes_s = self._timed
+        return bytes_s if trio.current_time() - timed_s < _RECENT_S else FIRST_BYTES_S
 
     async def _go_ahead(self) -> None:
         while True:
@@ -190,15 +208,18 @@ class OpenProver:
             cached.close()
 
     async def _prove_blocks(self, obj: ObjectId, cached: CachedObject, unproven: Sequence[int], job: _Job) -> None:
-        fd = await cached.open_file()
+        fd, began_s, done_bytes = await cached.open_file(), trio.current_time(), 0
         try:
             for index in unproven:
                 since_s, start = self._log.clock(), index * cached.block_bytes
                 await cached.prove_block(index, fd)
                 stop = min(start + cached.block_bytes, obj.size_bytes)
                 self._log.note((loadlog.DISK, obj, start, stop, since_s, self._log.clock(), "", ""))
+                done_bytes += stop - start
                 self.proven_bytes += stop - start
                 self._recent.append((trio.current_time(), stop - start))
                 job.move()
         finally:
             os.close(fd)
+        if done_bytes >= _LEAST_TIMED_BYTES:
+            self._timed = trio.current_time(), done_bytes / max(trio.current_time() - began_s, 1e-3)

@@ -56,12 +56,12 @@ class Orders:
                 return order
         return None
 
-    async def was_whole(self, obj: ObjectId) -> bool:
-        """Tell whether most of *obj* was read when it was read last."""
+    async def was_partial(self, obj: ObjectId) -> bool:
+        """Tell whether only a part of *obj* was read when it was read last; False where nobody knows."""
         for key in _keys(obj, None):
             order = _decoded(await self._records.get(TABLE, key), obj)
             if order is not None:
-                return order.size_bytes >= WHOLE * obj.size_bytes
+                return order.size_bytes < WHOLE * obj.size_bytes
         return False
 
     async def keep(self, obj: ObjectId, layout: Layout | None, order: BlockOrder) -> None:

@@ -122,9 +122,9 @@ class Readers:
         self._keep(reader)
         self._models.closed(reader.obj)
 
-    async def was_loaded(self, obj: ObjectId) -> bool:
-        """Tell whether *obj* was read whole when it was read last, as far as that was kept."""
-        return self._orders is not None and await self._orders.was_whole(obj)
+    async def likely_whole(self, obj: ObjectId) -> bool:
+        """Tell whether who opens *obj* will read all of it: not where only a part was read last, nor without plans."""
+        return self._orders is not None and not await self._orders.was_partial(obj)
 
     async def following(self, obj: ObjectId) -> Sequence[ObjectId]:
         """Return the shards of a model that are read after *obj*, in order; none where nobody can tell."""
