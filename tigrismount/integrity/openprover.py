@@ -143,7 +143,7 @@ class OpenProver:
             return False
         if obj.size_bytes > LONGEST_S * self._pace_bytes_s():
             return False
-        return await self._likely_whole(obj)
+        return await self._likely_whole(obj) and self._nursery is not None  # which may have ended meanwhile
 
     def _has_room(self, size_bytes: int) -> bool:
         since_s = trio.current_time() - _RECENT_S
@@ -168,13 +168,20 @@ class OpenProver:
 
     async def _prove_behind(self, opened: ObjectId) -> None:
         ahead_bytes = 0
-        for obj in await self._following(opened):
+        for obj in await self._behind(opened):
             # Whoever has gone on meanwhile is followed from there.
             if ahead_bytes >= AHEAD_BYTES or self._opened is not None:
                 return
             ahead_bytes += obj.size_bytes
             if not await self.prove(obj):
                 return
+
+    async def _behind(self, opened: ObjectId) -> Sequence[ObjectId]:
+        try:
+            return await self._following(opened)
+        except Exception:  # would end the worker
+            log.exception("what follows cannot be told; what is opened is proven all the same")
+            return ()
 
     # ------------------------------------------------------------------ proving
 
