@@ -59,6 +59,7 @@ class ScriptedThrough:
         self.choices: dict[int, bool | None] = {}
         self.found = trio.Event()
         self.looks: list[int] = []
+        self.is_hurried = False
 
     def choice(self, node_id: int) -> bool | None:
         return self.choices.get(node_id, False)
@@ -66,8 +67,14 @@ class ScriptedThrough:
     async def find(self, node_id: int) -> bool:
         self.looks.append(node_id)
         await self.found.wait()
+        if self.is_hurried:
+            return False
         self.modes.back(node_id, 5)
         return True
+
+    def hurry(self) -> None:
+        self.is_hurried = True
+        self.found.set()
 
     def is_through(self, node_id: int) -> bool:
         return self.modes.of(node_id).is_passthrough
@@ -283,3 +290,24 @@ async def test_the_end_waits_for_what_is_in_service_and_takes_nothing_more(ends:
         ends.library.send(reply(4))
         assert await ends.told() == reply(4)
     assert ends.device.recv(100) == request(GETATTR, 6), "left for the next worker"
+
+
+async def test_the_end_waits_for_no_proof_and_the_library_answers_the_opens_that_did(ends: Ends) -> None:
+    """Mutation: without the hurry the end waits for as long as the disk needs for the file."""
+    ends.through.choices[7] = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ends.lane.run)
+        for unique in (2, 4):
+            ends.kernel.send(request(wire.OPEN, unique, 7, bytes(8)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (ends.through.looks, ends.through.is_hurried) == ([7], False)
+        ends.lane.stop()
+        with trio.fail_after(30):
+            for unique in (2, 4):
+                assert await ends.handed() == request(wire.OPEN, unique, 7, bytes(8))
+        assert nursery.child_tasks, "and the end waits for the answers"
+        for unique in (2, 4):
+            ends.library.send(reply(unique, struct.pack("=QIi", 7, 2, 0)))
+            assert await ends.told() == reply(unique, struct.pack("=QIi", 7, 2, 0))
+    assert ends.through.modes.of(7).opens == 2
+    assert ends.nothing_more()

@@ -13,6 +13,8 @@ import trio
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.core import loadlog
+from tigrismount.core.loadlog import LoadLog
 from tigrismount.core.openmodes import OpenState
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheError
@@ -63,6 +65,36 @@ class FakeCache:
         return FakeCached(self.path, self.unproven)
 
 
+class FakeProofs:
+    """Proves what it is told to, which the cache knows then."""
+
+    def __init__(self, cache: FakeCache) -> None:
+        self._cache = cache
+        self.proven_bytes = 0
+        self.proves = False
+        self.leaves: list[int] | None = []
+        """What is unproven after that."""
+        self.gate = trio.Event()
+        self.gate.set()
+        self.asked: list[ObjectId] = []
+        self.waited = 0
+        """How many waits came to their end."""
+        self.opened: list[ObjectId] = []
+
+    async def prove(self, obj: ObjectId) -> bool:
+        self.asked.append(obj)
+        await trio.lowlevel.checkpoint()
+        await self.gate.wait()
+        self.waited += 1
+        if self.proves:
+            self._cache.unproven = self.leaves
+            self.proven_bytes += obj.size_bytes
+        return self.proves
+
+    def note_opened(self, obj: ObjectId) -> None:
+        self.opened.append(obj)
+
+
 class FakeKernel:
     """Keeps what it is given open, as the kernel does."""
 
@@ -89,6 +121,8 @@ class FakeKernel:
 class Scene:
     def __init__(self, path: str) -> None:
         self.cache, self.kernel = FakeCache(path), FakeKernel()
+        self.proofs = FakeProofs(self.cache)
+        self.log = LoadLog(trio.current_time)
         self.refusals: dict[ObjectId, str] = {}
         self.refused: set[ObjectId] = set()
         self.written: list[OpenState] = []
@@ -104,6 +138,8 @@ class Scene:
             is_refused=self.refused.__contains__,
             journal=self.written.append,
             on_closed=self.closed.append,
+            proofs=self.proofs,
+            log=self.log,
             even_in_memory=even_in_memory,
             off=off,
         )
@@ -163,7 +199,140 @@ async def test_a_file_that_must_still_be_looked_at_is_not(
     scene.cache.unproven = unproven
     assert not await scene.opened()
     assert scene.through.statistics().passed_over == {reason: 1}
+    assert len(scene.proofs.asked) == (unproven == [0])
     assert scene.through.choice(7) is False, "open in the usual way: whoever comes now gets the same"
+
+
+async def test_what_is_proven_while_its_reader_waits_is_opened_so(scene: Scene) -> None:
+    """Mutation: without the second look it is open in the usual way, and all of the proof in vain."""
+    scene.cache.unproven = [0, 1]
+    scene.proofs.proves = True
+    assert await scene.opened()
+    assert (scene.proofs.asked, scene.proofs.opened) == ([OBJ], [OBJ])
+    seen = scene.through.statistics()
+    assert (seen.opens, seen.files, seen.proven_bytes, seen.passed_over) == (1, 1, SIZE, {})
+    assert is_locked(scene.cache.path)
+
+
+async def test_what_needs_no_proof_or_cannot_be_proven_waits_for_none(scene: Scene) -> None:
+    assert await scene.opened()
+    scene.through = scene.make()
+    scene.cache.unproven = None
+    assert not await scene.opened()
+    assert scene.through.statistics().passed_over == {"not wholly cached": 1}
+    assert scene.proofs.asked == []
+
+
+@pytest.mark.parametrize(("leaves", "reason"), [(None, "not wholly cached"), ([1], "not proven yet")])
+async def test_the_look_after_the_proof_counts_and_not_its_word(
+    scene: Scene, leaves: list[int] | None, reason: str
+) -> None:
+    """Others evict, and drop what they find damaged; and one proof is enough for one open."""
+    scene.cache.unproven = [0]
+    scene.proofs.proves, scene.proofs.leaves = True, leaves
+    assert not await scene.opened()
+    assert scene.through.statistics().passed_over == {reason: 1}
+    assert (scene.proofs.asked, scene.kernel.files) == ([OBJ], {})
+
+
+@pytest.mark.parametrize("why", ["its bytes are not what they should be", "checksum not compared yet"])
+async def test_what_is_refused_while_it_is_proven_is_not_opened_so(scene: Scene, why: str) -> None:
+    """Mutation: without the look after the proof a version that its checksum refuses is left to the kernel."""
+    scene.cache.unproven = [0]
+    scene.proofs.proves = True
+    scene.proofs.gate = trio.Event()
+    found: list[bool] = []
+
+    async def find() -> None:
+        found.append(await scene.through.find(7))
+
+    async with trio.open_nursery() as opening:
+        opening.start_soon(find)
+        await trio.testing.wait_all_tasks_blocked()
+        if why == "checksum not compared yet":
+            scene.refusals[OBJ] = why
+        else:
+            scene.refused.add(OBJ)
+        scene.proofs.gate.set()
+    assert found == [False]
+    assert scene.through.statistics().passed_over == {why: 1}
+    assert (scene.kernel.files, is_locked(scene.cache.path)) == ({}, False)
+
+
+async def test_who_is_in_a_hurry_ends_every_wait_and_no_other_begins(scene: Scene) -> None:
+    """Mutations: a ``hurry`` that ends no wait; one that forgets that it was."""
+    scene.cache.unproven = [0]
+    scene.proofs.proves = True
+    scene.proofs.gate = trio.Event()
+    found: list[bool] = []
+
+    async def find() -> None:
+        found.append(await scene.through.find(7))
+
+    async with trio.open_nursery() as opening:
+        opening.start_soon(find)
+        opening.start_soon(find)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(scene.proofs.asked) == 2
+        scene.through.hurry()
+    assert (found, scene.proofs.waited) == ([False, False], 0)
+    scene.proofs.gate.set()
+    assert not await scene.opened()
+    assert len(scene.proofs.asked) == 2
+    assert scene.through.statistics().passed_over == {"not proven yet": 3}
+    scene.cache.unproven = []
+    scene.through.uncount(7)
+    assert await scene.opened(), "what needs no wait is opened so to the end"
+
+
+async def test_a_wait_that_has_ended_is_not_kept(scene: Scene) -> None:
+    scene.cache.unproven = [0]
+    assert not await scene.opened()
+    scene.proofs.gate = trio.Event()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await scene.through.find(7)
+    assert scene.through._waiting == set()
+
+
+async def test_each_open_through_tells_what_is_read_now_and_no_other(scene: Scene) -> None:
+    """Also one that finds the file open: its reader goes on from there as the first does."""
+    scene.cache.unproven = [0]
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    assert scene.proofs.opened == []
+    scene.cache.unproven = []
+    assert await scene.opened()
+    assert await scene.opened()
+    assert scene.proofs.opened == [OBJ, OBJ]
+
+
+async def test_what_is_opened_through_and_closed_is_told_with_the_wait_for_its_proof(
+    scene: Scene, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The first open waited, and nobody else did. Mutation: counting from the answer, or from the first open on."""
+    scene.cache.unproven = [0]
+    scene.proofs.proves = True
+    scene.proofs.gate = trio.Event()
+    async with trio.open_nursery() as opening:
+        opening.start_soon(scene.opened)
+        await trio.sleep(5)
+        scene.proofs.gate.set()
+    assert await scene.opened()
+    scene.through.uncount(7)
+    scene.through.uncount(7)
+    events = scene.log.take()
+    assert [(kind, obj, start, stop) for kind, obj, start, stop, *_ in events] == [
+        (kind, OBJ, 0, SIZE) for kind in (loadlog.THROUGH, loadlog.THROUGH, loadlog.CLOSED, loadlog.CLOSED)
+    ]
+    assert [round(stop_s - start_s) for _, _, _, _, start_s, stop_s, _, _ in events] == [5, 0, 0, 0]
+
+
+async def test_what_is_opened_in_the_usual_way_is_told_of_by_its_reader(scene: Scene) -> None:
+    scene.cache.unproven = [0]
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    assert scene.log.take() == []
 
 
 async def test_small_files_and_directories_are_not_worth_a_look(scene: Scene) -> None:
