@@ -10,7 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, ObjectId, Priority
-from tigrismount.errors import ObjectAccessError
+from tigrismount.errors import ObjectAccessError, ObjectUnavailableError
+from tigrismount.reader import model as model_module
 from tigrismount.reader.model import begins_load
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.reader.readers import Readers
@@ -298,3 +299,69 @@ async def test_a_model_of_a_thousand_shards_makes_no_reader_for_each(store, read
     await wait_all_tasks_blocked()
     await read_on(first, 0, 16 * MIB)
     assert readers.statistics().kept <= 40
+
+
+async def keys_after(readers: Readers, obj: ObjectId) -> list[str]:
+    return [following.key for following in await readers.following(obj)]
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+async def test_what_follows_a_shard_is_the_indexs_word_else_the_numbers(store, readers, directory, numbered):
+    """Also where nobody reads any of them. An index names them as it likes, and numbers do not sort as text."""
+    names = [f"model-{n}-of-11.safetensors" for n in range(1, 12)] if numbered else ["c.safetensors", "d.safetensors"]
+    shards = [store.put_tensors(f"m/{name}", 16 * MIB) for name in names]
+    directory.files = [store.put("m/config.json", 600, b"{}"), *reversed(shards)]
+    if not numbered:
+        index = json.dumps({"weight_map": {f"t{n}": name for n, name in enumerate(names)}}).encode()
+        directory.files.append(store.put("m/model.safetensors.index.json", len(index), index))
+        directory.files.append(store.put_tensors("m/d-lora.safetensors", 16 * MIB))
+    for position, shard in enumerate(shards):
+        assert await readers.following(shard) == tuple(shards[position + 1 :])
+    assert [plan for plan in store.plans.values() if plan] == [], "and nothing is fetched of them"
+
+
+async def test_who_asks_what_follows_asks_the_directory_once_for_all_shards(store, readers, directory, model):
+    for number, shard in enumerate(model):
+        assert await keys_after(readers, shard) == SHARDS[number + 1 :]
+    assert directory.asked == [(SHARDS[0], "")]
+    assert [obj.key for obj, *_ in store.reads] == ["m/model.safetensors.index.json"]
+
+
+async def test_nothing_follows_a_single_file_or_one_that_belongs_to_no_checkpoint(store, readers, directory):
+    single = store.put_tensors("s/model.safetensors", 16 * MIB)
+    adapters = [store.put_tensors(f"l/lora_{n}.safetensors", 16 * MIB) for n in range(3)]
+    directory.files = [store.put("s/config.json", 600, b"{}"), single, *adapters]
+    for obj in (single, *adapters) * 2:
+        assert await keys_after(readers, obj) == []
+    assert len(directory.asked) == 4, "and that is remembered too"
+
+
+async def test_nothing_follows_where_nobody_can_tell(store, directory, model):
+    assert await keys_after(Readers(store, ReaderConfig()), model[0]) == []
+    for prefetch in ("file", "off"):
+        readers = Readers(store, ReaderConfig(prefetch=prefetch), siblings=directory.siblings)
+        assert await keys_after(readers, model[0]) == []
+    assert (directory.asked, store.reads) == ([], [])
+
+
+@pytest.mark.parametrize("fails", ["the listing", "the index"])
+async def test_a_store_that_fails_is_asked_again_what_follows(store, readers, directory, model, fails):
+    """Mutation: remembering that nothing follows while nobody could tell."""
+    error = ObjectUnavailableError("gone", bucket="bucket", key="m")
+    if fails == "the listing":
+        directory.error = error
+    else:
+        store.errors[Priority.PREFETCH] = error
+    assert await keys_after(readers, model[0]) == []
+    directory.error = None
+    store.errors.clear()
+    assert await keys_after(readers, model[0]) == SHARDS[1:]
+
+
+async def test_files_whose_checkpoint_is_remembered_are_bounded(store, readers, directory, monkeypatch):
+    monkeypatch.setattr(model_module, "MAX_SERIES", 3)
+    singles = [store.put_tensors(f"{n}/model.safetensors", 16 * MIB) for n in range(5)]
+    directory.files = list(singles)
+    for obj in (*singles, *reversed(singles)):
+        await readers.following(obj)
+    assert len(directory.asked) == 5 + 2
