@@ -336,6 +336,14 @@ async def test_nothing_follows_a_single_file_or_one_that_belongs_to_no_checkpoin
     assert len(directory.asked) == 4, "and that is remembered too"
 
 
+async def test_nothing_follows_what_lies_beside_the_shards(store, readers, directory, model):
+    adapter = store.put_tensors("m/lora_0.safetensors", 16 * MIB)
+    directory.files.append(adapter)
+    for obj in (directory.files[0], adapter):
+        assert await keys_after(readers, obj) == []
+    assert await keys_after(readers, model[0]) == SHARDS[1:], "of which it is known by then"
+
+
 async def test_nothing_follows_where_nobody_can_tell(store, directory, model):
     assert await keys_after(Readers(store, ReaderConfig()), model[0]) == []
     for prefetch in ("file", "off"):
@@ -364,4 +372,4 @@ async def test_files_whose_checkpoint_is_remembered_are_bounded(store, readers, 
     directory.files = list(singles)
     for obj in (*singles, *reversed(singles)):
         await readers.following(obj)
-    assert len(directory.asked) == 5 + 2
+    assert [key for key, _ in directory.asked[5:]] == ["1/model.safetensors", "0/model.safetensors"]
