@@ -391,6 +391,58 @@ async def test_what_was_proven_lately_takes_room_and_not_for_ever(
     assert slow.cache.read_keys() == ["a", "b"]
 
 
+@pytest.mark.parametrize("room_blocks", [7, 8])
+async def test_what_is_being_proven_takes_the_room_of_all_of_it(slow: Slow, room_blocks: int) -> None:
+    """As when each rank opens its shard. Mutations: counting only what is read of it so far; looking only once."""
+    objs = [ObjectId("bucket", key, "etag", 4 * BLOCK) for key in "ab"]
+    slow.around.load(*objs)
+    slow.around.available_bytes = 2 * room_blocks * BLOCK
+    slow.cache.hang()
+    found: list[bool] = []
+
+    async def prove(obj: ObjectId) -> None:
+        found.append(await slow.prover.prove(obj))
+
+    async with trio.open_nursery() as waiting:
+        for obj in objs:
+            waiting.start_soon(prove, obj)
+        await wait_all_tasks_blocked()
+        slow.cache.gate.set()
+    assert sorted(found) == [room_blocks == 8, True]
+    assert len(slow.cache.reads) == (8 if room_blocks == 8 else 4)
+
+
+async def test_what_was_proven_of_what_is_under_way_takes_room_once(
+    slow: Slow, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    first, second = (ObjectId("bucket", key, "etag", 4 * BLOCK) for key in "ab")
+    slow.around.load(first, second)
+    slow.around.available_bytes = 2 * 8 * BLOCK
+    slow.cache.block_s = 1
+    nursery.start_soon(slow.prover.prove, first)
+    await trio.sleep(3.5)
+    assert len(slow.cache.proven[first]) == 3
+    assert await slow.prover.prove(second)
+
+
+async def test_two_who_open_the_same_need_its_room_once(slow: Slow) -> None:
+    """Mutation: without the look whether it was begun meanwhile the second opens it in the usual way."""
+    slow.around.load(OBJ)
+    slow.around.available_bytes = 2 * OBJ.size_bytes
+    found: list[bool] = []
+
+    async def prove() -> None:
+        found.append(await slow.prover.prove(OBJ))
+
+    slow.cache.hang()
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(prove)
+        waiting.start_soon(prove)
+        await wait_all_tasks_blocked()
+        slow.cache.gate.set()
+    assert (found, len(slow.cache.reads)) == ([True, True], 3)
+
+
 # ---------------------------------------------------------------------- what follows
 
 

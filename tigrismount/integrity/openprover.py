@@ -51,9 +51,11 @@ _MEMORY_SHARE = 2
 
 
 class _Job:
-    """The proof of one version."""
+    """The proof of one version of *left_bytes*."""
 
-    def __init__(self) -> None:
+    def __init__(self, left_bytes: int) -> None:
+        self.left_bytes = left_bytes
+        """What is not compared yet; it will be in memory as what is."""
         self.proven: bool | None = None
         """How it ended; None until then."""
         self._moved = trio.Event()
@@ -139,17 +141,22 @@ class OpenProver:
 
     async def _is_due(self, obj: ObjectId) -> bool:
         """Tell whether all of *obj* is likely to be read, and finds room in memory."""
+        if not self._may_begin(obj) or not await self._likely_whole(obj):
+            return False
+        # The second look is for what began or ended meanwhile; until the job is there nothing is awaited any more.
+        return obj in self._jobs or self._may_begin(obj)
+
+    def _may_begin(self, obj: ObjectId) -> bool:
         if self._nursery is None or self._is_pressed() or not self._has_room(obj.size_bytes):
             return False
-        if obj.size_bytes > LONGEST_S * self._pace_bytes_s():
-            return False
-        return await self._likely_whole(obj) and self._nursery is not None  # which may have ended meanwhile
+        return obj.size_bytes <= LONGEST_S * self._pace_bytes_s()
 
     def _has_room(self, size_bytes: int) -> bool:
         since_s = trio.current_time() - _RECENT_S
         while self._recent and self._recent[0][0] < since_s:
             self._recent.popleft()
-        wanted_bytes = size_bytes + sum(count for _, count in self._recent)
+        begun_bytes = sum(job.left_bytes for job in self._jobs.values())
+        wanted_bytes = size_bytes + begun_bytes + sum(count for _, count in self._recent)
         available_bytes = self._available_bytes()
         return available_bytes is not None and wanted_bytes * _MEMORY_SHARE <= available_bytes
 
@@ -189,7 +196,7 @@ class OpenProver:
         job = self._jobs.get(obj)
         if job is None:
             assert self._nursery is not None, "nothing is due while nobody owns the proofs"
-            job = self._jobs[obj] = _Job()
+            job = self._jobs[obj] = _Job(obj.size_bytes)
             self._nursery.start_soon(self._run_job, obj, job)
         return job
 
@@ -225,6 +232,7 @@ class OpenProver:
                 done_bytes += stop - start
                 self.proven_bytes += stop - start
                 self._recent.append((trio.current_time(), stop - start))
+                job.left_bytes -= stop - start
                 job.move()
         finally:
             os.close(fd)
