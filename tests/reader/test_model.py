@@ -15,6 +15,7 @@ from tigrismount.reader import model as model_module
 from tigrismount.reader.model import begins_load
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.reader.readers import Readers
+from tigrismount.testing.waiting import no_threads
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
@@ -363,6 +364,21 @@ async def test_a_store_that_fails_is_asked_again_what_follows(store, readers, di
     assert await keys_after(readers, model[0]) == []
     directory.error = None
     store.errors.clear()
+    assert await keys_after(readers, model[0]) == SHARDS[1:]
+
+
+async def test_where_there_is_no_thread_for_a_long_index_it_is_asked_again_what_follows(
+    store, readers, directory, model, caplog
+):
+    """And the daemon goes on. Mutation: with trio's own function it is a RuntimeError, which nobody expects."""
+    names = [key.removeprefix("m/") for key in SHARDS]
+    index = json.dumps({"weight_map": {f"layers.{n}.weight": names[n % 4] for n in range(4000)}}).encode()
+    directory.files[1] = store.put("m/model.safetensors.index.json", len(index), index)
+    with no_threads():
+        assert await keys_after(readers, model[0]) == []
+        readers.open(directory.files[0], "m/config.json")
+        await wait_all_tasks_blocked()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     assert await keys_after(readers, model[0]) == SHARDS[1:]
 
 

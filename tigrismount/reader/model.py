@@ -15,10 +15,12 @@ from __future__ import annotations
 import logging
 import re
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount import threads
 from tigrismount.core.modelplan import ModelPlan
 from tigrismount.core.types import Priority
 from tigrismount.errors import FormatError, TigrisMountError
@@ -163,7 +165,7 @@ class Models:
             try:
                 files = dict(await self._siblings(obj, ""))
                 shards = tuple(await self._find_shards(files, obj.key.rpartition("/")[2]))
-            except TigrisMountError as exc:
+            except (TigrisMountError, threads.NoThreadError) as exc:
                 log.info("what follows %s is not known: %s", obj.key, exc)
                 return ()
             self._series.update(dict.fromkeys((obj, *shards), shards))
@@ -182,7 +184,8 @@ class Models:
             if is_pipeline(key):
                 for component in (await self._parse(parse_pipeline, obj))[:MAX_COMPONENTS]:
                     await self._begin(await self._siblings(obj, component), "", small)
-        except TigrisMountError as exc:  # bad bytes, no access, a directory that is not there: the reads will say it
+        except (TigrisMountError, threads.NoThreadError) as exc:
+            # Bad bytes, no access, a directory that is not there: the reads will say it.
             log.info("no plan for the model around %s: %s", key, exc)
         await trio.sleep(LEAVE_S)
         self._looked.discard(place)
@@ -221,7 +224,7 @@ class Models:
         data = bytes(await self._store.read(obj, 0, obj.size_bytes, Priority.PREFETCH))
         if len(data) <= THREAD_BYTES:
             return parse(data)
-        return await trio.to_thread.run_sync(parse, data)
+        return await threads.run_sync(partial(parse, data))
 
     def _remember(self, shards: Sequence[ObjectId]) -> None:
         plan = ModelPlan(
