@@ -140,9 +140,9 @@ async def test_a_file_cut_short_costs_the_blocks_that_are_not_whole(
     assert opened.cache.statistics().corrupt_blocks == 5 - whole
 
 
-async def test_a_file_that_cannot_be_read_costs_the_block(opened: Opened) -> None:
-    """A descriptor that cannot be read stands for a disk that fails."""
-    fd = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+async def test_a_file_that_cannot_be_read_costs_the_block(place: Any, opened: Opened) -> None:
+    """A descriptor for writing only stands for a disk that fails."""
+    fd = os.open(place.data_files()[0], os.O_WRONLY)
     try:
         with pytest.raises(CacheError, match="block 0 cannot be read back") as caught:
             await opened.handle.prove_block(0, fd)
@@ -158,6 +158,24 @@ async def test_where_there_is_no_thread_the_block_stays(opened: Opened) -> None:
         await opened.prove(0)
     assert opened.handle.unproven() == [0, 1, 2, 3, 4]
     await opened.prove(0)
+
+
+async def test_a_file_that_was_replaced_proves_nothing_of_the_one_in_its_place(place: Any, opened: Opened) -> None:
+    """Removed by hand and fetched again. Mutation: without the look whose descriptor it is, the new blocks are proven
+    by the old file's bytes."""
+    (path,) = place.data_files()
+    path.unlink()
+    await opened.handle.refresh()
+    for index in range(5):
+        assert await write(opened.handle, OBJ, index)
+    with pytest.raises(CacheError, match="its file was replaced"):
+        await opened.prove(0)
+    assert opened.handle.unproven() == [0, 1, 2, 3, 4], "and all of them are still cached"
+    fd = await opened.handle.open_file()
+    await opened.handle.prove_block(0, fd)
+    os.close(fd)
+    assert opened.handle.proven(0)
+    assert opened.cache.statistics().corrupt_blocks == 0
 
 
 async def test_a_closed_handle_proves_nothing(opened: Opened) -> None:

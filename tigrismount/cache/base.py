@@ -156,7 +156,8 @@ class CachedObject(Protocol):
 
         Raises:
             CacheCorruptError: It failed its checksum; the block was dropped from the index.
-            CacheError: It could not be read, or has been evicted meanwhile; ``has`` is False from now on.
+            CacheError: It could not be read, or has been evicted meanwhile, and ``has`` is False from now on; or *fd*
+                is not of the file that holds it now.
         """
 
     async def write_block(self, index: int, buffer: memoryview, length_bytes: int) -> bool:

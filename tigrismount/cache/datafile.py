@@ -152,6 +152,10 @@ class DataFile:
         if facts.st_ino != self.inode or facts.st_size != self._size_bytes or not facts.st_nlink:
             raise CacheError(f"{self._path} is not the file that it was")
 
+    def is_same(self, fd: int) -> bool:
+        """Tell whether *fd* is of the open file, and not of one that has had its name."""
+        return os.fstat(fd).st_ino == self.inode
+
     def linked(self) -> bool:
         """Tell whether the open file still has a name."""
         return os.fstat(self._fd).st_nlink > 0

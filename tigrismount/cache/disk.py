@@ -224,7 +224,10 @@ class DiskBlockCache:
     async def _prove(self, version: OpenVersion, index: int, fd: int) -> None:
         storage = version.storage
         block = await self._known(storage, index)
-        await self._read_known(version, index, block, partial(storage.prove, fd=fd), checked=True)
+        try:
+            await self._read_known(version, index, block, partial(storage.prove, fd=fd), checked=True)
+        except FileGoneError as error:
+            raise CacheError(f"block {index} cannot be proven: its file was replaced") from error
 
     async def _known(self, storage: StoredVersion, index: int) -> BlockRecord:
         block = storage.blocks.get(index)

@@ -165,11 +165,14 @@ class StoredVersion:
             fd: The data file, opened for reading through the page cache.
 
         Raises:
+            FileGoneError: *fd* is of a file that another has replaced; the index is left as it is.
             CacheCorruptError: Its bytes are not those that were written.
             CacheError: It cannot be read.
         """
         with self._dropping(index, block):
             try:
+                if not self.file.is_same(fd):
+                    raise FileGoneError
                 found = self._digest(fd, index * self.record.block_bytes, block.length_bytes)
             except OSError as error:
                 raise CacheError(f"block {index} cannot be read back: {error.strerror}", **self._where) from error
