@@ -13,9 +13,11 @@ from trio.testing import wait_all_tasks_blocked
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.options import DiskCacheConfig
+from tigrismount.core import loadlog
+from tigrismount.core.loadlog import LoadLog
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheCorruptError, CacheError
-from tigrismount.integrity.openprover import AHEAD_BYTES, OpenProver
+from tigrismount.integrity.openprover import AHEAD_BYTES, FIRST_BYTES_S, LONGEST_S, OpenProver
 from tigrismount.testing.waiting import settled, until
 
 if TYPE_CHECKING:
@@ -28,33 +30,35 @@ PLENTY_BYTES = 1 << 50
 
 
 class Around:
-    """What a prover asks of others: what was loaded before, what follows, how much memory there is."""
+    """What a prover asks of others: what will be read whole, what follows, how much memory there is."""
 
     def __init__(self, cache: object) -> None:
-        self.loaded: set[ObjectId] = set()
+        self.whole: set[ObjectId] = set()
         self.series: list[ObjectId] = []
         self.available_bytes: int | None = PLENTY_BYTES
         self.is_pressed = False
         self.asked = 0
-        """How often it was asked whether something was loaded before."""
+        """How often it was asked whether all of something will be read."""
         self.look: trio.Event | None = None
         """What that waits for."""
         self.mistake: Exception | None = None
         """What asking for what follows comes to."""
+        self.log = LoadLog(trio.current_time)
         self.prover = OpenProver(
             cache,  # type: ignore[arg-type]
-            was_loaded=self._was_loaded,
+            likely_whole=self._likely_whole,
             following=self._following,
+            load_log=self.log,
             available_bytes=lambda: self.available_bytes,
             is_pressed=lambda: self.is_pressed,
         )
 
-    async def _was_loaded(self, obj: ObjectId) -> bool:
+    async def _likely_whole(self, obj: ObjectId) -> bool:
         self.asked += 1
         await trio.lowlevel.checkpoint()
         if self.look is not None:
             await self.look.wait()
-        return obj in self.loaded
+        return obj in self.whole
 
     async def _following(self, obj: ObjectId) -> Sequence[ObjectId]:
         await trio.lowlevel.checkpoint()
@@ -63,8 +67,8 @@ class Around:
         return self.series[self.series.index(obj) + 1 :] if obj in self.series else ()
 
     def load(self, *objs: ObjectId) -> None:
-        """Let these be the shards of a model that was loaded before."""
-        self.loaded.update(objs)
+        """Let these be the shards of a model that will be read whole."""
+        self.whole.update(objs)
         self.series.extend(objs)
 
 
@@ -115,7 +119,7 @@ async def around(cache: DiskBlockCache, nursery: trio.Nursery) -> Around:
     return made
 
 
-async def test_what_was_loaded_before_is_read_once_and_proven(cache: DiskBlockCache, around: Around) -> None:
+async def test_what_will_be_read_whole_is_read_once_and_proven(cache: DiskBlockCache, around: Around) -> None:
     await keep(cache)
     around.load(OBJ)
     assert await around.prover.prove(OBJ)
@@ -123,6 +127,11 @@ async def test_what_was_loaded_before_is_read_once_and_proven(cache: DiskBlockCa
     assert around.prover.proven_bytes == OBJ.size_bytes
     assert await around.prover.prove(OBJ)
     assert (cache.statistics().blocks_read, around.prover.proven_bytes) == (3, OBJ.size_bytes)
+    assert [(kind, obj, start, stop) for kind, obj, start, stop, *_ in around.log.take()] == [
+        (loadlog.DISK, OBJ, 0, BLOCK),
+        (loadlog.DISK, OBJ, BLOCK, 2 * BLOCK),
+        (loadlog.DISK, OBJ, 2 * BLOCK, OBJ.size_bytes),
+    ], "for the load report"
     assert nothing_is_open(cache)
 
 
@@ -138,7 +147,7 @@ async def test_only_what_is_not_proven_yet_is_read(cache: DiskBlockCache, around
     assert (cache.statistics().blocks_read, around.prover.proven_bytes) == (3, OBJ.size_bytes - BLOCK)
 
 
-async def test_what_was_not_loaded_before_is_not_read(cache: DiskBlockCache, around: Around) -> None:
+async def test_what_will_not_be_read_whole_is_not_read(cache: DiskBlockCache, around: Around) -> None:
     await keep(cache)
     assert not await around.prover.prove(OBJ)
     assert (cache.statistics().blocks_read, around.asked) == (0, 1)
@@ -352,6 +361,62 @@ async def test_a_file_that_cannot_be_had_is_not_proven(slow: Slow) -> None:
     assert (slow.cache.nothing_is_open(), dict(slow.cache.reads)) == (True, {})
 
 
+# ---------------------------------------------------------------------- time
+
+
+QUICK_BYTES = int(LONGEST_S * FIRST_BYTES_S)
+"""What is proven in time on a disk of which nothing is known."""
+
+
+@pytest.fixture
+async def timed(nursery: trio.Nursery) -> Slow:
+    """A running prover of blocks of 64 MB, of which one says how fast the disk is."""
+    made = Slow(block_bytes=64 << 20)
+    await nursery.start(made.run)
+    return made
+
+
+def sized(key: str, size_bytes: float) -> ObjectId:
+    return ObjectId("bucket", key, "etag", int(size_bytes))
+
+
+async def is_proven(timed: Slow, key: str, size_bytes: float) -> bool:
+    obj = sized(key, size_bytes)
+    timed.around.load(obj)
+    return await timed.prover.prove(obj)
+
+
+@pytest.mark.parametrize(("more_bytes", "proven"), [(0, True), (1, False)])
+async def test_what_would_take_too_long_is_not_begun(timed: Slow, more_bytes: int, proven: bool) -> None:
+    assert await is_proven(timed, "a", QUICK_BYTES + more_bytes) is proven
+    assert (bool(timed.cache.reads), timed.around.asked) == (proven, int(proven))
+
+
+async def test_a_disk_is_as_fast_as_its_last_long_proof_says_for_a_while(
+    timed: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Mutations: without the time taken a slow disk keeps everybody waiting; without its end it is slow for ever."""
+    timed.cache.block_s = 1.0
+    assert await is_proven(timed, "a", 64 << 20)  # 64 MB/s
+    assert await is_proven(timed, "b", LONGEST_S * (64 << 20))
+    assert not await is_proven(timed, "c", LONGEST_S * (64 << 20) + 1)
+    await trio.sleep(590)
+    assert not await is_proven(timed, "c", LONGEST_S * (64 << 20) + 1)
+    await trio.sleep(30)
+    assert await is_proven(timed, "c", LONGEST_S * (64 << 20) + 1)
+    timed.cache.block_s = 0.01
+    assert not await is_proven(timed, "d", QUICK_BYTES), "by then it is known once more"
+    await trio.sleep(700)
+    assert await is_proven(timed, "d", 64 << 20)  # 6.4 GB/s
+    assert await is_proven(timed, "e", 6 * QUICK_BYTES)
+
+
+async def test_a_short_proof_says_nothing_of_the_disk(timed: Slow, autojump_clock: trio.testing.MockClock) -> None:
+    timed.cache.block_s = 1.0
+    assert await is_proven(timed, "a", (64 << 20) - 1)
+    assert await is_proven(timed, "b", QUICK_BYTES)
+
+
 # ---------------------------------------------------------------------- memory
 
 
@@ -508,14 +573,14 @@ async def test_whoever_has_gone_on_is_followed_from_there(ahead: Slow) -> None:
     assert ahead.cache.read_keys() == ["1", "6", "7"]
 
 
-@pytest.mark.parametrize("why", ["not loaded", "damaged", "gone", "no room", "hangs"])
+@pytest.mark.parametrize("why", ["not whole", "damaged", "gone", "no room", "hangs"])
 async def test_nothing_is_proven_behind_what_cannot_be(
     ahead: Slow, why: str, autojump_clock: trio.testing.MockClock
 ) -> None:
     shards = shards_of(GIB, GIB, 3 * GIB // 2, GIB // 4)
     ahead.around.load(*shards)
-    if why == "not loaded":
-        ahead.around.loaded.discard(shards[2])
+    if why == "not whole":
+        ahead.around.whole.discard(shards[2])
     elif why == "damaged":
         ahead.cache.damaged.add(shards[2])
     elif why == "gone":
@@ -602,7 +667,7 @@ async def test_the_end_lets_go_of_who_waits_and_nothing_is_proven_after_it(slow:
     assert list(slow.cache.reads.values()) == [1]
 
 
-async def test_an_end_while_it_is_looked_what_was_loaded_is_no_mistake(slow: Slow) -> None:
+async def test_an_end_while_it_is_looked_what_was_read_is_no_mistake(slow: Slow) -> None:
     """The open goes on as any other. Mutation: without the second look the nursery that is gone is asked."""
     slow.around.load(OBJ)
     slow.around.look = trio.Event()
