@@ -22,6 +22,7 @@ import trio
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.none import NoCache
+from tigrismount.core.loadlog import NoLog
 from tigrismount.demo.model import plan_model
 from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.kernel import Kernel
@@ -32,6 +33,7 @@ from tigrismount.holder.init import INIT_REQUEST_BYTES, patch_init_reply
 from tigrismount.holder.knobs import raise_read_ahead
 from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.mounting import MountSpec, mount
+from tigrismount.integrity.openprover import OpenProver
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.reader.readers import Readers
@@ -39,7 +41,7 @@ from tigrismount.vfs.filesystem import FileSystem
 from tigrismount.vfs.options import VfsConfig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import FetchSink
@@ -147,7 +149,7 @@ async def serve(mountpoint: str, cut: str, size_bytes: int) -> None:
         reply = await session.replay_init(init)
         background = config.max_background
         os.write(connection, patch_init_reply(reply, max_background=background, congestion_threshold=background))
-        session.attach(connection, resend=False, through=_nothing_through(kernel) if cut == "lane" else None)
+        session.attach(connection, resend=False, through=nothing_through(kernel) if cut == "lane" else None)
         entry = mount_at(mountpoint)
         if entry is not None:
             raise_read_ahead(entry.device, KERNEL_READ_AHEAD_KIB)
@@ -156,17 +158,35 @@ async def serve(mountpoint: str, cut: str, size_bytes: int) -> None:
         session.close()
 
 
-def _nothing_through(kernel: Kernel) -> Passthrough:
+def nothing_through(kernel: Kernel) -> Passthrough:
     """Return what opens every file in the usual way."""
+    cache = NoCache()
     return Passthrough(
-        NoCache(),
+        cache,
         kernel,
         version_of=lambda _: None,
         refusal=lambda _: "",
         is_refused=lambda _: False,
         journal=lambda _: None,
         on_closed=lambda _: None,
+        proofs=OpenProver(  # which nobody runs
+            cache,
+            likely_whole=_nobody_knows,
+            following=_nothing_follows,
+            load_log=NoLog(),
+            available_bytes=lambda: None,
+            is_pressed=lambda: False,
+        ),
+        log=NoLog(),
     )
+
+
+async def _nobody_knows(_: ObjectId) -> bool:
+    return False
+
+
+async def _nothing_follows(_: ObjectId) -> Sequence[ObjectId]:
+    return ()
 
 
 def main() -> None:

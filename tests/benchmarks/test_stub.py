@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.stub import CUTS, over_memory
+from benchmarks.stub import CUTS, nothing_through, over_memory
 from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.demo.model import plan_model
+from tigrismount.fuse.kernel import Kernel
 
 MIB = 1 << 20
 
@@ -22,3 +23,8 @@ async def test_a_shard_is_read_through_it(cut):
         filesystem.release(node)
 
     assert found == bytes(first.render()[0][MIB : MIB + 4096])
+
+
+def test_the_lane_has_what_opens_every_file_in_the_usual_way():
+    """Nothing else makes one but the daemon, and no test serves through it."""
+    assert nothing_through(Kernel()).choice(7) is False
