@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import uuid
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ import pytest
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.demo.command import Finished, run_child, run_command, wait_until
 from tigrismount.demo.model import plan_model
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.passthrough import effective_capabilities, why_off
+from tigrismount.fuse.room import read_text
 from tigrismount.holder.mountinfo import read_mounts
 from tigrismount.testing.mount import Mounted, marked_processes, mounted, require_fuse
 
@@ -37,6 +41,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def fuse() -> None:
     require_fuse()
+
+
+@pytest.fixture
+def passthrough(tmp_path: Path) -> None:
+    """Skip where no file can be opened onto a file of the cache."""
+    kernel = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+    if kernel < (6, 9):
+        pytest.skip("passthrough came with Linux 6.9")
+    if reason := why_off(
+        FuseConfig(passthrough="on"),
+        verify="once",
+        capabilities=effective_capabilities(read_text),
+        uid_map=read_text("/proc/self/uid_map"),
+    ):
+        pytest.skip(reason)
+    if run_child("stat", "-f", "-c", "%T", str(tmp_path)).check().output.strip() == "overlayfs":
+        pytest.skip("the temporary directory is on an overlayfs")
 
 
 @pytest.fixture(scope="session")

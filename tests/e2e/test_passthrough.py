@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -13,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tigrismount.demo.command import run_child, wait_until
-from tigrismount.fuse.options import FuseConfig
-from tigrismount.fuse.passthrough import effective_capabilities, why_off
-from tigrismount.fuse.room import read_text
+from tigrismount.demo.command import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tigrismount.testing.mount import Mounted
+
+pytestmark = pytest.mark.usefixtures("passthrough")
 
 MIB = 1 << 20
 SIZE = 5 * MIB + 123
@@ -65,22 +62,6 @@ for line in sys.stdin:
     libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(size), 4)
     print(hashlib.sha256(ctypes.string_at(address, size)).hexdigest(), flush=True)
 """
-
-
-@pytest.fixture(autouse=True)
-def _passthrough(tmp_path: Path) -> None:
-    kernel = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
-    if kernel < (6, 9):
-        pytest.skip("passthrough came with Linux 6.9")
-    if reason := why_off(
-        FuseConfig(passthrough="on"),
-        verify="once",
-        capabilities=effective_capabilities(read_text),
-        uid_map=read_text("/proc/self/uid_map"),
-    ):
-        pytest.skip(reason)
-    if run_child("stat", "-f", "-c", "%T", str(tmp_path)).check().output.strip() == "overlayfs":
-        pytest.skip("the temporary directory is on an overlayfs")
 
 
 class Holder:
