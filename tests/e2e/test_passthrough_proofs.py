@@ -174,7 +174,7 @@ def end(process: subprocess.Popen[str]) -> str:
     return process.communicate(timeout=60)[0].strip()
 
 
-def test_a_new_daemon_reads_nothing_of_what_was_read_whole_before(mount, loaded, body, python) -> None:
+def test_a_new_daemon_is_asked_for_nothing_of_what_was_read_before(mount, loaded, body, python) -> None:
     with mount(loaded, *ONCE) as mounted:
         assert python(SUM, f"{mounted.path}/file").strip() == sum_of(body)
         found = seen(mounted)
@@ -205,11 +205,21 @@ def test_nothing_is_proven_where_that_is_not_asked_for(mount, loaded, body, pyth
         assert (status["opens"], status["proven_bytes"]) == (int(verify == "off"), 0)
 
 
-def test_what_was_never_read_whole_is_opened_without_waiting(mount, bucket, body, python) -> None:
+def test_what_was_warmed_and_never_read_is_proven_too(mount, bucket, body, python) -> None:
+    bucket.put("file", body)
+    mount.run("warm", f"s3://{bucket.name}", *mount.flags).check()
+    with mount(f"s3://{bucket.name}", *ONCE) as mounted:
+        assert python(SUM, f"{mounted.path}/file").strip() == sum_of(body)
+        found = seen(mounted)
+        assert (found["opens"], found["reads"], found["proven_bytes"]) == (1, 0, SIZE)
+
+
+def test_what_was_read_in_part_is_opened_without_waiting(mount, bucket, noise, python) -> None:
+    body = noise(32 * MIB, 1)
     bucket.put("file", body)
     source = f"s3://{bucket.name}"
     with mount(source) as mounted:
-        python("print(len(open(path, 'rb', buffering=0).read(4096)))", f"{mounted.path}/file")
+        python("print(len(open(path, 'rb', buffering=0).read(6 << 20)))", f"{mounted.path}/file")
     mount.run("warm", source, *mount.flags).check()
     with mount(source, *ONCE) as mounted:
         assert python(SUM, f"{mounted.path}/file").strip() == sum_of(body)
