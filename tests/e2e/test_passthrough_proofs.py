@@ -95,13 +95,14 @@ def slow(mount) -> Iterator[Callable[..., SlowFile]]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start a process that opens a file, reads it and says its checksum."""
     with contextlib.ExitStack() as stack:
 
-        def start(path: str) -> subprocess.Popen[str]:
+        def start(path: str, prologue: str = "") -> subprocess.Popen[str]:
+            code = f"{prologue}\n{PIPED}"
             process = stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", PIPED, path], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True)
             )
             stack.callback(process.kill)
             return process
@@ -312,6 +313,19 @@ def test_who_waits_can_be_killed(mount, loaded, body, python, slow, start) -> No
         assert disk.seen < BLOCKS - 2, "it was kept until the end"
         disk.close()
         assert python(SUM, f"{mounted.path}/file").strip() == sum_of(body)
+
+
+def test_who_waits_and_is_sent_a_signal_that_it_survives_opens_the_file(mount, loaded, body, slow, start) -> None:
+    disk = slow()
+    with mount(loaded, *ONCE) as mounted:
+        opener = start(f"{mounted.path}/file", "import signal; signal.signal(signal.SIGUSR1, lambda *_: None)")
+        assert wait_until(lambda: disk.seen > 1)
+        opener.send_signal(signal.SIGUSR1)
+        assert wait_until(lambda: seen(mounted)["passed_over"]), "it waits all the same"
+        disk.close()
+        assert end(opener) == sum_of(body)
+        found = seen(mounted)
+        assert (found["opens"], found["passed_over"], found["reads"] > 0) == (0, {"not proven yet": 1}, True)
 
 
 @pytest.mark.parametrize("flags", [["--lazy"], ["--timeout=1"]])

@@ -60,6 +60,7 @@ class ScriptedThrough:
         self.found = trio.Event()
         self.looks: list[int] = []
         self.is_hurried = False
+        self.given_up: list[int] = []
 
     def choice(self, node_id: int) -> bool | None:
         return self.choices.get(node_id, False)
@@ -75,6 +76,9 @@ class ScriptedThrough:
     def hurry(self) -> None:
         self.is_hurried = True
         self.found.set()
+
+    def give_up(self, node_id: int) -> None:
+        self.given_up.append(node_id)
 
     def is_through(self, node_id: int) -> bool:
         return self.modes.of(node_id).is_passthrough
@@ -167,6 +171,17 @@ async def test_interrupts_reach_nobody(running: Ends) -> None:
     running.kernel.send(request(wire.INTERRUPT, 3, 0, struct.pack("=Q", 2)))
     running.kernel.send(request(GETATTR, 4))
     assert await running.handed() == request(GETATTR, 4)
+    assert running.nothing_more()
+
+
+async def test_who_waits_for_an_open_and_is_sent_a_signal_is_let_go(running: Ends) -> None:
+    running.through.choices |= {7: None, 9: None}
+    for unique, node_id in ((2, 7), (4, 9), (6, 9)):
+        running.kernel.send(request(wire.OPEN, unique, node_id, bytes(8)))
+    for interrupted in (6, 8):  # nobody waits for the latter
+        running.kernel.send(request(wire.INTERRUPT, interrupted | 1, 0, struct.pack("=Q", interrupted)))
+    await trio.testing.wait_all_tasks_blocked()
+    assert running.through.given_up == [9]
     assert running.nothing_more()
 
 

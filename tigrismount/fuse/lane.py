@@ -6,7 +6,8 @@ the kernel's descriptor all the same, for INIT (``session``); here it keeps it. 
 - answers READ itself, from the same ``Adapter``: the bytes go to the kernel in one call that lets go of the
   interpreter's lock, and never through the socket;
 - answers OPEN and RELEASE of files that are open onto a file of the disk cache, where there are any (``passthrough``);
-- drops INTERRUPT: nothing that it could stop would notice;
+- takes INTERRUPT for a word to whoever waits for an OPEN, since the kernel lets nobody die before it is answered, and
+  drops any other: nothing that it could stop would notice;
 - hands everything else to the library and its answers to the kernel (``relay``).
 
 What is in service is known here, so giving up the connection is simple: read no more, and wait for what is there. The
@@ -126,6 +127,8 @@ class Lane:
             self._release(self._through, request, message)
         elif request.opcode != wire.INTERRUPT:
             self._relay.hand(message)
+        elif self._through is not None:
+            self._interrupt(self._through, wire.parse_interrupt(message))
 
     # ------------------------------------------------------------------ reading
 
@@ -164,6 +167,12 @@ class Lane:
             nursery.start_soon(self._choose, through, node_id)
         else:
             self._answer_open(through, request, message, is_through=is_through)
+
+    def _interrupt(self, through: Passthrough, unique: int) -> None:
+        """Keep nobody waiting for a proof who was sent a signal: it may be one to die of."""
+        for node_id, waiting in self._choosing.items():
+            if any(wire.parse_request(memoryview(message)).unique == unique for message in waiting):
+                through.give_up(node_id)
 
     async def _choose(self, through: Passthrough, node_id: int) -> None:
         try:

@@ -184,8 +184,8 @@ class Passthrough:
         self._on_closed = on_closed
         self._proofs = proofs
         self._log = log
-        self._waiting: set[trio.CancelScope] = set()
-        """Opens that wait for a proof."""
+        self._patience: dict[int, trio.CancelScope] = {}
+        """How long those may wait for a proof who open a node, by node."""
         self._is_leaving = False
         self._in_memory = None if even_in_memory else PagesInMemory()
         self.off = off
@@ -227,33 +227,41 @@ class Passthrough:
         self._log.note((kind, obj, 0, obj.size_bytes, since_s, self._log.clock(), "", ""))
 
     async def find(self, node_id: int) -> bool:
-        """Give a node that is not open a backing file if it may have one; return whether it has. Never raises."""
+        """Give a node that is not open a backing file if it may have one; return whether it has. Never raises.
+
+        Nobody else may be looking at the same node: all its opens must come to the same anyway.
+        """
         obj = self._version_of(node_id)
         if obj is None:
             return False
         since_s = self._log.clock()
-        reason = await self._look(node_id, obj)
-        if reason == _NOT_PROVEN and await self._prove(obj):
-            reason = self._refused_meanwhile(obj) or await self._look(node_id, obj)
-            if not reason:
-                self._held[node_id].waiting_since_s = since_s
+        patience = self._patience[node_id] = trio.CancelScope()
+        try:
+            reason = await self._look(node_id, obj)
+            if reason == _NOT_PROVEN and await self._prove(obj, patience):
+                reason = self._refused_meanwhile(obj) or await self._look(node_id, obj)
+                if not reason:
+                    self._held[node_id].waiting_since_s = since_s
+        finally:
+            del self._patience[node_id]
         return True if not reason else self._pass_over(reason)
+
+    def give_up(self, node_id: int) -> None:
+        """Let nobody who is opening a node wait for a proof any more: it is opened in the usual way."""
+        if node_id in self._patience:
+            self._patience[node_id].cancel()
 
     def hurry(self) -> None:
         """Let no open wait for a proof any more: somebody waits for what is in service to end."""
         self._is_leaving = True
-        for scope in self._waiting:
-            scope.cancel()
+        for patience in self._patience.values():
+            patience.cancel()
 
-    async def _prove(self, obj: ObjectId) -> bool:
+    async def _prove(self, obj: ObjectId, patience: trio.CancelScope) -> bool:
         if self._is_leaving:
             return False
-        with trio.CancelScope() as scope:
-            self._waiting.add(scope)
-            try:
-                return await self._proofs.prove(obj)
-            finally:
-                self._waiting.discard(scope)
+        with patience:
+            return await self._proofs.prove(obj)
         return False
 
     def _refused_meanwhile(self, obj: ObjectId) -> str:

@@ -29,6 +29,7 @@ _OUT_HEADER = struct.Struct("=IiQ")  # len, error or code, unique
 _OPEN_IN = struct.Struct("=II")  # flags, open_flags
 _OPEN_OUT = struct.Struct("=QIi")  # fh, open_flags, backing_id
 _READ_IN = struct.Struct("=QQI")  # fh, offset, size; what follows is not needed
+_INTERRUPT_IN = struct.Struct("=Q")  # unique of the request
 _GETXATTR_IN = struct.Struct("=I")  # size
 _NOTIFY_INVAL_INODE, _NOTIFY_INVAL_ENTRY, _NOTIFY_STORE, _NOTIFY_RESEND = 2, 3, 4, 7
 _INVAL_INODE_OUT = struct.Struct("=Qqq")  # nodeid, offset, length
@@ -88,6 +89,15 @@ def parse_open_flags(message: memoryview) -> int:
         ValueError: The request is cut short.
     """
     return int(_unpack(_OPEN_IN, message)[0])
+
+
+def parse_interrupt(message: memoryview) -> int:
+    """Return the unique number of the request whose caller an INTERRUPT says was sent a signal.
+
+    Raises:
+        ValueError: It is cut short.
+    """
+    return int(_unpack(_INTERRUPT_IN, message)[0])
 
 
 def reply_limit(request: Request, message: memoryview) -> int:
