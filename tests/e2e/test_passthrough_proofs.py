@@ -21,6 +21,7 @@ import pytest
 
 from tigrismount.demo.command import wait_until
 from tigrismount.demo.model import plan_model
+from tigrismount.testing.mount import mounted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -243,6 +244,65 @@ def test_opening_the_first_shard_proves_the_following_ones(mount, bucket, python
             assert python(SUM, f"{mounted.path}/{name}").strip() == sum_of(body)
         found = seen(mounted)
         assert (found["opens"], found["reads"], found["proven_bytes"]) == (4, 0, sum(map(len, bodies)))
+
+
+def test_thirty_files_are_opened_at_once(mount, bucket, noise, start) -> None:
+    bodies = {f"file-{number}": noise(2 * MIB + number, number) for number in range(30)}
+    for name, body in bodies.items():
+        bucket.put(name, body)
+    mount.run("warm", f"s3://{bucket.name}", *mount.flags).check()
+    with mount(f"s3://{bucket.name}", *ONCE) as mounted:
+        openers = {name: start(f"{mounted.path}/{name}") for name in bodies}
+        assert {name: end(opener) for name, opener in openers.items()} == {
+            name: sum_of(body) for name, body in bodies.items()
+        }
+        found = seen(mounted)
+        assert (found["opens"], found["reads"]) == (30, 0)
+        assert found["proven_bytes"] == sum(map(len, bodies.values()))
+
+
+def test_each_of_several_cache_directories_proves_what_it_has(mount, bucket, noise, python, tmp_path) -> None:
+    bodies = {f"file-{number}": noise(3 * MIB + number, number) for number in range(8)}
+    for name, body in bodies.items():
+        bucket.put(name, body)
+    more = f"--cache-dir={tmp_path / 'cache-2'}"
+    mount.run("warm", f"s3://{bucket.name}", *mount.flags, more).check()
+    assert 0 < len(data_files(mount)) < 8
+    with mount(f"s3://{bucket.name}", *ONCE, more) as mounted:
+        for name, body in bodies.items():
+            assert python(SUM, f"{mounted.path}/{name}").strip() == sum_of(body)
+        found = seen(mounted)
+        assert (found["opens"], found["reads"]) == (8, 0)
+
+
+def test_who_reads_past_the_page_cache_gets_the_same(mount, loaded, body, python) -> None:
+    code = """
+fd, buffer, done = os.open(path, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 64 << 20), 0
+while count := os.preadv(fd, [memoryview(buffer)[done:]], done):
+    done += count
+print(hashlib.sha256(buffer[:done]).hexdigest())
+"""
+    with mount(loaded, *ONCE) as mounted:
+        assert python(code, f"{mounted.path}/file").strip() == sum_of(body)
+        assert (seen(mounted)["opens"], seen(mounted)["reads"]) == (1, 0)
+
+
+@pytest.mark.parametrize("block", [0, 7, BLOCKS - 1])
+def test_two_daemons_prove_a_damaged_file_of_the_cache_they_share(
+    mount, loaded, body, slow, start, tmp_path, block: int
+) -> None:
+    """Both find the bit, and each may mend the file while the other reads it."""
+    with open(data_file(mount), "r+b") as file:
+        file.seek(block * MIB + 5)
+        file.write(bytes([body[block * MIB + 5] ^ 1]))
+    (tmp_path / "mnt-2").mkdir()
+    disk = slow(0.05)
+    with mount(loaded, *ONCE) as one, mounted(loaded, tmp_path / "mnt-2", mount.env, *mount.flags, *ONCE) as two:
+        openers = [start(f"{mount_.path}/file") for mount_ in (one, two) for _ in range(2)]
+        assert [end(opener) for opener in openers] == [sum_of(body)] * 4
+        assert disk.seen >= block
+        again = [start(f"{mount_.path}/file") for mount_ in (one, two)]
+        assert [end(opener) for opener in again] == [sum_of(body)] * 2
 
 
 # ------------------------------------------------------------------ while an OPEN waits
