@@ -333,6 +333,16 @@ def test_who_opens_what_is_being_proven_waits_with_the_first(mount, loaded, body
         assert (found["opens"], found["reads"], found["proven_bytes"]) == (4, 0, SIZE)
 
 
+def test_a_disk_that_stops_keeps_who_waits_for_a_moment_only(mount, loaded, body, slow, start) -> None:
+    """Nor does it keep the mount from ending: the store has the bytes."""
+    slow(600.0)
+    with mount(loaded, *ONCE) as mounted:
+        assert end(start(f"{mounted.path}/file")) == sum_of(body)
+        found = seen(mounted)
+        assert (found["opens"], found["proven_bytes"]) == (0, 0)
+        mounted.unmount()
+
+
 @pytest.mark.parametrize("how", ["killed", "told to end", "upgraded"])
 def test_another_worker_answers_who_waits(mount, loaded, body, slow, start, how: str) -> None:
     """Where a worker leaves in order, it lets nobody wait any longer, and the file is opened in the usual way."""
