@@ -235,7 +235,7 @@ class Passthrough:
         if obj is None:
             return False
         since_s = self._log.clock()
-        patience = self._patience[node_id] = trio.CancelScope()
+        patience = self._patience.setdefault(node_id, trio.CancelScope())
         try:
             reason = await self._look(node_id, obj)
             if reason == _NOT_PROVEN and await self._prove(obj, patience):
@@ -247,9 +247,8 @@ class Passthrough:
         return True if not reason else self._pass_over(reason)
 
     def give_up(self, node_id: int) -> None:
-        """Let nobody who is opening a node wait for a proof any more: it is opened in the usual way."""
-        if node_id in self._patience:
-            self._patience[node_id].cancel()
+        """Let nobody who is opening a node, or is about to, wait for a proof: it is opened in the usual way."""
+        self._patience.setdefault(node_id, trio.CancelScope()).cancel()
 
     def hurry(self) -> None:
         """Let no open wait for a proof any more: somebody waits for what is in service to end."""
