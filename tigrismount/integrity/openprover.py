@@ -149,14 +149,18 @@ class OpenProver:
     def _may_begin(self, obj: ObjectId) -> bool:
         if self._nursery is None or self._is_pressed() or not self._has_room(obj.size_bytes):
             return False
-        return obj.size_bytes <= LONGEST_S * self._pace_bytes_s()
+        return obj.size_bytes + self._left_bytes <= LONGEST_S * self._pace_bytes_s()
+
+    @property
+    def _left_bytes(self) -> int:
+        """Bytes that the proofs under way will compare: they share the disk, and will be in memory."""
+        return sum(job.left_bytes for job in self._jobs.values())
 
     def _has_room(self, size_bytes: int) -> bool:
         since_s = trio.current_time() - _RECENT_S
         while self._recent and self._recent[0][0] < since_s:
             self._recent.popleft()
-        begun_bytes = sum(job.left_bytes for job in self._jobs.values())
-        wanted_bytes = size_bytes + begun_bytes + sum(count for _, count in self._recent)
+        wanted_bytes = size_bytes + self._left_bytes + sum(count for _, count in self._recent)
         available_bytes = self._available_bytes()
         return available_bytes is not None and wanted_bytes * _MEMORY_SHARE <= available_bytes
 
@@ -206,6 +210,8 @@ class OpenProver:
             proven = await self._prove(obj, job)
         except CacheError as exc:
             log.info("not proven for its reader: %s", exc)
+        except Exception:  # would end the worker
+            log.exception("%s is not proven for its reader, who goes on in the usual way", obj.key)
         finally:
             del self._jobs[obj]
             job.proven = proven
@@ -222,19 +228,23 @@ class OpenProver:
             cached.close()
 
     async def _prove_blocks(self, obj: ObjectId, cached: CachedObject, unproven: Sequence[int], job: _Job) -> None:
-        fd, began_s, done_bytes = await cached.open_file(), trio.current_time(), 0
+        fd, began_s, before_bytes = await cached.open_file(), trio.current_time(), self.proven_bytes
         try:
             for index in unproven:
+                if self._is_pressed():
+                    return
                 since_s, start = self._log.clock(), index * cached.block_bytes
-                await cached.prove_block(index, fd)
                 stop = min(start + cached.block_bytes, obj.size_bytes)
+                job.left_bytes -= stop - start
+                if cached.proven(index):  # whoever did not wait has read it meanwhile
+                    continue
+                await cached.prove_block(index, fd)
                 self._log.note((loadlog.DISK, obj, start, stop, since_s, self._log.clock(), "", ""))
-                done_bytes += stop - start
                 self.proven_bytes += stop - start
                 self._recent.append((trio.current_time(), stop - start))
-                job.left_bytes -= stop - start
                 job.move()
         finally:
             os.close(fd)
+        done_bytes = self.proven_bytes - before_bytes  # those of others who had the disk at the same time included
         if done_bytes >= _LEAST_TIMED_BYTES:
             self._timed = trio.current_time(), done_bytes / max(trio.current_time() - began_s, 1e-3)
