@@ -261,9 +261,10 @@ def test_a_flipped_bit_is_found_before_the_kernel_is_left_alone_with_it(mount, s
         assert wait_until(is_left_alone), "it is right on the disk again, and was read back"
 
 
-def test_what_the_kernel_has_in_memory_is_left_there(mount, source, body, python) -> None:
+def test_what_the_kernel_has_in_memory_is_left_there(mount, bucket, body, python) -> None:
     read = "print(hashlib.sha256(open(path, 'rb').read()).hexdigest())"
-    with mount(source, "--passthrough=auto") as mounted:
+    bucket.put("file", body)
+    with mount(f"s3://{bucket.name}", "--passthrough=auto") as mounted:
         for _ in range(2):
             assert python(read, f"{mounted.path}/file").strip() == sum_of(body)
         seen = through(mounted)
