@@ -312,11 +312,23 @@ async def test_a_disk_that_hangs_keeps_nobody_for_long_and_its_proof_goes_on_for
 async def test_a_slow_disk_is_waited_for_as_long_as_it_gets_on(
     slow: Slow, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Mutation: a bound on the whole of the wait."""
+    """Mutation: a bound of two seconds on the whole of the wait."""
     slow.around.load(OBJ)
     slow.cache.block_s = 1.9
     assert await slow.prover.prove(OBJ)
     assert len(slow.cache.reads) == 3
+
+
+async def test_a_disk_that_has_become_slow_keeps_nobody_for_ever(
+    slow: Slow, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Mutation: no bound on the whole of the wait."""
+    long = ObjectId("bucket", "long", "etag", 20 * BLOCK)
+    slow.around.load(long)
+    slow.cache.block_s = 1.9
+    with trio.fail_after(2 * LONGEST_S + 0.1):
+        assert not await slow.prover.prove(long)
+    assert len(slow.cache.reads) < 20
 
 
 async def test_who_goes_leaves_the_proof_to_others(slow: Slow, nursery: trio.Nursery) -> None:

@@ -12,7 +12,7 @@ from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, ObjectId, Priority
 from tigrismount.errors import ObjectAccessError, ObjectUnavailableError
 from tigrismount.reader import model as model_module
-from tigrismount.reader.model import begins_load
+from tigrismount.reader.model import LEAVE_S, begins_load
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.reader.readers import Readers
 from tigrismount.testing.waiting import no_threads
@@ -326,6 +326,15 @@ async def test_who_asks_what_follows_asks_the_directory_once_for_all_shards(stor
         assert await keys_after(readers, shard) == SHARDS[number + 1 :]
     assert directory.asked == [(SHARDS[0], "")]
     assert [obj.key for obj, *_ in store.reads] == ["m/model.safetensors.index.json"]
+
+
+async def test_what_follows_is_looked_up_again_after_a_while(readers, directory, model, autojump_clock):
+    """A shard that was uploaded anew is another version."""
+    assert await keys_after(readers, model[0]) == SHARDS[1:]
+    directory.files.remove(model[-1])
+    assert await keys_after(readers, model[0]) == SHARDS[1:]
+    await trio.sleep(LEAVE_S + 1)
+    assert await keys_after(readers, model[0]) == SHARDS[1:-1]
 
 
 async def test_nothing_follows_a_single_file_or_one_that_belongs_to_no_checkpoint(store, readers, directory):

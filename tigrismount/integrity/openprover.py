@@ -44,6 +44,8 @@ _LEAST_TIMED_BYTES = 64 << 20
 """Shortest proof that says how fast the disk is."""
 _SILENCE_S = 2.0
 """How long one block may take until who waits opens the file in the usual way; it takes milliseconds."""
+_MOST_PATIENCE_S = 2 * LONGEST_S
+"""The same for all of them, where the disk is not what it was: whoever opens a file is not kept longer."""
 _RECENT_S = 600.0
 """How long what was proven is taken to be in memory, or wanted there."""
 _MEMORY_SHARE = 2
@@ -66,9 +68,10 @@ class _Job:
         self._moved = trio.Event()
 
     async def wait(self) -> bool:
-        """Return whether the version is proven, False as well once nothing has moved for too long."""
+        """Return whether the version is proven, False as well once it has taken too long, all of it or one block."""
+        until_s = trio.current_time() + _MOST_PATIENCE_S
         while self.proven is None:
-            with trio.move_on_after(_SILENCE_S) as scope:
+            with trio.move_on_at(min(until_s, trio.current_time() + _SILENCE_S)) as scope:
                 await self._moved.wait()
             if scope.cancelled_caught:
                 return False

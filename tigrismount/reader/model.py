@@ -13,6 +13,7 @@ is withdrawn after a moment (loaders close a shard before they open the next one
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import OrderedDict
 from functools import partial
@@ -115,8 +116,8 @@ class Models:
         self._shards: dict[ObjectId, tuple[Model, int]] = {}
         self._open: set[ObjectId] = set()
         """Files that somebody has open."""
-        self._series: OrderedDict[ObjectId, tuple[ObjectId, ...]] = OrderedDict()
-        """What was found out for :meth:`following`: the shards of the checkpoint that a file belongs to."""
+        self._series: OrderedDict[ObjectId, tuple[float, tuple[ObjectId, ...]]] = OrderedDict()
+        """What was found out for :meth:`following`, and when: the shards of the checkpoint that a file belongs to."""
         self._looked: set[tuple[str, str]] = set()
         """Directories whose files were found out within the last minute, or are being."""
 
@@ -160,15 +161,15 @@ class Models:
         """Return the shards that are read after *obj*, in order, whether anybody reads any; none if nobody can tell."""
         if self._siblings is None:
             return ()
-        shards = self._series.get(obj)
-        if shards is None:
+        looked_s, shards = self._series.get(obj, (-math.inf, ()))
+        if trio.current_time() - looked_s > LEAVE_S:
             try:
                 files = dict(await self._siblings(obj, ""))
                 shards = tuple(await self._find_shards(files, obj.key.rpartition("/")[2]))
             except (TigrisMountError, threads.NoThreadError) as exc:
                 log.info("what follows %s is not known: %s", obj.key, exc)
                 return ()
-            self._series.update(dict.fromkeys((obj, *shards), shards))
+            self._series.update(dict.fromkeys((obj, *shards), (trio.current_time(), shards)))
             while len(self._series) > MAX_SERIES:
                 self._series.popitem(last=False)
         return shards[shards.index(obj) + 1 :] if obj in shards else ()
