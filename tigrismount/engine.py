@@ -27,7 +27,8 @@ from tigrismount.core.openmodes import OpenState
 from tigrismount.errors import CacheError, ConfigError, TigrisMountError
 from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.kernel import Kernel
-from tigrismount.fuse.passthrough import Passthrough, effective_capabilities, why_off
+from tigrismount.fuse.passthrough import Passthrough
+from tigrismount.fuse.permission import effective_capabilities, why_off
 from tigrismount.fuse.pusher import Pusher
 from tigrismount.fuse.room import MemoryRoom, read_text
 from tigrismount.integrity.openprover import OpenProver

@@ -16,7 +16,7 @@ from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.demo.command import Finished, run_child, run_command, wait_until
 from tigrismount.demo.model import plan_model
 from tigrismount.fuse.options import FuseConfig
-from tigrismount.fuse.passthrough import effective_capabilities, why_off
+from tigrismount.fuse.permission import effective_capabilities, why_off
 from tigrismount.fuse.room import read_text
 from tigrismount.holder.mountinfo import read_mounts
 from tigrismount.testing.mount import Mounted, marked_processes, mounted, require_fuse

@@ -19,7 +19,8 @@ from tigrismount.core.openmodes import OpenState
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheError
 from tigrismount.fuse.options import FuseConfig
-from tigrismount.fuse.passthrough import LEAST_BYTES, PagesInMemory, Passthrough, effective_capabilities, why_off
+from tigrismount.fuse.passthrough import LEAST_BYTES, PagesInMemory, Passthrough
+from tigrismount.fuse.permission import effective_capabilities, why_off
 from tigrismount.testing.waiting import until
 
 if TYPE_CHECKING:

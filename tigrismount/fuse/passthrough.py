@@ -18,7 +18,6 @@ What could be taken away from under a reader may not be, for as long as anybody 
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections import Counter, OrderedDict
@@ -33,7 +32,7 @@ from tigrismount.cache.datafile import is_unused
 from tigrismount.core import loadlog
 from tigrismount.core.openmodes import OpenModes
 from tigrismount.errors import CacheError
-from tigrismount.fuse.options import NOT_ASKED_FOR
+from tigrismount.fuse.permission import FOR_GOOD, why_refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.openmodes import OpenState
     from tigrismount.core.types import ObjectId
-    from tigrismount.fuse.options import FuseConfig
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +48,6 @@ LEAST_BYTES = 1 << 20
 """Smallest file that is opened so: below, finding out costs about as much as reading."""
 _MOST_REMEMBERED = 10_000
 """Files of which it is remembered what the kernel was sent; more are not loaded in turn by one host."""
-_CAP_SYS_ADMIN = 21
-"""linux/capability.h."""
-_ALL_UIDS = 2**32 - 1
-"""Length of the map of the initial user namespace, in which alone the capability counts."""
-_FOR_GOOD = frozenset({errno.EPERM, errno.ELOOP, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS})
-"""What the kernel says to every file of this cache, and not for want of memory or of descriptors."""
 _PATIENCE_S = 0.25
 """How long an open waits for the cache; it needs a millisecond."""
 _NOT_PROVEN = "not proven yet"
@@ -290,10 +282,10 @@ class Passthrough:
             backing_id = self._backing.open_backing(fd)
         except OSError as exc:
             os.close(fd)
-            if exc.errno not in _FOR_GOOD:
+            if exc.errno not in FOR_GOOD:
                 log.info("not opened onto its cache file: %s", exc)
                 return "the kernel did not take the cache file"
-            self.off = _why_not(exc)
+            self.off = why_refused(exc)
             log.warning("no file is opened onto its cache file: %s", self.off)
             return self.off
         self._held[node_id] = _Held(obj, fd)
@@ -401,7 +393,7 @@ class Passthrough:
         try:
             backing_id = self._backing.open_backing(held.fd)
         except OSError as exc:
-            log.warning("a cache file stays locked: %s", _why_not(exc))
+            log.warning("a cache file stays locked: %s", why_refused(exc))
             return False
         self._backing.close_backing(state.backing_id)
         self._journal(self.modes.back(node_id, backing_id))
@@ -425,41 +417,3 @@ class Passthrough:
             len(self._held),
             dict(self._passed_over),
         )
-
-
-def why_off(config: FuseConfig, *, verify: str | None, capabilities: int, uid_map: str) -> str:
-    """Return why no file can be opened onto a file of the cache, empty where files can, as far as this side knows.
-
-    Args:
-        config: What was asked for.
-        verify: When cached blocks are checked; None without a cache.
-        capabilities: Effective ones of this process, as a bit mask.
-        uid_map: Of this process, as ``/proc/self/uid_map`` has it.
-    """
-    if config.passthrough == "off":
-        return NOT_ASKED_FOR
-    if verify is None:
-        return "there is no disk cache"
-    if verify == "always":
-        return "--verify always: the kernel verifies nothing"
-    if not capabilities >> _CAP_SYS_ADMIN & 1 or uid_map.split() != ["0", "0", str(_ALL_UIDS)]:
-        return "this process lacks CAP_SYS_ADMIN"
-    return ""
-
-
-def _why_not(error: OSError) -> str:
-    if error.errno == errno.EPERM:
-        return "this process lacks CAP_SYS_ADMIN"
-    if error.errno == errno.ELOOP:
-        return "the cache lies on a filesystem that is stacked on another (overlayfs)"
-    return f"the kernel does not take the cache's files ({error.strerror})"
-
-
-def effective_capabilities(read: Callable[[str], str]) -> int:
-    """Return this process's effective capabilities as a bit mask.
-
-    Args:
-        read: Returns the text of a file, empty where there is none.
-    """
-    fields = (line.partition(":") for line in read("/proc/self/status").splitlines())
-    return next((int(value, 16) for name, _, value in fields if name == "CapEff"), 0)
