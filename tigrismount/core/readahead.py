@@ -125,7 +125,7 @@ class Stream:
         self.missed = False
         """Whether a reader had to wait since the window was last looked at."""
         self.calm_from = start
-        """Head position when it last had to, or when the window last shrank."""
+        """Head position when it last had to."""
         self.update_at = 0
         """Head position from which the window is looked at again."""
         self.seen_bytes = 0
