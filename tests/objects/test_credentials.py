@@ -60,6 +60,21 @@ def test_a_default_profile_nobody_asked_for_does_not_count_on_tigris():
         find(files={".aws/credentials": CREDENTIALS_FILE})
 
 
+def test_the_default_profile_of_a_file_that_is_named_counts_on_tigris_where_nothing_else_does():
+    env = {"AWS_SHARED_CREDENTIALS_FILE": "/run/credentials/unit/credentials"}
+    files = {"/run/credentials/unit/credentials": CREDENTIALS_FILE}
+    assert find(env=env, files=files).access_key_id == "d"
+    assert find(env={**env, **AWS_ENV}, files=files).access_key_id == "aws-id"
+    assert find(env=env, files={**files, ".tigris/config.json": tigris_file(saved=SAVED)}).access_key_id == "tid_saved"
+
+
+@pytest.mark.parametrize("files", [{}, {"/keys": "#\n"}])
+def test_a_file_that_is_named_and_holds_no_key_is_as_good_as_none(files):
+    with pytest.raises(CredentialsError, match=r"no credentials for https://t3\.storage\.dev"):
+        find(env={"AWS_SHARED_CREDENTIALS_FILE": "/keys"}, files=files)
+    assert find(LOCAL, env={"AWS_SHARED_CREDENTIALS_FILE": "/keys"}, files=files) is None
+
+
 def test_off_tigris_the_choice_is_left_to_boto3():
     assert find(LOCAL, files={".aws/credentials": CREDENTIALS_FILE}) is None
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import tigrismount
+from tigrismount.objects.credentials import find_credentials
+from tigrismount.objects.options import S3Config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = REPOSITORY / "systemd"
@@ -58,6 +60,24 @@ def test_all_privilege_is_in_the_helpers_lines():
     privileged = [line for line in lines if line.startswith("Exec") and "=+" in line]
     assert len(privileged) == 2
     assert all("-I -m tigrismount.holder.helper" in line for line in privileged)
+
+
+def test_the_key_that_the_guide_puts_beside_a_unit_is_found_on_tigris():
+    """The tests that boot systemd have another store, for which boto3 finds it."""
+    unit = (UNITS / "tigrismount@.service").read_text()
+    [name] = re.findall(r"^Environment=AWS_SHARED_CREDENTIALS_FILE=(\S+)$", unit, re.MULTILINE)
+    guide = (REPOSITORY / "docs" / "howto" / "systemd.md").read_text()
+    [keys] = re.findall(r"<<'END'\n(.*?)^END$", guide, re.MULTILINE | re.DOTALL)
+    [home] = re.findall(r"^Environment=.*\bHOME=(\S+)$", unit, re.MULTILINE)
+    path = name.replace("%d", "/run/credentials/tigrismount@my-bucket.service")
+    found = find_credentials(
+        S3Config(),
+        {"AWS_SHARED_CREDENTIALS_FILE": path, "HOME": home},
+        Path(home),
+        lambda asked: keys if str(asked) == path else None,
+    )
+    assert found is not None
+    assert (found.access_key_id, found.secret_access_key) == ("tid_...", "tsec_...")
 
 
 def test_the_helper_is_small_and_needs_the_standard_library_only():

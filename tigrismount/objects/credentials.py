@@ -8,10 +8,11 @@ is an error, and every key remembers its source for ``status``, ``doctor`` and e
 2. ``AWS_ACCESS_KEY_ID`` and ``AWS_SECRET_ACCESS_KEY``
 3. ``TIGRIS_STORAGE_ACCESS_KEY_ID`` and ``TIGRIS_STORAGE_SECRET_ACCESS_KEY``
 4. ``~/.tigris/config.json``, written by ``tigris configure`` and ``tigris login``
-5. off Tigris only: whatever boto3's own chain finds
+5. on Tigris: the ``default`` profile of a file that ``AWS_SHARED_CREDENTIALS_FILE`` names, as the systemd unit does
+6. off Tigris: whatever boto3's own chain finds
 
 A ``default`` profile made by ``aws configure`` for Amazon does not count on Tigris, and the chain ends in metadata
-services that can take seconds to answer, hence 5. The lookup is a pure function of the environment, the home
+services that can take seconds to answer, hence 5 and 6. The lookup is a pure function of the environment, the home
 directory and a function that reads files.
 """
 
@@ -88,6 +89,8 @@ def find_credentials(config: S3Config, env: Mapping[str, str], home: Path, read_
     on_tigris = is_tigris(config.endpoint_url)
     found = _from_tigris_file(home / ".tigris" / "config.json", read_file, needed=on_tigris)
     if found is None and on_tigris:
+        found = _from_named_file(env, home, read_file)
+    if found is None and on_tigris:
         raise CredentialsError(f"no credentials for {config.endpoint_url}: {_WAYS}")
     return found
 
@@ -148,6 +151,12 @@ def _from_profile(config: S3Config, env: Mapping[str, str], home: Path, read_fil
     if sections == [None, None]:
         raise CredentialsError(f"there is no profile {name!r} in {shared} or {main}: check --profile and AWS_PROFILE")
     return _profile_credentials(name, [section for section in sections if section is not None])
+
+
+def _from_named_file(env: Mapping[str, str], home: Path, read_file: ReadFile) -> Credentials | None:
+    path = _expand(env.get("AWS_SHARED_CREDENTIALS_FILE", ""), home)
+    section = _section(read_file(path), ["default"], path) if path else None
+    return None if section is None else _profile_credentials("default", [section])
 
 
 def _profile_credentials(name: str, sections: list[Mapping[str, str]]) -> Credentials:
