@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import tigrismount
+from tigrismount.holder import helper
+from tigrismount.holder.unit import Unit
 from tigrismount.objects.credentials import find_credentials
 from tigrismount.objects.options import S3Config
 
@@ -78,6 +80,19 @@ def test_the_key_that_the_guide_puts_beside_a_unit_is_found_on_tigris():
     )
     assert found is not None
     assert (found.access_key_id, found.secret_access_key) == ("tid_...", "tsec_...")
+
+
+@pytest.mark.parametrize(
+    ("settings", "kib"),
+    [
+        ({}, 4096),
+        ({"kernel-read-ahead": "auto"}, 4096),
+        ({"kernel_read_ahead": "512"}, 512),
+        ({"kernel-read-ahead": 0}, 0),
+    ],
+)
+def test_the_helper_understands_a_read_ahead_however_it_is_written(settings, kib):
+    assert helper._read_ahead_kib(Unit("b", "s3://b", "/mnt/b", "/etc/tigrismount/b.toml", settings)) == kib
 
 
 def test_the_helper_is_small_and_needs_the_standard_library_only():

@@ -34,6 +34,8 @@ _PROBE_S = 0.3
 """A dead mount answers at once with an error; one that waits for a worker does not answer at all."""
 _FAILED_START = ("1", "2")
 """Exit statuses of a supervisor that never served; afterwards nothing may be left mounted."""
+_READ_AHEAD_KIB = 4096
+"""What ``--kernel-read-ahead auto`` means; the process that comes refuses what is no number."""
 _HIDING_MODE = 0o000
 """Mode of mountpoints made here: should the mount ever be missing, nobody takes the directory for an empty bucket."""
 
@@ -84,9 +86,15 @@ def _mount(unit: Unit) -> None:
     notify.store("fuse", fd)
     notify.wait_until_heard()
     made = mount_at(unit.mountpoint)
-    kib = unit.settings.get("kernel-read-ahead", unit.settings.get("kernel_read_ahead", 4096))
-    if made is not None and isinstance(kib, int) and kib > 0:
+    kib = _read_ahead_kib(unit)
+    if made is not None and kib > 0:
         raise_read_ahead(made.device, kib)
+
+
+def _read_ahead_kib(unit: Unit) -> int:
+    """Return what the unit's file asks for, as the option's parser would, which is not for root to load."""
+    written = str(unit.settings.get("kernel-read-ahead", unit.settings.get("kernel_read_ahead", "auto"))).strip()
+    return int(written) if written.isdecimal() else _READ_AHEAD_KIB
 
 
 def _make_directory(path: str) -> None:
