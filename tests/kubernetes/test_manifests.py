@@ -6,6 +6,7 @@ What only Kubernetes can tell is not seen here: whether an image exists, a quota
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from ipaddress import ip_network
@@ -343,6 +344,15 @@ def test_the_two_halves_and_the_kubelet_meet(base):
     theirs = {volume["name"]: volume["hostPath"]["path"] for volume in mounter["volumes"] if "hostPath" in volume}
     assert theirs["comm"] == host["comm"]
     assert told["mounter_uid"] == mounter["securityContext"]["runAsUser"]
+
+
+def test_the_monitor_gives_mounters_the_job_that_the_alert_rules_name():
+    """Without a label the operator names the job after itself, and no alert that asks for one is ever raised."""
+    found = {(d["kind"], d["metadata"]["name"]): d for d in render(ROOT / "overlays" / "prometheus")}
+    labels = found["DaemonSet", "tigrismount-mounter"]["spec"]["template"]["metadata"]["labels"]
+    monitor = found["PodMonitor", "tigrismount"]["spec"]
+    rules = (ROOT.parent / "observability" / "alerts.yml").read_text()
+    assert set(re.findall(r'job="([^"]+)"', rules)) == {labels[monitor["jobLabel"]]}
 
 
 def test_the_cache_of_an_nvme_becomes_the_mounters():
