@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ _BESIDE = {
     *("metrics", "objects", "reader", "testing", "vfs", "warm"),
 }
 """Directories of tests that mount nothing and start no command that looks at the host's mounts."""
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end what tests start, also where a shell that runs the tests in its background has it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
