@@ -91,6 +91,36 @@ async def test_the_next_look_finds_what_the_first_did_not(stocked, connect, mock
     assert places.looks == 4
 
 
+@pytest.mark.parametrize(
+    "profile",
+    [
+        ("credential_process = /nonexistent/program",),
+        ("role_arn = arn:aws:iam::1:role/r", "web_identity_token_file = /nonexistent/token"),
+        ("role_arn = arn:aws:iam::1:role/r", "source_profile = base"),
+    ],
+    ids=["program gone", "token gone", "role refused"],
+)
+async def test_a_look_that_fails_in_whatever_way_is_a_refusal(stocked, connect, read, profile, monkeypatch, tmp_path):
+    """Mutation: what a profile's program, its token's file or its role raises leaves the client, and ends the mount."""
+    base = ("[profile base]", "aws_access_key_id = tid_one", "aws_secret_access_key = one")
+    (tmp_path / "config").write_text("\n".join(["[profile p]", "region = us-east-1", *profile, *base]))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", stocked.url)
+    client = connect(stocked, OLD, find_credentials=Places(Credentials(source="profile 'p'", profile="p")))
+    obj = (await client.head("models", "weights")).id
+    stocked.tigris.keys = set()
+    with pytest.raises(ObjectAccessError):
+        await read(client, obj)
+
+
+def test_a_profile_whose_program_is_gone_is_told_at_once(monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("[profile p]\ncredential_process = /nonexistent/program\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    with pytest.raises(ConfigError, match="/nonexistent/program"):
+        SigningKeys(Credentials(source="profile 'p'", profile="p"))
+
+
 async def test_a_new_key_in_tigris_own_file_is_found(stocked, connect, tmp_path):
     path = tmp_path / ".tigris" / "config.json"
     path.parent.mkdir()

@@ -174,7 +174,9 @@ class KeyRenewal:
         assert self._find is not None
         try:
             return self._keys.replace(self._find())
-        except botocore.exceptions.BotoCoreError as exc:  # a login that has to be renewed by hand, say
+        except ConfigError:
+            raise
+        except Exception as exc:  # a login to be renewed by hand, a role that is refused, a token's file that is gone
             raise ConfigError(str(exc)) from exc
 
     def _say(self, fault: str) -> None:
@@ -200,7 +202,7 @@ def _load(credentials: Credentials | None, metadata_service: bool) -> tuple[Any,
             for method in () if metadata_service else _METADATA_SERVICES:
                 chain.remove(method)
             return session, chain.load_credentials()
-        except (ValueError, botocore.exceptions.BotoCoreError) as exc:
+        except (ValueError, OSError, botocore.exceptions.BotoCoreError) as exc:  # OSError: a profile's program is gone
             raise ConfigError(f"no usable credentials from {_source(credentials)}: {exc}") from exc
     session = _session(None, isolated=True)
     if credentials.anonymous:
