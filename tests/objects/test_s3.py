@@ -121,6 +121,8 @@ async def test_the_connection_of_an_unfinished_body_is_not_used_again(server, sa
         {"Content-Range": None},
         {"Content-Length": 99},
         {"ETag": None},
+        {"Content-Range": f"bytes 100-199/{'9' * 5000}"},
+        {"Content-Length": "9" * 5000},
     ],
 )
 async def test_a_wrong_answer_is_asked_again_a_few_times_and_never_delivered(server, say, client, lie):
@@ -129,6 +131,13 @@ async def test_a_wrong_answer_is_asked_again_a_few_times_and_never_delivered(ser
     with pytest.raises(ObjectProtocolError):
         await client.fetch(OBJ, 100, 200, sink)
     assert (sink.received, len(server.requests)) == (0, 4)
+
+
+async def test_a_date_that_is_none_is_a_wrong_answer(server, say, client):
+    """Mutation: what Python says of it leaves the client, and ends the mount."""
+    server.answer(say.part(DATA, 0, 9, ETag=None, Last_Modified="Mon, 01 Jan 99999 00:00:00 GMT"))
+    with pytest.raises(ObjectProtocolError, match="unexpected"):
+        await fetch(client, 0, 9, ObjectId("b", "k", "", SIZE, 1))
 
 
 async def test_a_right_answer_after_a_wrong_one_counts(server, say, client):
