@@ -121,6 +121,37 @@ def test_a_profile_whose_program_is_gone_is_told_at_once(monkeypatch, tmp_path):
         SigningKeys(Credentials(source="profile 'p'", profile="p"))
 
 
+async def test_a_key_that_was_handed_in_outlives_a_refusal(stocked, connect):
+    """Mutation: one refusal, and the mount signs with the old key of its environment for the rest of its life."""
+    places = Places(OLD)
+    client = connect(stocked, OLD, find_credentials=places)
+    assert await client.replace_key(NEW)
+    stocked.tigris.keys, stocked.tigris.refusal = set(), (403, "AccessDenied")  # the store does not know it yet
+    with pytest.raises(ObjectAccessError):
+        await client.head("models", "weights")
+    assert places.looks == 1
+    stocked.tigris.keys = {NEW.access_key_id}
+    assert (await client.head("models", "weights")).id.size_bytes == 100
+
+
+def test_a_key_that_is_handed_in_again_counts_again():
+    keys = SigningKeys(OLD)
+    assert (keys.hand_in(NEW), keys.replace(OLD)) == (True, False)
+    assert (keys.hand_in(OLD), keys.replace(NEW)) == (True, False)
+    assert not keys.hand_in(OLD)
+    assert keys.source == OLD.source
+
+
+def test_a_key_that_cannot_be_had_any_more_is_replaced(monkeypatch, tmp_path):
+    """Mutation: the profile's lost token keeps every other key out, found or handed in."""
+    (tmp_path / "config").write_text("[profile p]\nrole_arn = arn:aws:iam::1:role/r\nweb_identity_token_file = /none\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for take in ("replace", "hand_in"):
+        keys = SigningKeys(Credentials(source="profile 'p'", profile="p"))
+        assert getattr(keys, take)(NEW)
+        assert keys.source == NEW.source
+
+
 async def test_a_new_key_in_tigris_own_file_is_found(stocked, connect, tmp_path):
     path = tmp_path / ".tigris" / "config.json"
     path.parent.mkdir()

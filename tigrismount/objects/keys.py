@@ -75,6 +75,8 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         """Whether requests go unsigned; stays so."""
         self.generation = 0
         """How often the key was replaced."""
+        self._outdated: frozenset[Any] = frozenset()
+        """Keys that one was handed in for; where they were found, they still are."""
         self.session.register_component("credential_provider", self)
 
     def load_credentials(self) -> SigningKeys:
@@ -93,16 +95,37 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         return hmac.digest(secret.encode(), name.encode() + b"\0" + text, "sha256")
 
     def replace(self, credentials: Credentials | None) -> bool:
-        """Take the key that *credentials* name, if it is another one; return whether it is. May read files."""
+        """Take the key that *credentials* name, if it is another one; return whether it is. May read files.
+
+        One that another key was handed in for is not gone back to: an environment, say, has it for ever.
+        """
+        return self._take(credentials, self._outdated)
+
+    def hand_in(self, credentials: Credentials) -> bool:
+        """Take the key that *credentials* name, whatever was before; return whether it is another one."""
+        self._outdated |= {self._present()}
+        replaced = self._take(credentials, frozenset())
+        self._outdated -= {self._present()}
+        return replaced
+
+    def _take(self, credentials: Credentials | None, outdated: frozenset[Any]) -> bool:
         _, inner = _load(credentials, self._metadata_service)
         if inner is None or self.anonymous:
             return False
-        if inner.get_frozen_credentials() == self.get_frozen_credentials():
+        found = inner.get_frozen_credentials()
+        if found == self._present() or found in outdated:
             return False
         self._inner = inner
         self.source = _source(credentials)
         self.generation += 1
         return True
+
+    def _present(self) -> Any:
+        """Return the key in use, None where there is none or it cannot be had any more: then any other will do."""
+        try:
+            return self.get_frozen_credentials()
+        except Exception:  # noqa: BLE001 - of whatever kind: what signs with it meets it too, and says it
+            return None
 
 
 class PassedKeys(botocore.credentials.Credentials):  # type: ignore[misc]

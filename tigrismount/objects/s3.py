@@ -306,7 +306,7 @@ class S3Client:
 
     async def replace_key(self, credentials: Credentials) -> bool:
         """Sign with another key from now on; return whether it is another one. Anonymous clients stay so."""
-        return await trio.to_thread.run_sync(self._keys.replace, credentials)
+        return await trio.to_thread.run_sync(self._keys.hand_in, credentials)
 
     def seal(self, text: bytes) -> bytes:
         """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
