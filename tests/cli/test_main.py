@@ -40,6 +40,17 @@ def test_version_names_what_reports_need(tigrismount):
     assert [line.split()[0] for line in ended.out.splitlines()[1:]] == ["Python", "pyfuse3", "libfuse", "Linux", "FUSE"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([""], "the mountpoint is empty"), (["/", "--timeout", "inf"], "at most 1d"), (["/", "--timeout", "200d"], "1d")],
+)
+def test_what_health_cannot_be_asked_is_bad_usage_and_no_verdict(tigrismount, arguments, message):
+    """Mutation: an unset variable of a script is a mount that is dead (2), a wait without an end none at all (1)."""
+    ended = tigrismount("health", *arguments)
+    assert ended.exit_code == 64
+    assert message in ended.err
+
+
 def test_nothing_to_do_shows_help_and_fails(tigrismount):
     ended = tigrismount()
     assert (ended.exit_code, ended.out) == (2, "")

@@ -15,12 +15,15 @@ from tigrismount.cli.completing import mountpoints
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import request
 from tigrismount.control.paths import find_socket
-from tigrismount.errors import MountError
+from tigrismount.errors import ConfigError, MountError
 from tigrismount.holder.mountinfo import canonical_mountpoint, mount_at
 from tigrismount.holder.probe import Finding, Health, probe
 
 OK, NOT_MOUNTED, DEAD, HUNG, DEGRADED = range(5)
 """Exit statuses, which scripts and Kubernetes' probes rely on."""
+
+_MOST_TIMEOUT_S = 86_400.0
+"""Above what anybody waits for an answer."""
 
 _STATES = {OK: "ok", NOT_MOUNTED: "not mounted", DEAD: "dead", HUNG: "not answering", DEGRADED: "degraded"}
 _REMEDIES = {
@@ -46,7 +49,12 @@ def health(mountpoint: str, timeout: str, degraded_ok: bool, as_json: bool) -> i
         timeout_s = parse_seconds(timeout)
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--timeout") from exc
-    path = canonical_mountpoint(mountpoint)
+    if timeout_s > _MOST_TIMEOUT_S:  # the calls that wait take no more, and would fail as if nothing were mounted
+        raise click.BadParameter("expected at most 1d", param_hint="--timeout")
+    try:
+        path = canonical_mountpoint(mountpoint)
+    except ConfigError as exc:  # as an error of any other command it would say that the mount is dead
+        raise click.BadParameter(str(exc), param_hint="MOUNTPOINT") from exc
     code, reasons = judge(path, timeout_s)
     if as_json:
         click.echo(json.dumps({"mountpoint": path, "state": _STATES[code], "exit": code, "reasons": reasons}))
