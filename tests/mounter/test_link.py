@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from tigrismount.csi.held import HeldMounts
+from tigrismount.csi.holding import Held
 from tigrismount.csi.link import AnswerTimeoutError, Link, MounterGoneError
 from tigrismount.demo.command import wait_until
 from tigrismount.errors import MountError
-from tigrismount.holder.protocol import Channel
-from tigrismount.mounter.wire import driver_socket
+from tigrismount.holder.protocol import Channel, Message
+from tigrismount.mounter.wire import Order, driver_socket
 
 
 @pytest.fixture
@@ -148,3 +150,19 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(MountError, match="cannot be used to meet the mounter"):
         Link(str(tmp_path / "file"), 0, lambda _: None).open()
+
+
+def test_a_journal_that_did_not_come_leaves_the_one_there_is(tmp_path):
+    """Mutation: the number of a closed descriptor is kept, and whatever gets it next is sent to the mounter."""
+    mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)
+    order = Order(mount_id="one", source="s3://models", options={}, mountpoint="/one", secret={})
+    journal, later = os.memfd_create("journal"), os.memfd_create("later")
+    held = mounts._mounts["one"] = Held(order, journal_fd=journal)
+    mounts._take_message(Message("journal", {"id": "one"}))
+    assert held.journal_fd == journal
+    os.fstat(journal)
+    mounts._take_message(Message("journal", {"id": "one"}, (later,)))
+    assert held.journal_fd == later
+    held.close()  # it was lost meanwhile
+    mounts._take_message(Message("journal", {"id": "one"}, (os.memfd_create("late"),)))
+    assert held.journal_fd == -1

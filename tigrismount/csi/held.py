@@ -255,7 +255,7 @@ class HeldMounts:
                     self._take_back(held, message, fds)
                 elif message.type == "unknown":  # it was given, and the message was lost on the way
                     self._give_one(held)
-                elif message.type == "journal":
+                elif message.type == "journal" and fds and held.journal_fd >= 0:  # else its number would outlive it
                     os.close(held.journal_fd)
                     held.journal_fd = fds.pop()
                 elif message.type == "state":
