@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from tigrismount import threads
 from tigrismount.config.model import MountConfig
 from tigrismount.control.operations import operations
 from tigrismount.control.paths import runtime_directory, socket_path
@@ -287,10 +288,10 @@ class Worker:
         """Sign with another key from now on; return why not, empty where all is well."""
         try:
             self._take_secret(body)
-        except ConfigError as exc:
+            if self._secret is not None and await client.replace_key(self._secret):
+                log.info("going on with the new key of the volume")
+        except (ConfigError, threads.NoThreadError) as exc:
             return str(exc)
-        if self._secret is not None and await client.replace_key(self._secret):
-            log.info("going on with the new key of the volume")
         return ""
 
     async def _leave_on_signal(self, session: Session) -> None:

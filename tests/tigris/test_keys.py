@@ -7,7 +7,9 @@ import json
 import pytest
 import trio
 
+from tigrismount.app import Worker
 from tigrismount.errors import ConfigError, ObjectAccessError
+from tigrismount.holder.protocol import Channel
 from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
 from tigrismount.objects.keys import LOOKUP_INTERVAL_S, KeyRenewal, SigningKeys
 from tigrismount.objects.options import S3Config
@@ -226,3 +228,17 @@ async def test_a_system_without_a_thread_to_look_is_asked_again_later(autojump_c
     await trio.sleep(LOOKUP_INTERVAL_S)
     assert await renewal.renewed(keys.generation)
     assert (places.looks, keys.source) == (1, NEW.source)
+
+
+async def test_a_system_without_a_thread_for_a_new_key_of_a_volume_is_said_and_costs_no_mount(stocked, connect):
+    """Mutation: Python's own error ends the task that listens to the supervisor, and the worker."""
+    client = connect(stocked, OLD)
+    secret = {"AWS_ACCESS_KEY_ID": NEW.access_key_id, "AWS_SECRET_ACCESS_KEY": NEW.secret_access_key}
+    ours, theirs = Channel.pair()
+    worker = Worker(ours)
+    with no_threads():
+        assert "raise the limit of tasks" in await worker._rotate({"secret": secret}, client)
+    assert await worker._rotate({"secret": secret}, client) == ""
+    assert client.key_source != OLD.source
+    for channel in (ours, theirs):
+        channel.close()

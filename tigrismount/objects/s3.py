@@ -305,8 +305,12 @@ class S3Client:
         return self._keys.source
 
     async def replace_key(self, credentials: Credentials) -> bool:
-        """Sign with another key from now on; return whether it is another one. Anonymous clients stay so."""
-        return await trio.to_thread.run_sync(self._keys.hand_in, credentials)
+        """Sign with another key from now on; return whether it is another one. Anonymous clients stay so.
+
+        Raises:
+            NoThreadError: The system has no thread to do it in.
+        """
+        return await threads.run_sync(partial(self._keys.hand_in, credentials))
 
     def seal(self, text: bytes) -> bytes:
         """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
