@@ -53,6 +53,17 @@ def test_a_range_of_unknown_length_is_accepted_where_the_transfer_is_framed():
     check_range_answer(206, answer(content_length=None, transfer_encoding="chunked"), OBJ, 100, 200)
 
 
+@pytest.mark.parametrize("status", [200, 206])
+def test_what_a_proxy_has_compressed_is_refused_where_no_length_tells_it(status):
+    """Mutation: the beginning of a compressed body is delivered as the beginning of the object."""
+    framed = {"content_length": None, "transfer_encoding": "chunked", "content_encoding": "gzip"}
+    ranged = {"content_range": None} if status == 200 else {"content_range": "bytes 0-9/1000"}
+    for obj in (OBJ, ObjectId("b", "k", "W/abc", 1000)):
+        with pytest.raises(ObjectProtocolError, match="encoded on the way"):
+            check_range_answer(status, answer(etag='W/"abc"', **framed, **ranged), obj, 0, 10)
+    check_range_answer(status, answer(**framed, **ranged), OBJ, 0, 10)  # stored so
+
+
 @pytest.mark.parametrize("stop", [1000, 10])
 def test_the_whole_object_serves_a_range_from_its_beginning(stop):
     check_range_answer(200, answer(content_range=None, content_length="1000"), OBJ, 0, stop)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
 import time
@@ -171,6 +172,17 @@ async def test_a_framed_body_is_read_too(server, say, client):
 async def test_a_stored_content_encoding_is_left_alone(server, say, client):
     server.answer(say.part(DATA, 0, SIZE, Content_Encoding="gzip"))
     assert await fetch(client) == DATA
+
+
+async def test_what_is_encoded_on_the_way_is_no_answer(server, say, client):
+    """Mutation: the first bytes of a gzip stream, longer than what was asked for, pass for the object's."""
+    header = say.response(
+        200, Content_Length=None, Transfer_Encoding="chunked", Content_Encoding="gzip", ETag='W/"abc"'
+    )
+    packed = gzip.compress(DATA)
+    server.answer(header + b"%x\r\n%s\r\n0\r\n\r\n" % (len(packed), packed))
+    with pytest.raises(ObjectProtocolError, match="encoded on the way"):
+        await fetch(client, 0, 100)
 
 
 # -- bodies that break -----------------------------------------------------------------------------------------
