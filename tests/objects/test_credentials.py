@@ -99,6 +99,18 @@ def test_a_profile_without_a_static_key_is_left_to_boto3_by_name():
     assert (found.profile, found.access_key_id, found.anonymous) == ("sso", "", False)
 
 
+@pytest.mark.parametrize("keys_in", [".aws/credentials", ".aws/config"])
+def test_a_profile_that_is_a_role_is_left_to_boto3_wherever_its_own_keys_are(keys_in):
+    """Mutation: requests are signed as the user who may only take the role on, as boto3 never would."""
+    role = "[profile prod]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = prod\n"
+    keys = "aws_access_key_id = base\naws_secret_access_key = b\n"
+    files = (
+        {".aws/config": role + keys} if keys_in == ".aws/config" else {".aws/config": role, keys_in: "[prod]\n" + keys}
+    )
+    found = find(S3Config(profile="prod"), files=files)
+    assert (found.profile, found.access_key_id) == ("prod", "")
+
+
 def test_the_aws_file_variables_are_honoured():
     env = {"AWS_SHARED_CREDENTIALS_FILE": "~/keys", "AWS_PROFILE": "work"}
     assert find(env=env, files={"keys": CREDENTIALS_FILE}).access_key_id == "w"

@@ -161,12 +161,13 @@ def _from_named_file(env: Mapping[str, str], home: Path, read_file: ReadFile) ->
 
 def _profile_credentials(name: str, sections: list[Mapping[str, str]]) -> Credentials:
     source = f"profile {name!r}"
+    is_role = any("role_arn" in section for section in sections)  # its keys, in the other file perhaps, are to get it
     for section in sections:
         access_key_id = section.get("aws_access_key_id", "")
         secret = section.get("aws_secret_access_key", "")
         if bool(access_key_id) != bool(secret):
             raise CredentialsError(f"{source} has only half a key: set aws_access_key_id and aws_secret_access_key")
-        if access_key_id and "role_arn" not in section:
+        if access_key_id and not is_role:
             token = section.get("aws_session_token", "")
             return Credentials(
                 source=source, access_key_id=access_key_id, secret_access_key=secret, session_token=token
