@@ -118,6 +118,15 @@ def test_the_package_can_be_run_as_a_module():
     assert done.stderr.startswith("tigrismount: error: the MOUNTPOINT is missing")
 
 
+def test_a_path_that_is_no_utf8_is_written_as_it_is():
+    """Mutation: a mount that serves is told as an internal error, and health's verdict on it is 1, not mounted."""
+    path, env = b"/nowhere/\xff", {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in any locale but C
+    command = [sys.executable, "-m", "tigrismount", "health", path]
+    done = subprocess.run(command, capture_output=True, check=False, env=env)
+    assert (done.returncode, done.stderr) == (1, b"")
+    assert done.stdout.startswith(path + b": not mounted")
+
+
 def test_a_reader_that_has_enough_is_no_crash():
     done = subprocess.run(
         f"{sys.executable} -m tigrismount mount --help | true", shell=True, capture_output=True, text=True, check=True

@@ -7,6 +7,7 @@ answered in the time that Python needs to start, and work where the engine's lib
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -141,7 +142,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Run the process's own command line and exit: the entry point of the executable."""
+    write_any_path()
     sys.exit(main(sys.argv[1:]))
+
+
+def write_any_path() -> None:
+    """Let standard output take the paths that this system has, as the bytes they are: not all of them are UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def _run(arguments: Sequence[str]) -> int:
