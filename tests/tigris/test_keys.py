@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 import trio
 
 from tigrismount.app import Worker
+from tigrismount.demo.command import wait_until
 from tigrismount.errors import ConfigError, ObjectAccessError
 from tigrismount.holder.protocol import Channel
 from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
-from tigrismount.objects.keys import LOOKUP_INTERVAL_S, KeyRenewal, SigningKeys
+from tigrismount.objects.keys import LOOKUP_INTERVAL_S, LOOKUP_S, KeyRenewal, SigningKeys
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
 from tigrismount.testing.waiting import no_threads
@@ -228,6 +230,34 @@ async def test_a_system_without_a_thread_to_look_is_asked_again_later(autojump_c
     await trio.sleep(LOOKUP_INTERVAL_S)
     assert await renewal.renewed(keys.generation)
     assert (places.looks, keys.source) == (1, NEW.source)
+
+
+async def test_a_look_that_does_not_end_holds_nobody_up(mock_clock, caplog):
+    """Mutation: a program that waits for a person hangs a look-up in the mount beyond every deadline."""
+    answered, places, keys = threading.Event(), Places(NEW), SigningKeys(OLD)
+
+    def find() -> Credentials | None:
+        found = places()
+        answered.wait(5)
+        return found
+
+    renewal, renewed = KeyRenewal(keys, find), []
+
+    async def ask() -> None:
+        renewed.append(await renewal.renewed(0))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        assert await trio.to_thread.run_sync(wait_until, lambda: places.looks == 1)
+        mock_clock.jump(LOOKUP_S)
+    assert "it takes more than 15 s" in caplog.text
+    mock_clock.jump(LOOKUP_INTERVAL_S)
+    await ask()
+    assert renewed == [False, False]
+    assert places.looks == 1, "there is one already"
+    answered.set()
+    assert await trio.to_thread.run_sync(wait_until, lambda: keys.generation == 1)
+    assert await renewal.renewed(0), "what it found counts"
 
 
 async def test_a_system_without_a_thread_for_a_new_key_of_a_volume_is_said_and_costs_no_mount(stocked, connect):

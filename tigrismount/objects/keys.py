@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 LOOKUP_INTERVAL_S = 5.0
 """Least time between two look-ups: a refusal that no key mends must not read files for every request."""
 
+LOOKUP_S = 15.0
+"""Longest wait for a look-up: the program that a profile names may wait for a person, or a network that is away."""
+
 _ISOLATED = {
     "profile": (None, None, None, None),
     "config_file": (None, None, os.devnull, None),
@@ -171,6 +174,8 @@ class KeyRenewal:
         self._keys = keys
         self._find = find
         self._lock = trio.Lock()
+        self._places = trio.CapacityLimiter(1)
+        """A look-up that nobody waits for any more goes on, and what it finds counts; meanwhile there is no other."""
         self._looked_s = -LOOKUP_INTERVAL_S
         self._fault = ""
 
@@ -180,14 +185,18 @@ class KeyRenewal:
             if self._keys.generation != generation:
                 return True  # others were refused too, and one of them found it
             now_s = trio.current_time()
-            if self._find is None or self._keys.anonymous or now_s - self._looked_s < LOOKUP_INTERVAL_S:
+            too_soon = now_s - self._looked_s < LOOKUP_INTERVAL_S or not self._places.available_tokens
+            if self._find is None or self._keys.anonymous or too_soon:
                 return False
-            self._looked_s = now_s
+            self._looked_s, found = now_s, False
             try:
-                found = await threads.run_sync(self._look)
+                with trio.move_on_after(LOOKUP_S) as patience:
+                    found = await threads.run_sync(self._look, limiter=self._places, abandon_on_cancel=True)
             except (ConfigError, threads.NoThreadError) as exc:
                 self._say(str(exc))  # a file that is being written, say: the next refusal looks again
                 return False
+            if patience.cancelled_caught:
+                self._say(f"it takes more than {LOOKUP_S:.0f} s")
         if found:
             self._fault = ""
             log.info("the store refused the key; going on with the one from %s", self._keys.source)

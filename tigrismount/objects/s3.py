@@ -310,7 +310,7 @@ class S3Client:
         Raises:
             NoThreadError: The system has no thread to do it in.
         """
-        return await threads.run_sync(partial(self._keys.hand_in, credentials))
+        return await threads.run_sync(partial(self._keys.hand_in, credentials), abandon_on_cancel=True)
 
     def seal(self, text: bytes) -> bytes:
         """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
