@@ -117,3 +117,75 @@ async def test_claim_lasts_until_the_block_is_written(client, open_store, disk) 
         disk.write_gate.set()
         await wait_all_tasks_blocked()
         assert disk.claimed(obj) == set()
+
+
+async def test_a_damaged_block_of_another_process_spoils_nothing_that_came_before(client, open_store, disk) -> None:
+    """Mutation: with what had come still counted as there, its reader gets what the disk gave."""
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    gate = client.hold(after_bytes=BLOCK // 2)
+    async with open_store(cache=disk) as store:
+        store.retain(obj)
+        store.plan(obj, [Extent(0, BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        store.plan(obj, [], Priority.PREFETCH, cut=True)
+        await wait_all_tasks_blocked()
+        assert store.try_read(obj, 0, BLOCK // 2) == data[: BLOCK // 2]
+        disk.put(obj, 0, data)
+        disk.corrupt(obj, 0)
+        gate.set()
+        assert bytes(await store.read(obj, 0, BLOCK)) == data
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+        store.release(obj)
+    assert disk.block(obj, 0) in (None, data)
+    assert disk.claimed(obj) == set()
+
+
+async def test_all_who_wait_for_a_block_of_another_process_are_served_where_the_disk_fails(
+    client, open_store, disk
+) -> None:
+    """Mutation: a part that goes on with its own bytes alone leaves those waiting whose part it took back."""
+    data = pattern(BLOCK)
+    obj, other = client.put("a", data), client.put("b", pattern(2 * BLOCK))
+    end = disk.fetch_elsewhere(obj, 0)
+    gate = client.hold(key="b")
+    found: dict[int, bytes] = {}
+
+    async def read(start: int, stop: int) -> None:
+        found[start] = bytes(await store.read(obj, start, stop))
+
+    async with open_store(cache=disk, concurrency=1) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.read, other, 0, BLOCK)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(read, BLOCK // 2, BLOCK)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(store.read, other, BLOCK, 2 * BLOCK)  # takes the slot that the one before gave back
+        await wait_all_tasks_blocked()
+        nursery.start_soon(read, 0, BLOCK // 2)
+        await wait_all_tasks_blocked()
+        end(data)
+        disk.break_reads(obj, 0)
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+        gate.set()
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert found == {0: data[: BLOCK // 2], BLOCK // 2: data[BLOCK // 2 :]}
+
+
+async def test_a_block_of_another_process_is_read_once_for_all_who_wait_for_it(client, open_store, disk) -> None:
+    """A page in the middle makes two parts; both wait for the other process."""
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    end = disk.fetch_elsewhere(obj, 0)
+    async with open_store(cache=disk) as store, trio.open_nursery() as nursery:
+        nursery.start_soon(store.read, obj, BLOCK // 2, BLOCK)
+        await wait_all_tasks_blocked()
+        end(data)
+        assert bytes(await store.read(obj, 0, BLOCK)) == data
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+    assert disk.reads == [(obj, 0)]
+    assert client.requests == []
+    assert disk.claimed(obj) == set()

@@ -344,10 +344,10 @@ class Flights:
             with part.scope:  # cancelled by cut(); what has arrived stays
                 if part.from_disk:
                     await self._read_from_disk(part)
-                elif await self._claims.fetch_is_ours(part):
-                    await self._fetch(part)
                 else:
-                    await self._read_cached_elsewhere(part)
+                    is_ours = await self._claims.fetch_is_ours(part)
+                    await trio.lowlevel.checkpoint_if_cancelled()  # another part has taken the block meanwhile
+                    await (self._fetch(part) if is_ours else self._read_cached_elsewhere(part))
         except ObjectError as exc:
             error = exc
         except trio.Cancelled:
@@ -405,15 +405,12 @@ class Flights:
 
     async def _read_cached_elsewhere(self, part: Part) -> None:
         """Read a block that another process has cached, in place of fetching some of it."""
-        block = part.blocks[0]
+        if not part.take_block():
+            await self._fetch(part)
+            return
         assert part.state.cached is not None
         self.queue.move(part, part.state.cached.drive)
-        block.drop_queued()
         await self._read_from_disk(part)
-        if part.from_disk:
-            part.done = part.stop - part.start
-            for start, stop in block.claimed().gaps(block.start, block.stop):
-                block.have.add(start, stop)
 
     def _land(self, part: Part, error: ObjectError | None) -> None:
         for block in part.blocks:

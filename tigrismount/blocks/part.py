@@ -362,6 +362,30 @@ class Part:
         self.wake_at = min(self.wake_at, start - self.start)
         return stop
 
+    def take_block(self) -> bool:
+        """Take on all of its block, what is there of it included: the disk gives a block as a whole, or spoils it.
+
+        Others that have not asked for theirs yet end with nothing; those who wait for them wait for this one.
+
+        Returns:
+            Whether it could: not while another part of the block is being fetched.
+        """
+        block = self.blocks[0]
+        others = [part for part in block.parts if part is not self]
+        if any(part.asked for part in others):
+            return False
+        for part in others:
+            if part.started:
+                part.stop = part.start
+                part.scope.cancel()
+            else:
+                part.drop()
+        block.have = Intervals()
+        self.start, self.stop, self.wake_at = block.start, block.stop, NEVER
+        for waiter in block.waiters:
+            self.expect(waiter.stop)
+        return True
+
     def drop(self) -> None:
         """Take it back; it has not started."""
         self.dropped = True

@@ -244,6 +244,7 @@ class MemoryBlockCache:
             version.corrupt.discard(index)
             self._drop(obj, version, index)
             self._count(corrupt_blocks=1)
+            buffer[: len(data)] = bytes(len(data))  # they are known to be wrong once they are there
             raise CacheCorruptError(f"block {index} fails its checksum", bucket=obj.bucket, key=obj.key)
         buffer[: len(data)] = data
         version.proven.add(index)
