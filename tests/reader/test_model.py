@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import trio
@@ -291,6 +292,48 @@ async def test_small_files_are_let_go_after_a_minute_and_wanted_again_by_the_nex
         assert planned(store, tokenizer) == [Extent(0, tokenizer.size_bytes)]
         await trio.sleep(100)
         assert planned(store, tokenizer) == planned(store, config) == []
+
+
+async def test_a_model_of_which_a_shard_was_replaced_is_followed_by_the_new_one(
+    store, readers, directory, model, autojump_clock
+):
+    """Mutation: an old model that stays keeps its heads wanted for ever, since its users are counted elsewhere."""
+    config, kept = directory.files[0], model[1]
+    reader = readers.open(kept, kept.key)
+    readers.close(readers.open(config, config.key))
+    await trio.sleep(100)
+    assert planned(store, model[0]) == [Extent(0, BLOCK)]
+    replaced = replace(model[0], etag="new")
+    store.heads[replaced] = store.heads[model[0]]
+    directory.files[directory.files.index(model[0])] = replaced
+    readers.close(readers.open(config, config.key))
+    await wait_all_tasks_blocked()
+    assert planned(store, replaced) == [Extent(0, BLOCK)]
+    assert planned(store, model[0]) == []
+    readers.close(reader)
+    await trio.sleep(100)
+    assert not any(planned(store, obj) for obj in (replaced, *model))
+
+
+async def test_models_that_have_shards_in_common_are_forgotten_one_by_one(
+    store, readers, directory, model, autojump_clock, monkeypatch, caplog
+):
+    monkeypatch.setattr(model_module, "MAX_MODELS", 2)
+    first, kept = model[:2]
+    replaced = replace(first, etag="new")
+    store.heads[replaced] = store.heads[first]
+    others = [store.put_tensors(f"{name}/{SHARDS[0]}", 16 * MIB) for name in "ab"]
+    for opened, files in ((first, model), (replaced, [replaced, kept])):
+        directory.files = list(files)
+        readers.close(readers.open(opened, opened.key))
+        await trio.sleep(100)
+    readers.close(readers.open(first, first.key))  # the one that was read last stays
+    for obj in others:
+        directory.files = [obj]
+        readers.close(readers.open(obj, obj.key))
+        await trio.sleep(100)
+    assert readers.statistics().models <= 2
+    assert not caplog.records
 
 
 async def test_a_model_of_a_thousand_shards_makes_no_reader_for_each(store, readers, directory):

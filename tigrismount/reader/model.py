@@ -235,6 +235,10 @@ class Models:
             budget_bytes=self._config.read_ahead_bytes // 2,
         )
         model = Model(shards, plan)
+        # One that has shards in common is an older state of it: whoever reads those is counted once.
+        for older in {self._shards[obj][0] for obj in shards if obj in self._shards}:
+            del self._models[older]
+            self._forget(older)
         self._models[model] = None
         self._shards.update((obj, (model, shard)) for shard, obj in enumerate(shards))
         while len(self._models) > MAX_MODELS:
