@@ -47,6 +47,25 @@ async def test_withdrawing_a_plan_cuts_what_flies_for_nobody(client, open_store)
         store.check_idle()
 
 
+async def test_withdrawing_a_plan_cuts_every_part_of_a_block(client, open_store) -> None:
+    """Mutation: where only a block's first part counts as planned, the others are fetched to their end for nobody."""
+    obj = client.put("a", pattern(4 * BLOCK))
+    gate = client.hold("GET")
+    async with open_store(part_bytes=BLOCK // 4, concurrency=6) as store:
+        store.retain(obj)
+        store.plan(obj, [Extent(0, 4 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 6
+        store.plan(obj, (), Priority.PREFETCH, cut=True)
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+        assert (client.in_flight, store.statistics().queued) == (0, 0)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert len(client.requests) == 6
+        store.release(obj)
+
+
 async def test_a_flight_with_a_waiting_reader_is_never_cut(client, open_store) -> None:
     data = pattern(3 * BLOCK)
     obj = client.put("a", data)
@@ -189,6 +208,29 @@ async def test_a_reader_does_not_stand_behind_what_the_store_takes_no_more(clien
         nursery.cancel_scope.cancel()
     fetched = {(start, stop) for _, key, start, stop in client.requests if key == "a"}
     assert fetched == {(n * BLOCK, (n + 1) * BLOCK) for n in range(16)}, "their plan asks for them again"
+
+
+async def test_a_block_of_which_a_part_gave_way_is_asked_for_again(client, open_store) -> None:
+    """Mutation: who looks at the part alone that gave way finds the others on their way, and nobody looks again."""
+    data = pattern(2 * BLOCK)
+    obj, other = client.put("a", data), client.put("b", data)
+    begun = client.hold("GET", "a", after_bytes=1)
+    async with open_store(part_bytes=BLOCK // 4, concurrency=4) as store:
+        store.plan(obj, [Extent(0, BLOCK)], Priority.READAHEAD)
+        await wait_all_tasks_blocked()
+        silent = client.hold("GET", "a")
+        store.plan(obj, [Extent(0, 2 * BLOCK)], Priority.READAHEAD)
+        begun.set()
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 4
+        client.get_limit = 1
+        with trio.fail_after(5):
+            assert await store.read(other, 0, 10) == data[:10]
+        client.get_limit = 8
+        silent.set()
+        await wait_all_tasks_blocked()
+        assert store.try_read(obj, 0, 2 * BLOCK) == data
+        store.check_invariants()
 
 
 async def test_a_reader_makes_nobody_give_way_while_the_store_takes_what_is_out(client, open_store) -> None:

@@ -292,7 +292,7 @@ class Flights:
         block.state.refetching.discard(block.index)
         self._launch(part)
         for piece_start, piece_stop in rest:  # queued together, so that it completes
-            piece = self._part(block, piece_start, piece_stop, lane)
+            piece = self._part(block, piece_start, piece_stop, lane, planned=True)
             piece.refetch = part.refetch
             self.queue.push(piece)
         if stop == block.stop:
@@ -429,21 +429,21 @@ class Flights:
                     waiter.error = error
                     waiter.event.set()
             self._memory.forget_if_empty(block)
-        if part.scope.cancelled_caught:
+        if error is None:
             self._plan_again(part)
-        if error is not None:
+        else:
             self._counters.failed_parts += 1
             self.stop_speculation(part.state)
         self.pump()
         self._retire(part.state)
 
     def _plan_again(self, part: Part) -> None:
-        """Let blocks come next in their plan that it still wants, after their GET was given up."""
+        """Let blocks come next in their plan that it still wants, after a GET for them was given up, if it was."""
         state = part.state
         for block in reversed(part.blocks):
             if block.index in state.planned and not (block.complete or block.parts or block.index in state.pending):
                 state.pending.append(block.index)
-        self.queue.plan(state)
+                self.queue.plan(state)
 
     def stop_speculation(self, state: ObjectState) -> None:
         """Drop what is planned or queued without a reader: what failed once would only fail for long again."""
