@@ -380,6 +380,13 @@ def test_a_tensor_named_like_a_storage_does_not_take_its_name():
     assert ([t.name for t in layout.tensors], [t.name for t in layout.views]) == (["data/0'"], ["data/0"])
 
 
+def test_no_two_tensors_have_one_name():
+    """Plans count tensors by their names: with two of one, a read of the other was an error."""
+    pickled = tensor_pickle(size=b"\2").replace(b"X\1\0\0\0t", b"X\6\0\0\0data/0")
+    layout = parse(zip_of({"x/data.pkl": pickled, "x/data/0": b"abcd", "x/data/0'": b"efgh"}))
+    assert [t.name for t in layout.tensors] == ["data/0'", "data/0''"]
+
+
 SAMPLE = zip_of({"x/data.pkl": tensor_pickle(), "x/data/0": b"abcd", "x/data/1": b"e" * 99, "x/version": b"3"})
 
 

@@ -91,6 +91,7 @@ def _layout(storages: dict[str, Member], traced: Iterable[Traced]) -> Layout:
         name = _STORAGES + key
         while whole is None and name in names:  # somebody named a tensor like a storage
             name += "'"
+        names.add(name)
         tensors.append(whole or TensorExtent(name, _RAW, (member.size_bytes,), member.start, member.stop))
         views += [tensor for tensor in users[key] if tensor is not whole]
     tensors.sort(key=lambda tensor: (tensor.start, tensor.stop))
