@@ -338,6 +338,65 @@ async def test_what_is_found_while_verdicts_are_learned_is_not_forgotten(cache) 
     assert obj in verdicts.refused
 
 
+class _SlowChanges:
+    """Records in which one kind of change takes until it is let go."""
+
+    def __init__(self, records, slow: str) -> None:
+        self._records = records
+        self._slow = slow
+        self.go_on = trio.Event()
+
+    async def _change(self, kind: str, *what) -> bool | None:
+        if kind == self._slow:
+            await self.go_on.wait()
+        return await getattr(self._records, kind)(*what)
+
+    async def put(self, *what) -> bool | None:
+        return await self._change("put", *what)
+
+    async def delete(self, *what) -> bool | None:
+        return await self._change("delete", *what)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._records, name)
+
+
+async def test_a_refusal_holds_while_it_is_being_kept(cache) -> None:
+    """Mutation: verdicts that are learned on a busy disk before it is kept open the model again for a minute."""
+    records = _SlowChanges(cache.records, "put")
+    verdicts = Verdicts(records, "tigris")
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verdicts.keep, obj, [Compared("sha256", WRONG, SHA, "a test")])
+        await wait_all_tasks_blocked()
+        await verdicts.load()
+        assert obj in verdicts.refused
+        records.go_on.set()
+    assert obj in verdicts.refused
+
+
+@pytest.mark.parametrize("found_right", [True, False])
+async def test_a_refusal_that_is_being_taken_back_does_not_come_back(cache, found_right) -> None:
+    """Mutation: learned once more before the records have forgotten it, it is an EIO for another minute."""
+    records = _SlowChanges(cache.records, "delete")
+    verdicts = Verdicts(records, "tigris")
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    records.go_on.set()
+    await verdicts.keep(obj, [Compared("sha256", WRONG, SHA, "a test")])
+    records.go_on = trio.Event()
+    async with trio.open_nursery() as nursery:
+        if found_right:
+            nursery.start_soon(verdicts.keep, obj, [Compared("sha256", SHA, SHA, "a test")])
+        else:
+            nursery.start_soon(verdicts.forget, obj)
+        await wait_all_tasks_blocked()
+        await verdicts.load()
+        assert verdicts.refused == {}
+        records.go_on.set()
+    await verdicts.load()
+    assert verdicts.refused == {}
+
+
 async def test_a_refusal_that_the_cache_cannot_keep_holds_in_this_daemon() -> None:
     """Mutation: without ``_unkept`` the next look at the records opens the model again."""
     verdicts = Verdicts(NoCache(BLOCK).records, "tigris")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from tigrismount.cache.records import object_digest
 from tigrismount.core.types import ObjectId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from tigrismount.cache.base import RecordStore
 
@@ -68,6 +70,8 @@ class Verdicts:
         self._unkept: dict[ObjectId, str] = {}
         """Those of them that the cache could not keep: known here alone."""
         self._changes = 0
+        self._settling: Counter[ObjectId] = Counter()
+        """Versions whose verdict is on its way to the records: until it is there, those tell what was before."""
         self._fresh: dict[ObjectId, None] = {}
         """Refused since somebody asked for them last."""
         self._told = trio.Event()
@@ -91,9 +95,10 @@ class Verdicts:
         refused = {
             obj: refusal(compared)
             for store_id, obj, compared in verdicts
-            if store_id == self._store_id and not all(one.matches for one in compared)
+            if store_id == self._store_id and not all(one.matches for one in compared) and obj not in self._settling
         }
-        before, self.refused = self.refused, refused | self._unkept
+        settling = {obj: why for obj, why in self.refused.items() if obj in self._settling}
+        before, self.refused = self.refused, refused | settling | self._unkept
         self._tell(obj for obj in self.refused if obj not in before)
 
     async def find(self, obj: ObjectId) -> list[Compared] | None:
@@ -129,19 +134,30 @@ class Verdicts:
             "sums": [asdict(one) for one in compared],
         }
         digest = object_digest(self._store_id, obj)
-        kept = await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, json.dumps(facts).encode())
-        if not (kept or good):
-            self._unkept[obj] = self.refused[obj] = refusal(compared)
-        await self._records.delete(_TABLE, (_BAD if good else _GOOD) + digest)
-        self._changes += 1
+        with self._settled(obj):
+            kept = await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, json.dumps(facts).encode())
+            if not (kept or good):
+                self._unkept[obj] = self.refused[obj] = refusal(compared)
+            await self._records.delete(_TABLE, (_BAD if good else _GOOD) + digest)
 
     async def forget(self, obj: ObjectId) -> None:
         """Take a verdict back: nothing is known of the version any more."""
         self._take_back(obj)
         digest = object_digest(self._store_id, obj)
-        for prefix in (_GOOD, _BAD):
-            await self._records.delete(_TABLE, prefix + digest)
-        self._changes += 1
+        with self._settled(obj):
+            for prefix in (_GOOD, _BAD):
+                await self._records.delete(_TABLE, prefix + digest)
+
+    @contextmanager
+    def _settled(self, obj: ObjectId) -> Iterator[None]:
+        """Let what is known here of *obj* count, and not the records, while they are changed."""
+        self._settling[obj] += 1
+        try:
+            yield
+        finally:
+            self._changes += 1
+            self._settling[obj] -= 1
+            self._settling += Counter()  # what is zero goes
 
     def _tell(self, refused: Iterable[ObjectId]) -> None:
         self._fresh.update(dict.fromkeys(refused))
