@@ -6,20 +6,25 @@ import os
 import random
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trio
 
 from tigrismount.cache.access import open_cache_access
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.records import object_digest
+from tigrismount.cache.storage import StoredVersion
+from tigrismount.cache.verify import verify_object
 from tigrismount.errors import CacheCorruptError, CacheError
-from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id
+from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tigrismount.cache.records import BlockRecord
     from tigrismount.cache.verify import ObjectVerified
 
 OBJECTS = [object_id(f"dir/model-{number}", blocks=3.5) for number in range(6)]
@@ -140,6 +145,30 @@ async def test_verify_tells_its_progress_and_sees_strays(place: Any) -> None:
         (result,) = access.verify("bucket/dir/model-1", on_progress=steps.append)
         assert (result.checked_bytes, sum(steps), len(steps)) == (BYTES, BYTES, 4)
         assert access.strays() == [str(stray)]
+
+
+async def test_block_that_is_recorded_while_its_version_is_verified_is_no_fault(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: records that are read after it was looked which of them fit are told as damage, and forgotten."""
+    async with place.open() as cache:
+        handle = await cache.open_object(VICTIM)
+        assert await write(handle, VICTIM, 0)
+        load = StoredVersion.load
+
+        def load_and_write(storage: StoredVersion) -> dict[int, BlockRecord]:
+            found = load(storage)
+            assert trio.from_thread.run(write, handle, VICTIM, 1)
+            return found
+
+        monkeypatch.setattr(StoredVersion, "load", load_and_write)
+        index, trust = cache._index, cache._versions._trust
+        ((digest, record),) = index.objects().items()
+        verify = partial(verify_object, cache._directory, index, digest, record, trust, lambda _: None)
+        found = await trio.to_thread.run_sync(verify)
+        assert (found.checked_bytes, found.faults) == (BLOCK_BYTES, ())
+        assert index.block(digest, 1) is not None
+        handle.close()
 
 
 async def test_what_a_daemon_has_open_is_verified_and_not_evicted(place: Any, children: Any) -> None:

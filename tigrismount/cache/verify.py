@@ -107,10 +107,11 @@ def _fault_of_whole(storage: StoredVersion, digest: bytes, record: ObjectRecord)
 def _verify_blocks(
     storage: StoredVersion, index: CacheIndex, on_progress: Callable[[int], None]
 ) -> tuple[int, list[BlockFault]]:
+    recorded = index.blocks(storage.digest)  # before it is looked which of them fit: what comes meanwhile is no fault
     blocks = storage.load()
     block_bytes, checked_bytes, faults = storage.record.block_bytes, 0, []
     buffer = memoryview(mmap.mmap(-1, max(block_bytes, mmap.PAGESIZE)))
-    for number, block in sorted(index.blocks(storage.digest).items()):
+    for number, block in sorted(recorded.items()):
         reason = _fault(storage, number, block, buffer) if number in blocks else "its record does not fit the object"
         if reason and index.drop_block(storage.digest, number, block):
             faults.append(BlockFault(number, number * block_bytes, block.length_bytes, reason))
