@@ -167,7 +167,7 @@ async def test_block_that_is_recorded_while_its_version_is_verified_is_no_fault(
         verify = partial(verify_object, cache._directory, index, digest, record, trust, lambda _: None)
         found = await trio.to_thread.run_sync(verify)
         assert (found.checked_bytes, found.faults) == (BLOCK_BYTES, ())
-        assert index.block(digest, 1) is not None
+        assert index.block(digest, 1, BLOCK_BYTES) is not None
         handle.close()
 
 

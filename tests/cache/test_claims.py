@@ -6,6 +6,7 @@ import fcntl
 import signal
 import struct
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +14,8 @@ import trio
 
 from tigrismount.cache import claims
 from tigrismount.cache.base import Claim
-from tigrismount.testing.cache_contract import BLOCK_BYTES, check, fill, object_id, write
+from tigrismount.cache.storage import StoredVersion
+from tigrismount.testing.cache_contract import BLOCK_BYTES, aligned_buffer, check, fill, object_id, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,6 +139,25 @@ async def test_the_parts_of_a_block_that_is_fetched_elsewhere_all_hear_so(place:
             for _ in range(5):
                 nursery.start_soon(ask)
         assert answers == [(Claim.ELSEWHERE, 1)] * 5
+        handle.close()
+
+
+@pytest.mark.parametrize("verify", ["once", "off"])
+async def test_a_block_of_another_size_is_not_taken_for_ours(place: Any, verify: str) -> None:
+    """A daemon with larger blocks was faster; its last block is as long as ours with the same number, which is a hole.
+
+    Mutation: taken for ours it fails its checksum and theirs is dropped; and with "off" the hole is read.
+    """
+    obj = object_id("model", blocks=3)
+    async with place.open(verify=verify) as cache:
+        handle = await cache.open_object(obj)
+        ((digest, version),) = cache._versions._open.items()
+        record = replace(version.storage.record, block_bytes=2 * BLOCK_BYTES)
+        theirs = StoredVersion(cache._directory, cache._index, digest, record, cache._versions._trust)
+        await trio.to_thread.run_sync(theirs.write, 1, aligned_buffer(BLOCK_BYTES), BLOCK_BYTES, 1)
+        assert await handle.claim([1]) == (Claim.OURS, 1)
+        assert not handle.has(1)
+        theirs.file.close()
         handle.close()
 
 

@@ -234,10 +234,17 @@ class CacheIndex:
 
         return self.read(work)
 
-    def block(self, digest: bytes, index: int) -> BlockRecord | None:
-        """Return the record of one block, None when it is unknown."""
-        data = self.read(lambda txn: txn.get(block_key(digest, index), db=self._blocks))
-        return None if data is None else BlockRecord.unpack(data)
+    def block(self, digest: bytes, index: int, block_bytes: int) -> BlockRecord | None:
+        """Return the record of one block; None when it is unknown, or the version is kept in blocks of another size."""
+
+        def work(txn: Any) -> BlockRecord | None:
+            data = txn.get(block_key(digest, index), db=self._blocks)
+            obj = None if data is None else txn.get(digest, db=self._objects)
+            if obj is None or ObjectRecord.unpack(obj).block_bytes != block_bytes:
+                return None
+            return BlockRecord.unpack(data)
+
+        return self.read(work)
 
     # --- reservations
 

@@ -251,7 +251,7 @@ class StoredVersion:
             if not self.file.try_claim(*self._range(index)):
                 return (Claim.OURS, {}, count) if count else (Claim.ELSEWHERE, {}, 1)
             # Only now: whoever held the claim until this moment let it go after recording.
-            block = self._index.block(self.digest, index)
+            block = self._index.block(self.digest, index, self.record.block_bytes)
             if block is not None and self._plausible(index, block):
                 self.unclaim(index)
                 return (Claim.OURS, {}, count) if count else (Claim.ON_DISK, {index: block}, 1)
