@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tigrismount.cache import datafile, disk
+from tigrismount.cache.storage import StoredVersion
 from tigrismount.errors import CacheError
 from tigrismount.testing.cache_contract import (
     BLOCK_BYTES,
@@ -31,6 +32,8 @@ from tigrismount.testing.waiting import no_threads
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tigrismount.cache.records import BlockRecord
 
 OBJ = object_id("model", blocks=4.5)
 
@@ -66,6 +69,32 @@ async def test_hung_disk_is_waited_for_briefly_and_once(place: Any, monkeypatch:
         cache._health._next_try_s = 0.0
         await place.until(lambda: not cache.statistics().degraded)  # it comes back by itself
         assert await fill(cache, OBJ) == 5
+
+
+async def test_second_look_at_an_open_version_that_hangs_is_not_waited_for(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by who asks for an attribute of an open file. Mutation: a thread that is waited for keeps it as it hangs."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        monkeypatch.setattr(disk, "_PATIENCE_S", 0.1)
+        hung = threading.Event()
+        load = StoredVersion.load
+
+        def load_hangs(storage: StoredVersion, block_bytes: int | None = None) -> dict[int, BlockRecord]:
+            hung.wait(60)
+            return load(storage, block_bytes)
+
+        monkeypatch.setattr(StoredVersion, "load", load_hangs)
+        try:
+            with trio.fail_after(30):
+                again = await cache.open_object(OBJ)
+            assert not again.has(0)
+            await check(handle, OBJ, 0)
+        finally:
+            hung.set()
+        handle.close()
 
 
 async def test_read_that_hangs_is_told_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tigrismount.cache.index import CacheIndex
     from tigrismount.cache.records import BlockRecord, ObjectRecord
     from tigrismount.cache.storage import Trust
+    from tigrismount.threads import Limiter
+
+Result = TypeVar("Result")
 
 _THREADS = 8
 """Opens that wait for the disk at once; a directory of small files is opened by many processes together."""
@@ -47,6 +50,23 @@ class OpenVersion:
     """What is on disk; exchanged when the file is."""
     handles: set[Hashable] = field(default_factory=set)
     """Who has it open."""
+
+
+class _Holding:
+    """Bounds threads like *limiter*, and keeps a file open for each until it has ended, whoever waits for it then."""
+
+    def __init__(self, versions: OpenVersions, storage: StoredVersion, limiter: Limiter) -> None:
+        self._versions = versions
+        self._storage = storage
+        self._limiter = limiter
+
+    async def acquire_on_behalf_of(self, borrower: object, /) -> None:
+        await self._limiter.acquire_on_behalf_of(borrower)
+        self._storage.users += 1
+
+    def release_on_behalf_of(self, borrower: object, /) -> None:
+        self._limiter.release_on_behalf_of(borrower)
+        self._versions.release(self._storage)
 
 
 class OpenVersions:
@@ -145,9 +165,8 @@ class OpenVersions:
         storage = version.storage
         before = dict(storage.blocks)
         try:
-            with self.using(storage):
-                load = partial(storage.load, storage.record.block_bytes)
-                found = await threads.run_sync(load, limiter=self._limiter)
+            load = partial(storage.load, storage.record.block_bytes)
+            found = await self.run_sync(storage, load, limiter=self._limiter)
         except FileGoneError:
             await self.replace(version, storage)
             return
@@ -206,6 +225,21 @@ class OpenVersions:
             if made:  # at this very moment
                 made[0].file.close()
             raise
+
+    async def run_sync(self, storage: StoredVersion, work: Callable[[], Result], *, limiter: Limiter) -> Result:
+        """Return *work()*, called in a thread that is left behind when cancelled; the file is open until it has ended.
+
+        Args:
+            storage: Whose file it needs.
+            work: What blocks.
+            limiter: Bounds such threads.
+
+        Raises:
+            NoThreadError: There is none.
+            Exception: What *work* raised.
+        """
+        with self.using(storage):
+            return await threads.run_sync(work, limiter=_Holding(self, storage, limiter), abandon_on_cancel=True)
 
     @contextmanager
     def using(self, storage: StoredVersion) -> Iterator[None]:
