@@ -6,6 +6,7 @@ import fcntl
 import signal
 import struct
 import sys
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import trio
 
 from tigrismount.cache import claims
 from tigrismount.cache.base import Claim
+from tigrismount.cache.datafile import DataFile
 from tigrismount.cache.storage import StoredVersion
 from tigrismount.testing.cache_contract import BLOCK_BYTES, aligned_buffer, check, fill, object_id, write
 
@@ -159,6 +161,37 @@ async def test_a_block_of_another_size_is_not_taken_for_ours(place: Any, verify:
         assert not handle.has(1)
         theirs.file.close()
         handle.close()
+
+
+async def test_a_disk_that_hung_at_a_claim_keeps_nothing_from_eviction(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what was being claimed nor what waited for its turn. Mutation: their files stay open for good."""
+    names = [object_id(f"model-{number}") for number in range(12)]
+    async with place.open() as cache:
+        hung = threading.Event()
+        try_claim = DataFile.try_claim
+
+        def hangs(file: DataFile, start: int, length_bytes: int) -> bool:
+            hung.wait(60)
+            return try_claim(file, start, length_bytes)
+
+        handles = [await cache.open_object(obj) for obj in names]
+        with monkeypatch.context() as while_it_hangs:
+            while_it_hangs.setattr(claims, "_ANSWER_S", 0.1)
+            while_it_hangs.setattr(DataFile, "try_claim", hangs)
+            async with trio.open_nursery() as nursery:
+                for handle in handles:
+                    nursery.start_soon(handle.claim, [0])
+        cache._health.succeed()
+        assert all([await write(handle, obj, 0) for handle, obj in zip(handles, names, strict=True)])
+        storages = [version.storage for version in cache._versions._open.values()]
+        for handle in handles:
+            handle.close()
+        assert any(storage.file.inode for storage in storages), "a thread may still use it"
+        hung.set()
+        with trio.fail_after(30):
+            await place.until(lambda: not any(storage.file.inode for storage in storages))
 
 
 async def test_claims_end_with_the_last_handle(place: Any, children: Any) -> None:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from tigrismount import threads
 from tigrismount.cache.base import Claim
 from tigrismount.errors import CacheError
 
@@ -106,17 +105,14 @@ class Claims:
                     storage.unclaim(index)
             return answer
 
-        storage.users += 1
         # Shielded: a flight that is cut must not leave a thread behind that locks what nobody unlocks.
         with trio.move_on_after(_ANSWER_S, shield=True):
-            answer = None
             try:
-                answer = await threads.run_sync(work, limiter=self._limiter, abandon_on_cancel=True)
+                return await self._versions.run_sync(storage, work, limiter=self._limiter)
             except (CacheError, OSError) as error:
                 self._health.fail(error)
-            self._versions.release(storage)
-            return answer
-        gave_up.set()  # and the file stays open: nobody knows what the thread may still do with it
+                return None
+        gave_up.set()
         self._health.fail(CacheError(f"the disk has not answered for {_ANSWER_S:g} s"))
         return None
 
