@@ -99,7 +99,7 @@ class DiskBlockCache:
         self._clock = clock
         trust = Trust(boot_token(boot_id), self._begin_session(boot_id))
         self._versions = OpenVersions(directory, index, trust, on_open=self._note_open, on_close=self._note_close)
-        self._publisher = Publisher(directory, index)
+        self._publisher = Publisher(directory, index, on_lost=self._versions.note_lost)
         self._room = Room(
             directory,
             index,

@@ -17,6 +17,8 @@ import trio
 from tigrismount import threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
     from tigrismount.cache.records import BlockRecord
@@ -31,11 +33,15 @@ class Publisher:
     Args:
         directory: The cache directory.
         index: Its index.
+        on_lost: Called with each block whose data could not be synced: what is read of it may be anything.
     """
 
-    def __init__(self, directory: CacheDirectory, index: CacheIndex) -> None:
+    def __init__(
+        self, directory: CacheDirectory, index: CacheIndex, *, on_lost: Callable[[bytes, int, BlockRecord], None]
+    ) -> None:
         self._directory = directory
         self._index = index
+        self._on_lost = on_lost
         self._written: dict[bytes, dict[int, BlockRecord]] = {}
         self._confirmed: list[Change] = []
         self._used_ms: dict[bytes, int] = {}
@@ -70,10 +76,19 @@ class Publisher:
                 return
             work = self._written, self._confirmed, self._used_ms
             self._written, self._confirmed, self._used_ms = {}, [], {}
-            await threads.run_sync(partial(self._publish, *work))
+            lost: list[tuple[bytes, int, BlockRecord]] = []
+            try:
+                await threads.run_sync(partial(self._publish, *work, lost))
+            finally:
+                for digest, index, block in lost:
+                    self._on_lost(digest, index, block)
 
     def _publish(
-        self, written: dict[bytes, dict[int, BlockRecord]], changes: list[Change], used_ms: dict[bytes, int]
+        self,
+        written: dict[bytes, dict[int, BlockRecord]],
+        changes: list[Change],
+        used_ms: dict[bytes, int],
+        lost: list[tuple[bytes, int, BlockRecord]],
     ) -> None:
         failures = []
         for digest, blocks in written.items():
@@ -82,6 +97,7 @@ class Publisher:
                     changes += [(digest, i, block, block._replace(synced=True)) for i, block in blocks.items()]
             except OSError as error:
                 failures.append(error)
+                lost += [(digest, i, block) for i, block in blocks.items()]
                 for i, block in blocks.items():
                     self._index.drop_block(digest, i, block)
         if changes:

@@ -260,6 +260,13 @@ class OpenVersions:
         """Forget what was found right in a version that is no more."""
         self._verified.pop(digest, None)
 
+    def note_lost(self, digest: bytes, index: int, block: BlockRecord) -> None:
+        """Know no more of a block, whatever was found of it before: its data did not get to the disk."""
+        version = self._open.get(digest)
+        known = version.storage.blocks.get(index) if version is not None else None
+        if version is not None and known is not None and known[:2] == block[:2]:
+            version.storage.forget(index, known)
+
     def note_verified(self, storage: StoredVersion, index: int, block: BlockRecord) -> BlockRecord | None:
         """Note that a block was found right; return its new record when the old one could not be trusted."""
         storage.verified.add(index)
