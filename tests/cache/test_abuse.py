@@ -19,7 +19,7 @@ import pytest
 import trio
 
 from tigrismount.cache import directory as directories
-from tigrismount.cache import reclaim
+from tigrismount.cache import reclaim, room
 from tigrismount.cache.directory import open_cache_directory
 from tigrismount.cache.environment import Environment
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check, check_all, fill, object_id, write
@@ -74,6 +74,26 @@ async def test_another_directory_in_its_place_is_not_written_to(
         assert await check_all(cache, OTHER) == 0
         handle.close()
     assert sorted(path for path in other.rglob("*") if path.is_file() and path.parent.name != "index") == before
+
+
+async def test_nothing_is_evicted_from_another_cache_in_its_place(
+    place: Any, tmp_path: Path, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor holes punched into files of the same names, of which a daemon that uses it remembers what it found right.
+
+    Mutation: the upkeep of who lost its cache, on a disk that fills up, makes zeros of what that one reads.
+    """
+    other = Place(tmp_path / "another")
+    async with other.open() as cache:
+        await fill(cache, OBJ)
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        place.path.rename(tmp_path / "moved")
+        place.path.symlink_to(other.path)
+        monkeypatch.setattr(room, "disk_room_bytes", lambda *_: -BLOCK_BYTES)
+        await trio.sleep(30)
+        assert "was removed while in use" in cache.statistics().degraded
+        assert [path.stat().st_blocks * 512 for path in other.data_files()] == [OBJ.size_bytes]
 
 
 async def test_another_release_that_sets_the_cache_aside_takes_nothing_from_who_reads(

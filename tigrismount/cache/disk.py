@@ -365,10 +365,11 @@ class DiskBlockCache:
                 nursery.start_soon(self._attempt, self._tidy)
                 while True:
                     await trio.sleep(_PUBLISH_INTERVAL_S)
-                    await self._attempt(self._check_directory)
+                    is_ours = await self._attempt(self._check_directory)
                     await self._attempt(self._publisher.publish)
                     await self._attempt(self.records.sync)
-                    await self._attempt(self._room.enforce)
+                    if is_ours:  # else the files by these names are another cache's, and our index says nothing of them
+                        await self._attempt(self._room.enforce)
                     await self._attempt(self._health.recheck)
         finally:
             with trio.CancelScope(shield=True):
@@ -377,12 +378,14 @@ class DiskBlockCache:
     async def _check_directory(self) -> None:
         await threads.run_sync(partial(self._directory.check_same, self._identity))
 
-    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do some upkeep; trouble with it is trouble with the disk, and ends there."""
+    async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Do some upkeep, return whether it went well; trouble with it is trouble with the disk, and ends there."""
         try:
             await work()
         except (CacheError, OSError) as error:
             self._health.fail(error)
+            return False
+        return True
 
     async def _tidy(self) -> None:
         """Remove what a crash, or a cache set aside, has left on the disk."""
