@@ -6,6 +6,7 @@ import errno
 import fcntl
 import mmap
 import os
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,35 @@ def test_a_piece_that_is_refused_leaves_blocks_past_the_page_cache(
         file.read_bytes(70000, 100)
     assert fcntl.fcntl(file._fd, fcntl.F_GETFL) & os.O_DIRECT
     assert file.read_bytes(65536 + 10, 100) == bytes(100)
+    file.close()
+
+
+def test_filesystem_that_refuses_two_threads_at_once_gives_both_their_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the flag and not the I/O. Mutation: the second one to hear so takes it for a failing disk."""
+    both = threading.Barrier(2)
+    preadv = os.preadv
+
+    def refuses(fd: int, buffers: list[memoryview], offset: int) -> int:
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            both.wait(30)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return preadv(fd, buffers, offset)
+
+    file = DataFile(str(tmp_path / "file"), 8192)
+    file.ensure()
+    if not fcntl.fcntl(file._fd, fcntl.F_GETFL) & os.O_DIRECT:
+        pytest.skip("no O_DIRECT here")
+    monkeypatch.setattr(os, "preadv", refuses)
+
+    def read(offset: int) -> bytes:
+        buffer = memoryview(mmap.mmap(-1, 4096))
+        file.read(offset, buffer, 4096)
+        return bytes(buffer)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(read, [0, 4096])) == [bytes(4096)] * 2
     file.close()
 
 

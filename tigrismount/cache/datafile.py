@@ -221,14 +221,15 @@ class DataFile:
             os.close(fd)
 
     def _transfer(self, call: Callable[[int, Any, int], int], data: Any, offset: int) -> int:
+        was_direct = self._direct  # asked before: other threads may be told the same at the same time
         try:
             return call(self._fd, data, offset)
         except OSError as error:
-            if error.errno != errno.EINVAL or not self._direct:
+            if error.errno != errno.EINVAL or not was_direct:
                 raise
         # Unaligned memory, or a filesystem that takes the flag and not the I/O: this file goes through the page cache.
-        self._direct = False
         fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) & ~os.O_DIRECT)
+        self._direct = False
         return call(self._fd, data, offset)
 
     def try_claim(self, start: int, length_bytes: int) -> bool:
