@@ -277,6 +277,26 @@ async def test_full_disk_at_the_start_leaves_what_is_cached(place: Any) -> None:
             assert await fill(cache, object_id("other")) == 4
 
 
+async def test_start_on_a_disk_without_one_free_block_needs_none(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where root has filled it into what is reserved: what is written over needs no room, what was cut does.
+
+    Mutation: who uses the directory is written into a file that was emptied, and there is no cache until a remount.
+    """
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+    pwrite = os.pwrite
+
+    def writes_over(fd: int, data: bytes, offset: int) -> int:
+        if offset + len(data) > os.fstat(fd).st_size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", writes_over)
+    cache = await place.start()
+    assert await check_all(cache, OBJ) == 5
+    await cache.aclose()
+
+
 async def test_recovery_is_noticed_without_a_write(
     place: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

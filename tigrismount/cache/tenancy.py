@@ -55,8 +55,9 @@ def enter(directory: str, namespace: str) -> Tenancy | None:
     try:
         alone = _lock(fd, fcntl.LOCK_EX)
         if alone:
-            os.ftruncate(fd, 0)
+            # Over what is there, and cut only then: a disk may be so full that what is given back cannot be had again.
             os.pwrite(fd, namespace.encode(), 0)
+            os.ftruncate(fd, len(namespace.encode()))
         elif os.pread(fd, _NAME_MAX_BYTES, 0) != namespace.encode():
             return None
         _lock(fd, fcntl.LOCK_SH)
