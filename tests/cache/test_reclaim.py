@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tigrismount.cache import reclaim
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tigrismount.cache.index import CacheIndex
 
 OLD, NEW = object_id("old", blocks=8), object_id("new", blocks=3)
 
@@ -44,6 +49,37 @@ async def test_what_a_killed_process_forgot_and_did_not_punch_is_given_back(plac
         await place.until(lambda: taken_bytes(place) == 5 * BLOCK_BYTES)
         assert await check_all(cache, OLD) == 5
         assert await fill(cache, OLD) == 8
+
+
+async def test_version_that_is_made_anew_while_it_is_swept_keeps_its_bytes(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By daemons with other blocks, before its file is locked. Mutation: holes are punched where theirs have data."""
+    async with place.open() as cache:
+        await fill(cache, OLD)
+        digest = next(iter(cache._index.objects()))
+        cache._index.drop_blocks(digest, [6, 7])
+    larger = 2 * BLOCK_BYTES
+    (path,) = place.data_files()
+
+    def made_anew(index: CacheIndex) -> None:
+        (record,), blocks = index.objects().values(), index.blocks(digest)
+        index.drop_object(digest)
+        for number in range(4):
+            block = blocks[0]._replace(length_bytes=larger)
+            index.put_block(digest, replace(record, block_bytes=larger, cached_bytes=0), number, block)
+
+    punch_holes = reclaim.punch_holes
+
+    def late(path: str, choose: Callable[[], list[tuple[int, int]]]) -> bool:
+        made_anew(cache._index)
+        return punch_holes(path, choose)
+
+    monkeypatch.setattr(reclaim, "punch_holes", late)
+    cache = await place.start()
+    reclaim.sweep(cache._directory, cache._index)
+    assert path.stat().st_blocks * 512 == 8 * BLOCK_BYTES
+    await cache.aclose()
 
 
 async def test_evicted_bytes_count_until_they_are_off_the_disk(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,9 @@ def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: byte
             return
 
         def choose() -> list[tuple[int, int]]:
+            record = index.object(digest)  # anew: it may have been made again, in blocks of another size
+            if record is None:
+                return []
             block_count = -(-record.size_bytes // record.block_bytes)
             return _runs(set(range(block_count)) - index.blocks(digest).keys(), record.block_bytes)
 
