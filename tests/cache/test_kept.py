@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lmdb
 import pytest
+import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tigrismount import threads
+from tigrismount.cache import kept
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.kept import TABLES, KeptRecords, RecordTables, TableBounds
 from tigrismount.cache.memory import MemoryRecords
@@ -70,6 +74,38 @@ async def test_failing_index_is_reported_and_not_raised(tmp_path: Path) -> None:
     assert (await records.get("orders", b"a"), await records.items("orders")) == (None, [])
     await records.delete("orders", b"a")
     assert len(failures) == 4
+
+
+async def test_records_on_a_disk_that_hangs_leave_threads_to_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: those that were left behind, some for each load, keep GETs from ending once there are forty."""
+    hung = threading.Event()
+    index = CacheIndex(str(tmp_path))
+    put = RecordTables.put
+
+    def hangs(tables: RecordTables, table: str, key: bytes, value: bytes) -> bool:
+        hung.wait(60)
+        return put(tables, table, key, value)
+
+    failures: list[CacheError | OSError] = []
+    records = KeptRecords(index, on_failure=failures.append)
+    monkeypatch.setattr(kept, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(RecordTables, "put", hangs)
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(records.put, "orders", bytes([number]), b"")
+        assert len(failures) == 60
+        with trio.fail_after(10):
+            assert await threads.run_sync(partial(pow, 2, 3)) == 8
+            assert await records.get("orders", b"a") is None
+        assert len(failures) == 60
+    finally:
+        hung.set()
+        while records._changing.borrowed_tokens:  # noqa: ASYNC110 - nobody tells
+            await trio.sleep(0.02)
+        index.close()
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:7], lambda data: data[:-1] + b"?"])

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tigrismount.cache.index import CacheIndex
+    from tigrismount.threads import Limiter
 
 Result = TypeVar("Result")
 
@@ -40,6 +41,8 @@ _STATE = struct.Struct("<QQQ")
 _STATE_PREFIX = b"table:"
 _PATIENCE_S = 5.0
 """How long a disk may take for one small record before the daemon goes on without it."""
+_THREADS = 8
+"""Records looked up at once, and changed at once: as many threads a disk that hangs may take, none that others need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,26 +262,28 @@ class KeptRecords:
         self._index = index
         self._tables = RecordTables(index, bounds)
         self._on_failure = on_failure
+        self._looking = trio.CapacityLimiter(_THREADS)
+        self._changing = trio.CapacityLimiter(_THREADS)
         self._unsynced = False
 
     async def get(self, table: str, key: bytes) -> bytes | None:
         """Return a value, as in the protocol."""
-        return await self._attempt(partial(self._tables.get, table, key), otherwise=None)
+        return await self._attempt(self._looking, partial(self._tables.get, table, key), otherwise=None)
 
     async def put(self, table: str, key: bytes, value: bytes) -> bool:
         """Keep a value, as in the protocol."""
-        kept = await self._attempt(partial(self._tables.put, table, key, value), otherwise=False)
+        kept = await self._attempt(self._changing, partial(self._tables.put, table, key, value), otherwise=False)
         self._unsynced |= kept
         return kept
 
     async def delete(self, table: str, key: bytes) -> None:
         """Forget a value, as in the protocol."""
-        await self._attempt(partial(self._tables.delete, table, key), otherwise=None)
+        await self._attempt(self._changing, partial(self._tables.delete, table, key), otherwise=None)
         self._unsynced = True
 
     async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
         """Return records in key order, as in the protocol."""
-        return await self._attempt(partial(self._tables.items, table, prefix, limit), otherwise=[])
+        return await self._attempt(self._looking, partial(self._tables.items, table, prefix, limit), otherwise=[])
 
     async def sync(self) -> None:
         """Put what was kept lately on the disk.
@@ -290,10 +295,10 @@ class KeptRecords:
             self._unsynced = False
             await threads.run_sync(self._index.sync)
 
-    async def _attempt(self, work: Callable[[], Result], *, otherwise: Result) -> Result:
+    async def _attempt(self, limiter: Limiter, work: Callable[[], Result], *, otherwise: Result) -> Result:
         with trio.move_on_after(_PATIENCE_S):
             try:
-                return await threads.run_sync(work, abandon_on_cancel=True)
+                return await threads.run_sync(work, limiter=limiter, abandon_on_cancel=True)
             except (CacheError, threads.NoThreadError) as error:
                 self._on_failure(error)
                 return otherwise
