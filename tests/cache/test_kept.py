@@ -144,6 +144,21 @@ def test_swapped_record_is_missing(tmp_path: Path) -> None:
     index.close()
 
 
+def test_records_that_lost_their_order_can_still_be_forgotten(tmp_path: Path) -> None:
+    """The books begin anew then. Mutation: below nothing they cannot be written, and the index counts as damaged."""
+    index = CacheIndex(str(tmp_path))
+    tables = RecordTables(index, {"orders": TableBounds(3, 400)})
+    for key in (b"a", b"b", b"c"):
+        tables.put("orders", key, b"")
+    index.write(lambda txn: txn.drop(index.record_order, delete=False))
+    assert tables.put("orders", b"d", b"")
+    for key in (b"a", b"b", b"c", b"d"):
+        tables.delete("orders", key)
+    assert tables.put("orders", b"e", b"")
+    assert tables.items("orders") == [(b"e", b"")]
+    index.close()
+
+
 class TablesMachine(RuleBasedStateMachine):
     """Any puts and deletes: the table is what the fake is, within its bounds, and its books add up."""
 

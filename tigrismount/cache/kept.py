@@ -223,7 +223,7 @@ class RecordTables:
         if len(data) >= _HEAD.size:
             txn.delete(_order_key(table, _HEAD.unpack_from(data)[0]), db=self._index.record_order)
         txn.delete(stored, db=self._index.records)
-        return state._replace(entries=state.entries - 1, size_bytes=max(0, state.size_bytes - len(data)))
+        return state._replace(entries=max(0, state.entries - 1), size_bytes=max(0, state.size_bytes - len(data)))
 
     def _remove_oldest(self, txn: Any, table: str, state: _State) -> _State:
         cursor = txn.cursor(db=self._index.record_order)
