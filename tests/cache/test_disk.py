@@ -13,10 +13,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.cache.directory import open_cache_directory
 from tigrismount.cache.options import DiskCacheConfig
-from tigrismount.errors import CacheError
+from tigrismount.cache.storage import StoredVersion
+from tigrismount.errors import CacheCorruptError, CacheError
 from tigrismount.testing.cache_contract import (
     BLOCK_BYTES,
+    aligned_buffer,
     block_content,
+    check,
     check_all,
     fill,
     object_id,
@@ -219,3 +222,31 @@ async def test_cache_removed_under_a_daemon_is_not_written_to_and_can_be_begun_a
         assert place.data_files() == []
     async with place.open() as cache:
         assert await fill(cache, OBJ) == 5
+
+
+async def test_what_was_found_right_is_not_believed_of_what_another_daemon_wrote_since(place: Any) -> None:
+    """Into the same file, or into a new one that got its number: its bytes have not been looked at here.
+
+    Mutation: by the number alone the damage is read.
+    """
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        await check_all(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        ((digest, version),) = cache._versions._open.items()
+        theirs = StoredVersion(cache._directory, cache._index, digest, version.storage.record, version.storage._trust)
+        assert handle.unproven() == []
+        handle.close()
+        handle = await cache.open_object(OBJ)
+        assert handle.unproven() == [], "nobody has written to it"
+        handle.close()
+        cache._index.drop_blocks(digest, [1])
+        content = aligned_buffer(BLOCK_BYTES)
+        content[:] = block_content(OBJ, 1)
+        await trio.to_thread.run_sync(theirs.write, 1, content, BLOCK_BYTES, 1)
+        theirs.file.close()
+        place.flip(BLOCK_BYTES)
+        handle = await cache.open_object(OBJ)
+        with pytest.raises(CacheCorruptError):
+            await check(handle, OBJ, 1)
+        handle.close()

@@ -63,6 +63,17 @@ class DataFile:
         """Inode number of the open file, 0 when it is not open."""
         return os.fstat(self._fd).st_ino if self._fd >= 0 else 0
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Inode number of the open file and when it was written last, in nanoseconds; zeros when it is not open.
+
+        The number alone says little: filesystems give that of a removed file to the next one.
+        """
+        if self._fd < 0:
+            return 0, 0
+        facts = os.fstat(self._fd)
+        return facts.st_ino, facts.st_mtime_ns
+
     def open_existing(self) -> bool:
         """Open and lock the file if there is one; return whether it is open now.
 

@@ -95,8 +95,8 @@ class OpenVersions:
         self._on_open = on_open
         self._on_close = on_close
         self._open: dict[bytes, OpenVersion] = {}
-        self._verified: OrderedDict[bytes, tuple[int, set[int]]] = OrderedDict()
-        """What was found right in versions that nobody has open, by file, least recently closed first."""
+        self._verified: OrderedDict[bytes, tuple[tuple[int, int], set[int]]] = OrderedDict()
+        """What was found right in versions that nobody has open, and the file's state, least recently closed first."""
         self._limiter = trio.CapacityLimiter(_THREADS)
 
     @property
@@ -148,7 +148,7 @@ class OpenVersions:
         del self._open[version.digest]
         storage = version.storage
         if storage.verified:
-            self._verified[version.digest] = storage.file.inode, storage.verified
+            self._verified[version.digest] = storage.file.state, storage.verified
             self._verified.move_to_end(version.digest)
             if len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)
@@ -202,8 +202,8 @@ class OpenVersions:
             return storage
 
         storage = await self._run(work)
-        inode, verified = self._verified.get(digest, (0, set[int]()))
-        if storage.blocks and inode == storage.file.inode:
+        state, verified = self._verified.get(digest, ((0, 0), set[int]()))
+        if storage.blocks and state == storage.file.state:
             storage.verified = verified & storage.blocks.keys()
         return storage
 
