@@ -54,6 +54,8 @@ class Replacement:
         """What became of the workers so far."""
         self.may_remount = False
         """Whether the last refusal was one that a new connection would not meet."""
+        self._attached_journal = 0
+        """Number of the journal that was handed over last, with the connection."""
 
     def begin(self) -> None:
         """Take note of what the kernel can, once a connection has been made or adopted."""
@@ -68,6 +70,7 @@ class Replacement:
         """Hand the connection to a worker: the first one's answer goes to the kernel, all others' must be the same."""
         connection = self._connection
         first = not connection.init_reply
+        self._attached_journal = connection.journal_number  # while it is read, the one who serves may write it anew
         reply = talk.attach(
             [connection.fuse_fd, connection.journal_fd],
             init=connection.init_request.hex(),
@@ -171,9 +174,9 @@ class Replacement:
     def _exchange(self, old: Worker, talk: Conversation) -> None:
         """The pause: between the last request that *old* takes and the first that its successor takes."""
         began_s = time.monotonic()
-        number = self._connection.journal_number
         resend = self._release(old)
-        fds = (self._connection.journal_fd,) if self._connection.journal_number != number else ()
+        is_another = self._connection.journal_number != self._attached_journal
+        fds = (self._connection.journal_fd,) if is_another else ()
         talk.serve(fds, resend=resend)
         self._workers.current = talk.worker
         self._workers.retire(old)

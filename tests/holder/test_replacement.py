@@ -1,0 +1,132 @@
+"""Which journal a successor goes on with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tigrismount.holder.connection import Connection
+from tigrismount.holder.mounting import MountSpec
+from tigrismount.holder.replacement import Replacement
+from tigrismount.holder.request import MountRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tigrismount.holder.worker import Worker
+
+INIT_REPLY = b"agreed"
+
+
+class FakeWorker:
+    """A process id, which is all that is said of it here."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+
+class FakeTalk:
+    """Goes through all stages at once; what happens at one of them is told by name."""
+
+    def __init__(self, worker: FakeWorker, happens: dict[str, Callable[[], None]]) -> None:
+        self.worker = worker
+        self._happens = happens
+        self.attached: int = -1
+        self.served: list[tuple[tuple[int, ...], bool]] = []
+
+    def _do(self, stage: str) -> None:
+        self._happens.get(stage, lambda: None)()
+
+    def start(self, **_: object) -> None:
+        self._do("start")
+
+    def attach(self, fds: list[int], **_: object) -> bytes:
+        self.attached = fds[1]
+        self._do("attach")
+        return INIT_REPLY
+
+    def release(self, *, cancel: bool) -> bool:
+        self._do("release")
+        return cancel
+
+    def serve(self, fds: tuple[int, ...] = (), *, resend: bool = False) -> None:
+        self.served.append((fds, resend))
+
+
+class FakeWorkers:
+    def __init__(self) -> None:
+        self.happens: dict[str, Callable[[], None]] = {}
+        self.current = FakeWorker(1)
+        self.killed: list[int] = []
+        self.retired: list[int] = []
+        self.successor = FakeTalk(FakeWorker(2), self.happens)
+
+    def start(self, _: float) -> FakeTalk:
+        return self.successor
+
+    def talk(self, worker: FakeWorker, _: float) -> FakeTalk:
+        return FakeTalk(worker, self.happens)
+
+    def kill(self, worker: Worker) -> None:
+        self.killed.append(worker.pid)
+
+    def retire(self, worker: Worker) -> None:
+        self.retired.append(worker.pid)
+
+    @contextlib.contextmanager
+    def killed_on_failure(self, worker: Worker) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.kill(worker)
+            raise
+
+
+class FakeLog:
+    def info(self, _: str) -> None: ...
+
+    def warning(self, _: str) -> None: ...
+
+
+class Scene:
+    def __init__(self) -> None:
+        spec = MountSpec(mountpoint="/nowhere", fsname="s3://bucket", allow_other=False)
+        self.connection = Connection(spec, lambda _: None)
+        self.connection.init_reply = INIT_REPLY
+        self.connection.journal_fd = os.memfd_create("journal")
+        self.workers = FakeWorkers()
+        request = MountRequest(config={})
+        self.replacement = Replacement(self.connection, self.workers, FakeLog(), request)  # type: ignore[arg-type]
+        self.replacement.succession.can_resend = True
+
+    def rewrite(self) -> None:
+        """What the worker that serves does with a journal that has grown too long."""
+        self.connection.keep_journal(os.memfd_create("journal"))
+
+
+@pytest.fixture
+def scene() -> Iterator[Scene]:
+    made = Scene()
+    yield made
+    made.connection.close()
+
+
+@pytest.mark.parametrize("stage", ["attach", "release"])
+def test_a_journal_that_is_written_anew_while_its_successor_gets_ready_is_handed_over(scene: Scene, stage: str) -> None:
+    """Else the successor would go on with the old one: ids met since would be unknown to it, and to all after it."""
+    scene.workers.happens[stage] = scene.rewrite
+
+    assert scene.replacement.hand_over("was told to end") == ""
+    assert scene.workers.successor.served == [((scene.connection.journal_fd,), True)]
+
+
+def test_a_journal_that_is_the_same_is_handed_over_once(scene: Scene) -> None:
+    """One that was written anew before the successor got it is the one that it got."""
+    scene.workers.happens["start"] = scene.rewrite
+
+    assert scene.replacement.hand_over("was told to end") == ""
+    assert scene.workers.successor.attached == scene.connection.journal_fd
+    assert scene.workers.successor.served == [((), True)]
