@@ -1,4 +1,4 @@
-"""Which journal a successor goes on with."""
+"""Which journal a successor goes on with, and what follows where the worker before it does not let go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tigrismount.holder.connection import Connection
+from tigrismount.holder.conversation import StartError
 from tigrismount.holder.mounting import MountSpec
 from tigrismount.holder.replacement import Replacement
 from tigrismount.holder.request import MountRequest
@@ -130,3 +131,19 @@ def test_a_journal_that_is_the_same_is_handed_over_once(scene: Scene) -> None:
     assert scene.replacement.hand_over("was told to end") == ""
     assert scene.workers.successor.attached == scene.connection.journal_fd
     assert scene.workers.successor.served == [((), True)]
+
+
+@pytest.mark.parametrize("can_resend", [True, False])
+def test_what_a_killed_worker_had_begun_is_sent_again_or_ends_in_an_error(scene: Scene, *, can_resend: bool) -> None:
+    """A successor on the same connection would never hear of it, and whoever asked would wait for ever."""
+
+    def hang() -> None:
+        raise StartError("did not let go")
+
+    scene.workers.happens["release"] = hang
+    scene.replacement.succession.can_resend = can_resend
+
+    failure = scene.replacement.hand_over("was told to end")
+    assert 1 in scene.workers.killed
+    assert scene.workers.successor.served == ([((), True)] if can_resend else [])
+    assert bool(failure) is not can_resend

@@ -185,13 +185,19 @@ class Replacement:
         self._log.info(f"worker {talk.worker.pid} has taken over from {old.pid}, requests waited {took_s:.3f} s")
 
     def _release(self, old: Worker) -> bool:
-        """Have *old* take no more requests; return whether some must be sent again."""
+        """Have *old* take no more requests; return whether some must be sent again.
+
+        Raises:
+            StartError: It does not, and what it has begun cannot be sent again: with it, the connection has to end.
+        """
         can_resend = self.succession.can_resend
         try:
             return self._workers.talk(old, self._deadlines.release_s).release(cancel=can_resend)
         except InterruptedBySignalError:
             raise
         except (StartError, MountError) as exc:
+            if not can_resend:
+                raise
             self._log.warning(f"worker {old.pid} is killed: {exc}")
             self._workers.kill(old)
             return can_resend
