@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
+from tigrismount.errors import MountError
 from tigrismount.holder.probe import Probe
 from tigrismount.holder.watchdog import Watchdog
 
@@ -35,3 +39,36 @@ def test_a_loop_that_does_not_answer_is_probed_at_once(tmp_path, answers, turns)
         assert dog.turn(worker) == ""
     assert probed == [str(tmp_path)]
     dog.reset()
+
+
+def test_a_machine_without_a_process_left_ends_no_mount(tmp_path, monkeypatch):
+    """The supervisor would end for it, and take the mount with it; it has only to ask again."""
+    left = [False, False, True]
+
+    def start_probe(path: str) -> Probe:
+        if not left.pop(0):
+            monkeypatch.setattr("os.fork", no_process_left)
+        try:
+            return Probe(path)
+        finally:
+            monkeypatch.undo()
+
+    dog = Watchdog(str(tmp_path), hang_s=0.0, start_probe=start_probe)
+    before = os.listdir("/proc/self/fd")
+    for turn in range(14):
+        assert dog.turn(FakeWorker(answers=True)) == "", turn
+    assert os.listdir("/proc/self/fd") == before, "descriptors leak"
+    assert left == [True]
+    dog.turn(FakeWorker(answers=True))
+    assert left == [], "it was not asked again"
+    dog.reset()
+
+
+def test_who_asks_about_a_mount_hears_that_no_process_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fork", no_process_left)
+    with pytest.raises(MountError, match="no process can be started: Resource temporarily unavailable"):
+        Probe(str(tmp_path))
+
+
+def no_process_left() -> int:
+    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

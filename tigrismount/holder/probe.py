@@ -20,6 +20,8 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 
+from tigrismount.errors import MountError
+
 _REAP_TIMEOUT_S = 1.0
 _DEAD_ERRNOS = (errno.ENOTCONN, errno.ECONNABORTED)
 _OK = b"ok"
@@ -54,11 +56,19 @@ class Probe:
     Args:
         path: What to ask about.
         listing: Whether one page of the listing is read as well.
+
+    Raises:
+        MountError: There can be no child at the moment.
     """
 
     def __init__(self, path: str, *, listing: bool = False) -> None:
         self._result_fd, write_fd = os.pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError as exc:
+            os.close(self._result_fd)
+            os.close(write_fd)
+            raise MountError(f"{path}: cannot be looked at: no process can be started: {exc.strerror}") from exc
         if self._pid == 0:
             _child(path, listing, write_fd)
         os.close(write_fd)
@@ -87,6 +97,9 @@ def probe(path: str, *, timeout_s: float, listing: bool = False) -> Finding:
         path: What to ask about.
         timeout_s: Seconds to wait.
         listing: Whether one page of the listing is read as well.
+
+    Raises:
+        MountError: It cannot be asked at the moment.
     """
     started = Probe(path, listing=listing)
     select.select([started], [], [], timeout_s)

@@ -13,10 +13,12 @@ its turns come late as well, and so nobody is accused of what the machine did.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import time
 from typing import TYPE_CHECKING
 
+from tigrismount.errors import MountError
 from tigrismount.holder.probe import Health, Probe
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Watchdog:
     Args:
         mountpoint: Where ``statvfs`` is called; None asks the loop only.
         hang_s: Seconds after which a worker counts as hung, on a machine that is not overloaded.
-        start_probe: Starts a probe of a path.
+        start_probe: Starts a probe of a path; raises MountError where it cannot.
     """
 
     def __init__(self, mountpoint: str | None, hang_s: float, *, start_probe: Callable[[str], Probe] = Probe) -> None:
@@ -83,7 +85,8 @@ class Watchdog:
         """Follow the probe; return whether it is in time."""
         if self._probe is None:
             if self._mountpoint is not None and (worker.unanswered or self._turns % _PROBE_EVERY_TURNS == 0):
-                self._probe, self._probe_turns = self._start_probe(self._mountpoint), 0
+                with contextlib.suppress(MountError):  # who has no process left for one asks again later
+                    self._probe, self._probe_turns = self._start_probe(self._mountpoint), 0
             return True
         self._probe_turns += 1
         if not select.select([self._probe], [], [], 0)[0]:
