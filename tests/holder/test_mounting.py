@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder import mounting
 from tigrismount.holder.connection import Connection
 from tigrismount.holder.init import INIT_REQUEST_BYTES, describe_init
 from tigrismount.holder.mountinfo import mount_at
@@ -171,6 +174,22 @@ def test_a_missing_helper_is_said_with_the_remedy(open_device, tmp_path, monkeyp
     monkeypatch.setattr("tigrismount.holder.mounting._FUSERMOUNT", "fusermount-not-there")
     result = as_nobody(lambda: str(check_can_mount(spec(tmp_path))))
     assert "sudo apt-get install fuse3" in result
+
+
+@pytest.mark.parametrize(
+    "call", [lambda path: mount(spec(path)), lambda path: unmount(str(path), lazy=True)], ids=["mount", "unmount"]
+)
+def test_a_helper_that_cannot_be_started_is_an_error_like_any_other(tmp_path, monkeypatch, call):
+    """Who unmounts at a limit of processes goes on to end the worker; a mistake of ours would leave it behind."""
+
+    def no_process_left(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    monkeypatch.setattr(subprocess, "run", no_process_left)
+    monkeypatch.setattr(mounting, "_find_fusermount", lambda: "/bin/fusermount3")
+    with pytest.raises(MountError, match="/bin/fusermount3: cannot be started: Resource temporarily unavailable"):
+        call(tmp_path)
 
 
 @pytest.fixture

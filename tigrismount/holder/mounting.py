@@ -169,16 +169,20 @@ def _run_fusermount(*arguments: str, comm_fd: int | None = None) -> subprocess.C
     environment = {**os.environ, "LC_ALL": "C"}
     if comm_fd is not None:
         environment["_FUSE_COMMFD"] = str(comm_fd)
-    return subprocess.run(
-        [_find_fusermount(), *arguments],
-        env=environment,
-        pass_fds=() if comm_fd is None else (comm_fd,),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    program = _find_fusermount()
+    try:
+        return subprocess.run(
+            [program, *arguments],
+            env=environment,
+            pass_fds=() if comm_fd is None else (comm_fd,),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as exc:  # such as no process left
+        raise MountError(f"{program}: cannot be started: {exc.strerror}") from exc
 
 
 def _complaint(finished: subprocess.CompletedProcess[str]) -> str:
