@@ -433,6 +433,28 @@ async def test_a_successor_keeps_what_was_open_and_what_may_be_mapped(
     await until(lambda: not scene.kernel.files)
 
 
+@pytest.mark.parametrize("when", ["before", "while it looks"])
+async def test_who_leaves_lets_go_of_nothing_that_a_successor_may_open_again(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The journal is the successor's by then: it would open files onto one that the kernel no longer has (EIO)."""
+
+    def look(_: int) -> bool:
+        scene.through.hurry()
+        return True
+
+    await scene.opened()
+    scene.through.uncount(7)
+    if when == "before":
+        scene.through.hurry()
+    else:
+        monkeypatch.setattr("tigrismount.fuse.passthrough.is_unused", look)
+    await nursery.start(scene.through.run)
+    await until(lambda: scene.through._is_leaving)
+    await trio.sleep(10)
+    assert list(scene.kernel.files) == [scene.written[-1].backing_id]
+
+
 async def test_a_successor_lets_go_of_a_file_that_the_cache_has_lost(
     scene: Scene, nursery: trio.Nursery, autojump_clock: object
 ) -> None:

@@ -243,7 +243,10 @@ class Passthrough:
         self._patience.setdefault(node_id, trio.CancelScope()).cancel()
 
     def hurry(self) -> None:
-        """Let no open wait for a proof any more: somebody waits for what is in service to end."""
+        """Let no open wait for a proof any more: somebody waits for what is in service to end.
+
+        What is kept stays so: a successor knows it from the journal, and may answer an open with it at once.
+        """
         self._is_leaving = True
         for patience in self._patience.values():
             patience.cancel()
@@ -347,7 +350,7 @@ class Passthrough:
             self.modes.restore(state)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hold what was taken over, and let go of what nobody reads any more, until cancelled."""
+        """Hold what was taken over, and let go of what nobody reads any more, until cancelled or in a hurry."""
         task_status.started()
         for state in self.modes.states():
             if state.backing_id:
@@ -372,7 +375,7 @@ class Passthrough:
 
     async def _let_go_unused(self, node_id: int) -> None:
         held, state = self._held[node_id], self.modes.of(node_id)
-        if state.is_passthrough:
+        if self._is_leaving or state.is_passthrough:
             return
         if held.is_inherited and not self._take_over(node_id, held, state):
             return
@@ -382,7 +385,7 @@ class Passthrough:
         except OSError as exc:
             log.info("a cache file stays locked until it is known that nobody reads it: %s", exc)
             return
-        if unused and uses == held.uses:
+        if unused and uses == held.uses and not self._is_leaving:
             self._let_go(node_id, held)
 
     def _take_over(self, node_id: int, held: _Held, state: OpenState) -> bool:
