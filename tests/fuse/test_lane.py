@@ -288,6 +288,21 @@ async def test_a_library_that_takes_nothing_keeps_nobody_and_gets_everything_in_
     assert got == list(range(2, 1000, 2))
 
 
+async def test_no_name_that_the_kernel_forgets_is_lost_however_many_it_forgets_at_once(running: Ends) -> None:
+    """It fills what it is given to read into: a megabyte of them where its memory is short, or on umount."""
+    forgotten = [(node_id, 1) for node_id in range(2, 2 + ((1 << 20) - 48) // 16)]
+    body = struct.pack("=II", len(forgotten), 0) + b"".join(struct.pack("=QQ", *one) for one in forgotten)
+    running.relay.hand(memoryview(request(wire.BATCH_FORGET, 2, 0, body)))
+    running.relay.hand(memoryview(request(GETATTR, 4)))
+    got: list[tuple[int, int]] = []
+    while (message := await running.handed()) != request(GETATTR, 4):
+        assert wire.parse_request(memoryview(message)).opcode == wire.BATCH_FORGET
+        (count,) = struct.unpack_from("=I", message, wire.HEADER_BYTES)
+        assert len(message) == wire.HEADER_BYTES + 8 + 16 * count
+        got += struct.iter_unpack("=QQ", message[wire.HEADER_BYTES + 8 :])
+    assert got == forgotten
+
+
 async def test_the_end_waits_for_what_is_in_service_and_takes_nothing_more(ends: Ends) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ends.lane.run)

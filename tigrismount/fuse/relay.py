@@ -33,6 +33,9 @@ _OVERHEAD_BYTES = 4096
 """What the kernel counts for a message beyond its bytes, and what an answer without a size of its own has: less."""
 LISTING_BYTES = 64 << 10
 """Longest answer of a listing; the kernel comes back for the rest."""
+FORGETS_BYTES = 64 << 10
+"""Longest request to forget nodes. The kernel's fill what it is given to read into, a megabyte, and no socket that was
+not enlarged takes them; one that is lost is never asked again, and its nodes would be kept for ever."""
 _ANSWER_BYTES = 128 << 10
 """Room for any answer: an attribute is 64 KiB at most."""
 
@@ -80,6 +83,10 @@ class Relay:
             on_answer: Called once it has been answered, with whether it succeeded and somebody waited for it.
         """
         request = wire.parse_request(message)
+        if request.opcode == wire.BATCH_FORGET and len(message) > FORGETS_BYTES:
+            for piece in wire.split_forgets(message, FORGETS_BYTES):
+                self.hand(memoryview(piece))
+            return
         if request.opcode in (wire.READDIR, wire.READDIRPLUS):
             wire.limit_listing(message, LISTING_BYTES)
         is_urgent = request.opcode == wire.STATFS and not self._is_full

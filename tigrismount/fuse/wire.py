@@ -8,7 +8,10 @@ number, as a notification with 0 and the notification's code where an answer has
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FORGET, READLINK, OPEN, READ, STATFS, RELEASE = 2, 5, 14, 15, 17, 18
 GETXATTR, LISTXATTR, READDIR, INTERRUPT, NOTIFY_REPLY, BATCH_FORGET, READDIRPLUS = 22, 23, 28, 36, 41, 42, 44
@@ -30,6 +33,8 @@ _OPEN_IN = struct.Struct("=II")  # flags, open_flags
 _OPEN_OUT = struct.Struct("=QIi")  # fh, open_flags, backing_id
 _READ_IN = struct.Struct("=QQI")  # fh, offset, size; what follows is not needed
 _INTERRUPT_IN = struct.Struct("=Q")  # unique of the request
+_BATCH_FORGET_IN = struct.Struct("=II")  # count, padding; so many pairs follow
+_FORGET_ONE_BYTES = 16  # nodeid, lookups
 _GETXATTR_IN = struct.Struct("=I")  # size
 _NOTIFY_INVAL_INODE, _NOTIFY_INVAL_ENTRY, _NOTIFY_STORE, _NOTIFY_RESEND = 2, 3, 4, 7
 _INVAL_INODE_OUT = struct.Struct("=Qqq")  # nodeid, offset, length
@@ -122,6 +127,26 @@ def limit_listing(message: memoryview, most_bytes: int) -> None:
     fh, offset, size = parse_read(message)
     if size > most_bytes:
         _READ_IN.pack_into(message, HEADER_BYTES, fh, offset, most_bytes)
+
+
+def split_forgets(message: memoryview, most_bytes: int) -> Iterator[bytes]:
+    """Give a BATCH_FORGET as several that have no more than *most_bytes* each.
+
+    Raises:
+        ValueError: It is cut short.
+    """
+    count = _unpack(_BATCH_FORGET_IN, message)[0]
+    start = HEADER_BYTES + _BATCH_FORGET_IN.size
+    if len(message) != start + count * _FORGET_ONE_BYTES:
+        raise ValueError(f"a request of {len(message)} bytes does not have {count} nodes")
+    most = (most_bytes - start) // _FORGET_ONE_BYTES
+    _, *head = _IN_HEADER.unpack_from(message)
+    rest = bytes(message[_IN_HEADER.size : HEADER_BYTES])
+    for first in range(0, count, most):
+        these = min(most, count - first)
+        length = start + these * _FORGET_ONE_BYTES
+        pairs = message[start + first * _FORGET_ONE_BYTES :][: these * _FORGET_ONE_BYTES]
+        yield b"".join((_IN_HEADER.pack(length, *head), rest, _BATCH_FORGET_IN.pack(these, 0), pairs))
 
 
 def _unpack(what: struct.Struct, message: memoryview) -> tuple[int, ...]:
