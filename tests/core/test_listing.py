@@ -250,6 +250,29 @@ def test_a_cursor_whose_listing_is_gone_goes_on_in_the_newest_or_in_a_new_one():
     assert (begun.dentries, ordinal) == ([], 3)
 
 
+@pytest.mark.parametrize("last", ["the older listing", "the newer listing"])
+def test_whoever_reads_on_behind_a_takeover_misses_no_name_though_another_reads_from_the_start(last):
+    """Whichever of two directories was read last: no listing of the successor has cursors like those before it."""
+    before = shelf()
+    older, _ = before.resume(ROOT, 0, 0.0)
+    newer, _ = before.resume(DIR, 0, 0.0)
+    before.feed(older, infos("a", "b", "c"), [], None, 0.0)
+    before.feed(newer, infos("d/a", "d/b", "d/c"), [], None, 0.0)
+    places = [newer.bookmark(2), older.bookmark(2)]
+    successor = shelf()
+    for place in places if last == "the older listing" else reversed(places):
+        successor.restore(place)
+    for where, names in ((DIR, ("d/b", "d/c")), (ROOT, ("b", "c"))):  # what was given first is deleted
+        begun, _ = successor.resume(where, 0, 1.0)
+        successor.feed(begun, infos(*names), [], None, 1.0)
+
+    for place in places:
+        listing, ordinal = successor.resume(place.where, place.cursor, 2.0)
+        if not listing.complete:
+            successor.feed(listing, infos(place.where.prefix + "c"), [], None, 2.0)
+        assert [dentry.name for dentry in listing.dentries[ordinal:]] == [b"c"]
+
+
 def test_generations_start_over_before_a_cursor_leaves_a_signed_64_bit_offset():
     kept = shelf(ttl_s=0.0)
     seen = {kept.resume(ROOT, 0, 0.0)[0].generation for _ in range(GENERATIONS + 2)}

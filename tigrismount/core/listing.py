@@ -308,7 +308,7 @@ class ListingShelf:
     def restore(self, bookmark: Bookmark) -> None:
         """Take over a bookmark of an earlier process: no listing of ours will have cursors like its."""
         self.bookmarks.put(bookmark)
-        self._begun = (bookmark.cursor >> ORDINAL_BITS) + 1
+        self._begun = max(self._begun, (bookmark.cursor >> ORDINAL_BITS) + 1)
 
     def resume(self, where: DirectoryKey, cursor: int, now_s: float) -> tuple[Listing, int]:
         """Return the listing a cursor lies in and its ordinal there.
