@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import pytest
@@ -55,6 +56,14 @@ def test_a_worker_that_said_nothing_has_an_end_too(run):
     assert worker.has_ended()
     worker.close()
     assert (lines, worker.describe_end()) == ([], "was killed by SIGTERM")
+
+
+def test_a_signal_without_a_name_ends_a_worker_and_not_its_supervisor(run):
+    """Most real-time signals have none, and all of them end a process that does not expect them."""
+    worker, _ = run("import os, signal; os.kill(os.getpid(), signal.SIGRTMIN + 1)")
+    assert worker.has_ended()
+    worker.close()
+    assert worker.describe_end() == f"was killed by signal {signal.SIGRTMIN + 1}"
 
 
 def test_a_program_that_is_not_there_is_an_error_and_leaves_nothing_open(events):

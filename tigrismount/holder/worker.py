@@ -148,7 +148,7 @@ class Worker:
         if status is None:
             how = "was killed in the middle of a system call" if self.is_hollow() else "closed its connection"
         elif status < 0:
-            how = f"was killed by {signal.Signals(-status).name}"
+            how = f"was killed by {_name_of(-status)}"
         else:
             how = f"ended with exit status {status}"
         return f"{how}: {self.last_line}" if self.last_line else how
@@ -220,3 +220,10 @@ class Worker:
         self._events.unwatch(self._output_fd)
         os.close(self._output_fd)
         self._output_fd = -1
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most real-time signals
+        return f"signal {number}"
