@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tigrismount.config.loading import load
@@ -30,6 +32,13 @@ def test_a_request_travels_and_says_what_the_kernel_is_told(config):
     assert request.spec == MountSpec(mountpoint="/m", fsname="s3://models", allow_other=True)
     assert request.nonempty
     assert request.kernel_read_ahead_kib is None
+
+
+def test_a_request_of_a_later_version_is_understood(config):
+    """The program that runs reads what the installed one prints: else it could not be upgraded to that one."""
+    values = MountRequest(config=config, deadlines=Deadlines(start_s=1.5)).to_values()
+    values["deadlines"]["rest_s"] = values["manner"] = 1.0
+    assert MountRequest.from_json(json.dumps(values).encode()).deadlines == Deadlines(start_s=1.5)
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"config": {}, "worker_command": [], "deadlines": {}}'])

@@ -97,7 +97,7 @@ class MountRequest:
             request = cls(
                 config=values["config"],
                 worker_command=tuple(values["worker_command"]),
-                deadlines=Deadlines(**values["deadlines"]),
+                deadlines=_deadlines(values["deadlines"]),
                 reload_command=tuple(values.get("reload_command", ())),
                 use_resend=values.get("use_resend", True),
                 directory=values.get("directory", "/"),
@@ -107,6 +107,12 @@ class MountRequest:
         if missing:
             raise MountError(f"the request to the supervisor is not valid: its configuration lacks {sorted(missing)}")
         return request
+
+
+def _deadlines(values: dict[str, float]) -> Deadlines:
+    """Return those of *values* that this version knows; what is missing has its default."""
+    known = {item.name for item in dataclasses.fields(Deadlines)}
+    return Deadlines(**{name: value for name, value in values.items() if name in known})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
