@@ -128,6 +128,17 @@ def test_an_old_kernel_has_the_worker_finish_what_it_began(supervise, mountpoint
     end(supervised, mountpoint)
 
 
+def test_a_mount_that_was_made_anew_is_gone_with_the_lost_one_below_after_an_upgrade(supervise, mountpoint):
+    """Root mounts on top of the lost one: who unmounts must find it there, or it is what everybody sees."""
+    supervised = supervise(use_resend=False)
+    os.kill(supervised.outcome.worker_pid, signal.SIGKILL)
+    assert has_said(supervised, "mounting anew")
+    assert wait_until(lambda: health(mountpoint) is Health.OK)
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from")
+    end(supervised, mountpoint)
+
+
 def test_a_signal_during_an_upgrade_unmounts(supervise, mountpoint):
     supervised = supervise(successor={"hangs": "ready"})
     os.kill(supervised.pid, signal.SIGHUP)

@@ -21,7 +21,7 @@ from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
 from tigrismount.holder.mounting import BusyError, mount, unmount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tigrismount.holder.events import Events
     from tigrismount.holder.mounting import MountSpec
@@ -86,8 +86,19 @@ class Connection:
             self._lost.clear()
             return mount(self.spec)
 
+    @property
+    def lost(self) -> list[int]:
+        """Numbers of the mounts that were left below, and are to go with this one."""
+        return sorted(self._lost)
+
     def adopt(
-        self, fuse_fd: int, journal_fd: int, init_request: bytes, init_reply: bytes, covered_fd: int = -1
+        self,
+        fuse_fd: int,
+        journal_fd: int,
+        init_request: bytes,
+        init_reply: bytes,
+        covered_fd: int = -1,
+        lost: Iterable[int] = (),
     ) -> None:
         """Go on with what another process held; the descriptors are owned from now on.
 
@@ -96,7 +107,7 @@ class Connection:
         """
         describe_init(init_request)
         self.fuse_fd, self.init_request, self.init_reply = fuse_fd, init_request, init_reply
-        self.covered_fd = covered_fd
+        self.covered_fd, self._lost = covered_fd, set(lost)
         if journal_fd < 0:
             journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         self.journal_fd = journal_fd

@@ -51,6 +51,8 @@ class Heirloom:
     """Inherited descriptors: ``fuse``, ``journal``, ``channel``, ``output``; ``covered`` where a plain user mounted."""
     journal: str = ""
     """Name of the journal in systemd's store."""
+    lost: list[int] = field(default_factory=list)
+    """Numbers of the lost mounts that this one lies on."""
 
     def to_bytes(self) -> bytes:
         """Return it as one JSON document."""

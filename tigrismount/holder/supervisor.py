@@ -361,12 +361,14 @@ class Supervisor:
             worker_pid=self._workers.pid,
             fds=fds,
             journal=journal_name(connection),
+            lost=connection.lost,
         )
 
     def _adopt(self, heirloom: Heirloom) -> None:
         fds = heirloom.fds
         init = bytes.fromhex(heirloom.init_request), bytes.fromhex(heirloom.init_reply)
-        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd=fds.get("covered", -1))
+        covered_fd = fds.get("covered", -1)
+        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd, heirloom.lost)
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = heirloom.count, heirloom.reason
