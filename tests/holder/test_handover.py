@@ -108,6 +108,23 @@ def test_a_worker_that_does_not_let_go_is_killed(supervise, mountpoint):
     end(supervised, mountpoint)
 
 
+def test_an_old_kernels_worker_that_does_not_let_go_takes_the_connection_with_it(supervise, mountpoint):
+    """What it had begun can be answered by nobody, so whoever waits for that gets an error."""
+    deadlines = Deadlines(start_s=20, unmount_grace_s=0, release_s=0.5, stop_s=2)
+    supervised = supervise(hangs="release", use_resend=False, deadlines=deadlines)
+    directory = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.kill(supervised.pid, signal.SIGHUP)
+        assert has_said(supervised, "did not let go of the connection within 0.5 s")
+        assert has_said(supervised, "mounting anew")
+        assert wait_until(lambda: health(mountpoint) is Health.OK)
+        with pytest.raises(OSError, match=r"not connected|connection abort"):
+            os.listdir(directory)
+    finally:
+        os.close(directory)
+    end(supervised, mountpoint)
+
+
 def test_a_successor_that_fails_when_its_turn_has_come_is_followed_by_another(supervise, mountpoint, tmp_path):
     flag = tmp_path / "die"
     flag.touch()
