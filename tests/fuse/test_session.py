@@ -68,16 +68,25 @@ kernel = Kernel()
 session = Session(pyfuse3.Operations(), kernel)
 session._room_bytes = int(sys.argv[1])  # what the system allows is not ours to choose
 connection, _ = os.pipe()
+os.set_blocking(connection, sys.argv[3] == "blocks")
 session.attach(connection, resend=False, lane=sys.argv[2] == "lane")
-print("lane" if kernel.fd == connection else "library")
+print("lane" if kernel.fd == connection else "library", "blocks" if os.get_blocking(kernel.fd) else "never blocks")
 """
 
 
+@pytest.mark.parametrize("left", ["blocks", "never blocks"])
 @pytest.mark.parametrize(
     ("room_bytes", "wanted", "who"),
-    [(16 << 20, "lane", "lane"), (16 << 20, "no lane", "library"), (212_992, "lane", "library")],
+    [
+        (16 << 20, "lane", "lane never blocks"),
+        (16 << 20, "no lane", "library blocks"),
+        (212_992, "lane", "library blocks"),
+    ],
 )
-def test_requests_are_read_past_the_library_where_that_is_wanted_and_its_answers_have_room(room_bytes, wanted, who):
-    command = [sys.executable, "-c", WHO_READS, str(room_bytes), wanted]
+def test_requests_are_read_past_the_library_where_that_is_wanted_and_its_answers_have_room(
+    room_bytes, wanted, who, left
+):
+    """However the worker before has left the connection: the library ends at one that has nothing to read (EAGAIN)."""
+    command = [sys.executable, "-c", WHO_READS, str(room_bytes), wanted, left]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == who

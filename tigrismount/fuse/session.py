@@ -99,6 +99,7 @@ class Session:
             through: Decides which files are opened onto files of the cache; None where INIT was answered without.
         """
         if through is None and not (lane and self._room_bytes >= _LANE_ROOM_BYTES):
+            os.set_blocking(fuse_fd, True)  # a lane before this worker left it otherwise; the library ends at EAGAIN
             os.dup2(fuse_fd, self._fd, inheritable=False)
             os.close(fuse_fd)
             self._ours.close()
