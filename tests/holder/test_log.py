@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import select
+import threading
 
 import pytest
 
@@ -94,3 +97,39 @@ def test_a_full_disk_stops_nobody():
     log = DaemonLog(path="/dev/full", foreground=False, level="info", json_lines=False)
     log.error("lost")
     log.close()
+
+
+@contextlib.contextmanager
+def stopped_reader():
+    """A pipe as standard error, full, whose reader has stopped: a log driver that waits, a pager, a terminal held."""
+    read_fd, write_fd = os.pipe()
+    before = os.dup(2)
+    os.dup2(write_fd, 2)
+    os.set_blocking(write_fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(write_fd, bytes(select.PIPE_BUF))
+    os.set_blocking(write_fd, True)
+    try:
+        yield read_fd
+    finally:
+        os.dup2(before, 2)
+        for fd in (read_fd, write_fd, before):
+            os.close(fd)
+
+
+def test_a_reader_that_has_stopped_stops_nobody_and_is_written_to_again():
+    """The supervisor would wait in the middle of its loop, and the worker behind it, with all who read the mount."""
+    with stopped_reader() as reader:
+        log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+        writing = threading.Thread(target=log.line, args=("x" * 10_000,), daemon=True)
+        writing.start()
+        writing.join(5)
+        is_stuck = writing.is_alive()
+        os.read(reader, 1 << 20)
+        writing.join(5)
+        assert not is_stuck
+
+        log.line("y" * 10_000)
+        assert os.read(reader, 1 << 20) == b"y" * 10_000 + b"\n"
+        log.close()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import socket
 import time
 
@@ -22,6 +23,7 @@ _FACILITY_DAEMON = 3 << 3
 _SYSLOG_PATH = "/dev/log"
 _MAX_SYSLOG_BYTES = 8 << 10  # journald and rsyslog take this much; longer lines would be lost whole
 _FILE_MODE = 0o640
+_PATIENCE_MS = 100  # a reader that is only slow takes less; one that has stopped must not stop a mount
 
 
 class DaemonLog:
@@ -44,6 +46,8 @@ class DaemonLog:
         self._level = _LEVELS[level]
         self._json_lines = json_lines
         self._is_standard_error = path is None and foreground
+        self._is_read = True
+        """Whether standard error has taken all that was written last."""
         self._fd = -1
         self._syslog: socket.socket | None = None
         if path is not None:
@@ -120,13 +124,25 @@ class DaemonLog:
 
     def _write(self, line: str, severity: int) -> None:
         data = line.encode(errors="backslashreplace")
-        # A full disk or a log daemon that is away must not stop a mount.
+        # A full disk, a log daemon that is away or a reader that has stopped must not stop a mount.
         with contextlib.suppress(OSError):
-            if self._fd >= 0:
+            if self._is_standard_error:
+                self._write_to_reader(data + b"\n")
+            elif self._fd >= 0:
                 os.write(self._fd, data + b"\n")
             elif self._syslog is not None:
                 prefix = f"<{_FACILITY_DAEMON | severity}>tigrismount[{os.getpid()}]: ".encode()
                 self._syslog.send(prefix + data[:_MAX_SYSLOG_BYTES])
+
+    def _write_to_reader(self, data: bytes) -> None:
+        """Write to whoever reads standard error, as far as they do: what they do not take soon is lost."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        for start in range(0, len(data), select.PIPE_BUF):  # so much can be written where anything can
+            self._is_read = bool(poll.poll(_PATIENCE_MS if self._is_read else 0))
+            if not self._is_read:
+                return
+            os.write(self._fd, data[start : start + select.PIPE_BUF])
 
 
 def _open(path: str) -> int:
