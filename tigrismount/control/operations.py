@@ -68,7 +68,10 @@ def operations(
         if not texts[0] or not texts[1]:
             return {"error": "a key has two halves: access_key_id and secret_access_key"}
         key = Credentials(source=HANDED_IN, access_key_id=texts[0], secret_access_key=texts[1], session_token=texts[2])
-        replaced = await client.replace_key(key)
+        try:
+            replaced = await client.replace_key(key)
+        except OSError as exc:  # which to the server is a client that has gone away
+            return {"error": str(exc)}
         if replaced:
             log.info("going on with the key that was handed in")
         return {"replaced": replaced}
