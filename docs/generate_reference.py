@@ -21,7 +21,7 @@ from tigrismount.csi.attributes import ATTRIBUTES
 from tigrismount.errors import ObjectError, PathError, TigrisMountError
 from tigrismount.fuse.errnos import errno_of
 from tigrismount.metrics.exposition import PREFIX
-from tigrismount.metrics.table import ERRORS, INFO, INFO_LABELS, METRICS, TIMINGS
+from tigrismount.metrics.table import ERRORS, INFO, INFO_LABELS, METRICS, TIMINGS, UP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -105,7 +105,7 @@ def regenerated(page: str, content: str) -> str:
 def metrics_table() -> str:
     """Return one row per metric."""
     rows = ["| metric | type | labels | what it says |", "|---|---|---|---|"]
-    for metric in (*METRICS, ERRORS):
+    for metric in (*METRICS, ERRORS, UP):
         name = f"{PREFIX}{metric.name}{'_total' if metric.kind == 'counter' else ''}"
         label = f"`{metric.label}`" if metric.label else ""
         rows.append(f"| `{name}` | {metric.kind} | {label} | {escaped(metric.help)} |")

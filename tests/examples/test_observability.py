@@ -12,15 +12,15 @@ import pytest
 import yaml
 
 from tigrismount.metrics.exposition import PREFIX
-from tigrismount.metrics.table import ERRORS, INFO, METRICS, PARTS, TIMINGS
+from tigrismount.metrics.table import ERRORS, INFO, METRICS, PARTS, TIMINGS, UP
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "observability"
 SERIES = (
-    {f"{PREFIX}{metric.name}{'_total' if metric.kind == 'counter' else ''}" for metric in (*METRICS, ERRORS, INFO)}
+    {f"{PREFIX}{metric.name}{'_total' if metric.kind == 'counter' else ''}" for metric in (*METRICS, ERRORS, INFO, UP)}
     | {f"{PREFIX}{timing.name}_{part}" for timing in TIMINGS.values() for part in ("bucket", "sum", "count")}
     | {"up", "process_resident_memory_bytes"}
 )
-LABELS = {metric.label for metric in (*METRICS, ERRORS)} | {"instance", "job", "le"}
+LABELS = {metric.label for metric in (*METRICS, ERRORS, UP)} | {"instance", "job", "le"}
 
 
 def expressions() -> list[str]:

@@ -38,5 +38,11 @@ def test_a_mount_that_cannot_be_read_does_not_hide_the_others(caplog):
     assert "/bad" in caplog.text
 
 
+def test_mounts_that_say_nothing_are_told_from_those_that_answer():
+    families = {f.name: f for f in text_string_to_metric_families(merge({"/a": TEXT}, {"/dead"}).decode())}
+    assert {s.labels["mountpoint"]: s.value for s in families["tigrismount_up"].samples} == {"/a": 1.0, "/dead": 0.0}
+    assert len(families["tigrismount_reads"].samples) == 1
+
+
 def test_without_mounts_there_is_nothing():
     assert merge({}) == b""

@@ -5,11 +5,12 @@ Each mount is asked over its control socket when somebody asks for the figures; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,6 +19,12 @@ from tigrismount.config.kinds import parse_listen_address
 from tigrismount.control.client import request, sockets
 from tigrismount.control.paths import runtime_directories
 from tigrismount.errors import MountError
+from tigrismount.holder.mountinfo import read_mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
+    from tigrismount.holder.mountinfo import MountEntry
 
 _ANSWER_TIMEOUT_S = 3.0
 """A worker that is replaced answers later, and its figures are those of its successor then."""
@@ -62,18 +69,33 @@ def _serve(server: ThreadingHTTPServer) -> None:
 
 
 def _collect() -> bytes:
-    """Ask every mount of this user; one that does not answer in time is left out."""
+    """Ask every mount of this user; of one that does not answer in time there is only that."""
     from tigrismount.metrics.together import merge  # prometheus_client takes a while
 
-    texts = {}
+    texts, uids = {}, {os.geteuid()}
     for directory in runtime_directories(os.environ, uid=os.geteuid()):
+        with contextlib.suppress(OSError):
+            uids.add(os.stat(directory).st_uid)
         for path in sockets(directory):
             try:
                 answer = request(path, "metrics", timeout_s=_ANSWER_TIMEOUT_S)
                 texts[str(answer["mountpoint"])] = str(answer["text"])
             except (MountError, KeyError):
                 continue
-    return merge(texts)
+    return merge(texts, silent_among(read_mounts(), texts, uids))
+
+
+def silent_among(mounts: Iterable[MountEntry], answered: Collection[str], uids: Collection[int]) -> set[str]:
+    """Return the mountpoints of those that should have answered.
+
+    Args:
+        mounts: The kernel's mounts.
+        answered: Where the mounts are that did. Wherever else these are mounted they are no others.
+        uids: Users whose mounts were asked.
+    """
+    ours = [entry for entry in mounts if entry.is_ours and entry.owner_uid in uids]
+    devices = {entry.device for entry in ours if entry.mountpoint in answered}
+    return {entry.mountpoint for entry in ours if entry.device not in devices}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -236,6 +236,15 @@ ERRORS = Metric(
 ERRNOS = ("EACCES", "EINVAL", "EIO", "EISDIR", "ENAMETOOLONG", "ENOENT", "ENOTDIR", "ESTALE")
 """Its label values, shown before there was any such refusal: what begins at 0 has a rate from the first one on."""
 
+UP = Metric(
+    "up",
+    "gauge",
+    "Whether a mount answers. `tigrismount metrics` alone has it: of a mount with an address of its own, `up` says it.",
+    lambda status: {},
+    "mountpoint",
+)
+"""Who does not answer cannot say so: told by whoever asks all mounts."""
+
 INFO = Metric(
     "info",
     "gauge",

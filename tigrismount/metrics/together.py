@@ -10,28 +10,36 @@ import logging
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from tigrismount.metrics.exposition import PREFIX
+from tigrismount.metrics.table import UP
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from prometheus_client.samples import Sample
 
 log = logging.getLogger(__name__)
 
-LABEL = "mountpoint"
+LABEL = UP.label
 """The label that tells mounts apart; the info metric of each mount has its source beside it."""
 
 
-def merge(texts: Mapping[str, str]) -> bytes:
+def merge(texts: Mapping[str, str], silent: Collection[str] = ()) -> bytes:
     """Return the metrics of all mounts in the text format.
 
     Args:
         texts: What each mount says, by mountpoint; one that cannot be read is left out.
+        silent: Mountpoints of those that say nothing.
     """
     found: dict[str, Metric] = {}
+    if texts or silent:
+        found[UP.name] = up = GaugeMetricFamily(PREFIX + UP.name, UP.help, labels=[LABEL])
+        for mountpoint in sorted({*texts, *silent}):
+            up.add_metric([mountpoint], float(mountpoint in texts))
     for mountpoint, text in sorted(texts.items()):
         try:
             families = list(text_string_to_metric_families(text))
