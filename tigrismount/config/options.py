@@ -264,7 +264,7 @@ OPTIONS: tuple[Option, ...] = (
         name="snapshot",
         parse=parse_selector,
         default="none: the bucket as it is",
-        help="Mount a Tigris snapshot: nothing in it changes, so every name is trusted for ever.",
+        help="A Tigris snapshot in place of the bucket: nothing in it changes, so a mount trusts its names for ever.",
         metavar="VERSION|NAME|latest|now|TIME",
     ),
     Option(
