@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import urllib.error
 import urllib.request
 
@@ -238,6 +239,47 @@ async def test_reports_that_cannot_be_had_cost_neither_the_page_nor_the_mount(se
     assert b"none yet" in text
     assert "the load reports cannot be had" in caplog.text
     assert (await trio.to_thread.run_sync(get, server.port, "/healthz"))[0] == 200
+
+
+async def test_a_page_that_is_asked_for_while_the_mount_ends_does_not_end_it_in_an_error():
+    """What is raised in a callback of another thread ends the loop: no load would be reported, no cache closed."""
+    ending, ended, asked = trio.CancelScope(), threading.Event(), []
+
+    class Late:
+        @property
+        def status(self):
+            ended.wait(20)  # in the server's thread, between figures and reports
+            return figures().status
+
+    def make():
+        asked.append(True)
+        if len(asked) == 2:  # the first time is before anybody asks
+            ending.cancel()
+        return Late()
+
+    async def reports():
+        await trio.lowlevel.checkpoint()
+        return []
+
+    server = MetricsServer("127.0.0.1", 0, make, reports)
+
+    async def run():
+        with ending:
+            await server.run()
+
+    async def ask():
+        status, _ = await trio.to_thread.run_sync(get, server.port, "/")
+        assert status == 200
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        while not server.port:
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(ask)
+        while not ending.cancel_called:
+            await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()  # it waits for its thread, and takes no more tasks
+        ended.set()
 
 
 def test_promtool_has_nothing_to_say():

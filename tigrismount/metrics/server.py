@@ -147,9 +147,16 @@ class MetricsServer:
             finally:
                 taken.set()
 
+        def begin() -> None:
+            try:
+                assert self._nursery is not None
+                self._nursery.start_soon(take)
+            except RuntimeError:  # it is closed, as the mount ends; what is raised here would end it at once
+                taken.set()
+
         if self._reports is not None and self._token is not None and self._nursery is not None:
             with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self._nursery.start_soon, take)
+                self._token.run_sync_soon(begin)
                 taken.wait(ANSWER_S)
         return self._last_reports
 
