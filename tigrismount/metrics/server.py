@@ -83,15 +83,12 @@ class MetricsServer:
         """Serve until cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         self._last = self._figures()
-        server = self._bind()
-        task_status.started()
-        while server is None:
-            await trio.sleep(_AGAIN_S)
-            server = self._bind()
-        self.port = server.server_address[1]
         stopped = threading.Event()
-        thread = threading.Thread(target=server.serve_until, args=[stopped], name="metrics", daemon=True)
-        thread.start()
+        thread = self._begin(stopped)
+        task_status.started()
+        while thread is None:
+            await trio.sleep(_AGAIN_S)
+            thread = self._begin(stopped)
         try:
             async with trio.open_nursery() as self._nursery:
                 await trio.sleep_forever()
@@ -100,17 +97,28 @@ class MetricsServer:
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(thread.join, _LAST_ANSWER_S)
 
-    def _bind(self) -> _Server | None:
+    def _begin(self, stopped: threading.Event) -> threading.Thread | None:
+        """Begin to serve; return the thread that does, None where that cannot be now."""
         try:
             server = _Server(self._address, self)
         except OSError as exc:
-            reason = f"cannot listen on {self._address[0]} port {self._address[1]}: {exc.strerror or exc}"
-            if reason != self.degraded:
-                log.warning("metrics: %s", reason)
-            self.degraded = reason
+            self._degrade(f"cannot listen on {self._address[0]} port {self._address[1]}: {exc.strerror or exc}")
             return None
-        self.degraded = ""
-        return server
+        thread = threading.Thread(target=server.serve_until, args=[stopped], name="metrics", daemon=True)
+        port = server.server_address[1]
+        try:
+            thread.start()
+        except RuntimeError:  # as Python says that the system has no thread left
+            server.server_close()
+            self._degrade("the system has no thread left: raise the limit of tasks")
+            return None
+        self.port, self.degraded = port, ""
+        return thread
+
+    def _degrade(self, reason: str) -> None:
+        if reason != self.degraded:
+            log.warning("metrics: %s", reason)
+        self.degraded = reason
 
     # -- in the server's thread --------------------------------------------------------------------------------
 
