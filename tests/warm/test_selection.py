@@ -141,3 +141,13 @@ async def test_links_are_followed_and_circles_end(client) -> None:
     assert list(selector.found) == [("bucket", "b/1")]
     assert {failure.what for failure in selector.failures} >= {"s3://bucket/s/out"}
     assert len(selector.failures) <= 4
+
+
+async def test_a_link_to_itself_ends_nothing_however_many_files_lie_beside_it(client) -> None:
+    """One step for each file would be deeper than Python's stack, and the error not one of the store's."""
+    for n in range(40):
+        client.put(f"m/{n:02}", b"1")
+    client.put("m/99", b"", symlink_target=b"99")
+    selector = await select(client, "m")
+    assert len(selector.found) == 40
+    assert [failure.what for failure in selector.failures] == ["s3://bucket/m/99"]

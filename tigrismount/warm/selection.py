@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SMALL_FILE_BYTES = 32 << 20
 """Files beside an index that are taken along: configurations and tokenizers are below it, weights above."""
 _LINKS_MAX = 40
-"""Links followed from one name, as Linux does."""
+"""Links followed from one name, one behind the other, as Linux does; in the mean of all names, as many in all."""
 
 
 class Target(NamedTuple):
@@ -57,6 +57,8 @@ class Selector:
         self._read = read
         self._links = LinkFinder(client)
         self._followed = 0
+        self._depth = 0
+        """Links that are followed now, each because of the one before: a circle must end before Python's stack does."""
         self.found: dict[tuple[str, str], ObjectInfo] = {}
         """Versions by bucket and key, in the order in which they were named."""
         self.failures: list[Failure] = []
@@ -94,12 +96,15 @@ class Selector:
         self._followed += 1
         link = info.symlink_target.decode("utf-8", "surrogateescape")
         key = posixpath.normpath(posixpath.join(posixpath.dirname(info.id.key), link))
-        if link.startswith("/") or key.startswith("..") or self._followed > _LINKS_MAX * (1 + len(self.found)):
+        is_circle = self._depth == _LINKS_MAX or self._followed > _LINKS_MAX * (1 + len(self.found))
+        if link.startswith("/") or key.startswith("..") or is_circle:
             where = f"s3://{info.id.bucket}/{info.id.key}"
             self.failures.append(Failure(where, f"is a link that leads out of the bucket or in a circle, to {link!r}"))
             return
         if (info.id.bucket, key) not in self.found:
+            self._depth += 1
             await self.add(Target(info.id.bucket, key))
+            self._depth -= 1
 
     # -- one name ----------------------------------------------------------------------------------------------
 
