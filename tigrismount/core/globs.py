@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 _WILD = re.compile(r"[*?\[]")
-_TOKEN = re.compile(r"(\*\*/)|(\*\*)|(\*)|(\?)|\[([!^]?)(\]?[^\]]*)\]|(.)", re.DOTALL)
+_TOKEN = re.compile(r"(\*\*/)|(\*\*)|(\*)|(\?)|\[([!^]?+)(\][^\]]*|[^\]]+)\]|(.)", re.DOTALL)
 
 
 def is_glob(text: str) -> bool:
@@ -27,7 +27,8 @@ def compile_glob(pattern: str) -> re.Pattern[str]:
     """Return a regular expression for ``fullmatch`` with whole keys.
 
     Args:
-        pattern: ``**/`` stands for any number of directories, none included; an unclosed ``[`` for itself.
+        pattern: ``**/`` stands for any number of directories, none included; an unclosed ``[`` for itself, and a
+            choice of nothing too.
     """
     return re.compile("".join(_translate(match) for match in _TOKEN.finditer(pattern)), re.DOTALL)
 
@@ -44,5 +45,14 @@ def _translate(match: re.Match[str]) -> str:
         return "[^/]"
     if choice is not None:
         members = choice.replace("\\", "\\\\").replace("[", "\\[").replace("&&", "&\\&").replace("]", "\\]")
-        return f"(?!/)[{'^' if negated else ''}{members}]"
+        chosen = f"(?!/)[{'^' if negated else ''}{members}]"
+        return chosen if _is_regular(chosen) else "(?!)"  # a range that goes backwards holds nothing
     return re.escape(literal)
+
+
+def _is_regular(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
