@@ -156,6 +156,16 @@ def test_a_page_that_fails_again_and_again_is_answered_ever_more_slowly() -> Non
     assert failures.note(7, 4096) == 0.0, "long ago is forgotten"
 
 
+async def test_a_page_that_fails_a_thousand_times_gets_an_errno_each_time(autojump_clock: object) -> None:
+    """Two to the power of a thousand failures is no float: the error left the handler, and ended the daemon."""
+    failing = adapter(StaleObjectError("gone"))
+    for _ in range(1023):
+        failing._failures.note(7, 0)
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await failing.read(7, 0, 4096)
+    assert caught.value.errno == errno.ESTALE
+
+
 async def test_an_error_of_ours_without_an_errno_does_not_end_the_daemon() -> None:
     class HomelessError(TigrisMountError):
         pass

@@ -42,6 +42,8 @@ _EXPECTED_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.E
 _REPEAT_MEMORY = 256
 _REPEAT_WITHIN_S = 30.0
 _LONGEST_PAUSE_S = 1.0
+_DOUBLINGS = 10
+"""Enough for the longest pause; no float holds the power of a thousand failures."""
 
 
 class Adapter(pyfuse3.Operations):
@@ -256,7 +258,7 @@ class RepeatedFailures:
         self._seen[fh, offset] = (now_s, times)
         if len(self._seen) > _REPEAT_MEMORY:
             self._seen.popitem(last=False)
-        return min(_LONGEST_PAUSE_S, 0.01 * 2**times) if times > 1 else 0.0
+        return min(_LONGEST_PAUSE_S, 0.01 * 2 ** min(times, _DOUBLINGS)) if times > 1 else 0.0
 
     async def pause(self, fh: int, offset: int) -> None:
         """Note a failure and wait as long as its repeats deserve."""
