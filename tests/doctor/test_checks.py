@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import socket
+import threading
 import time
 from email.utils import formatdate
 
@@ -58,6 +60,7 @@ def test_the_clock(off_s, verdict):
     if verdict != "pass":
         assert ("ahead of" if off_s > 0 else "behind") in finding.detail
     assert check_clock("yesterday", now_s).verdict == "skip"
+    assert check_clock("Fri, 01 Jan 99999 00:00:00 GMT", now_s).verdict == "skip"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,30 @@ def test_an_endpoint_that_is_not_there_fails_with_what_to_look_at():
     assert (finding.check, finding.verdict) == ("endpoint", "fail")
     assert url in finding.detail
     assert "--endpoint-url" in finding.remedy
+
+
+def test_an_endpoint_that_speaks_no_http_fails_with_what_to_look_at():
+    """Such as the port of another service, which greets first; Python's error for that is none of the system's."""
+
+    def greet(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            connection.recv(4096)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=greet, args=[listener])
+        thread.start()
+        (finding,) = check_endpoint(S3Config(endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        thread.join()
+    assert (finding.check, finding.verdict) == ("endpoint", "fail")
+    assert finding.detail.endswith("does not speak HTTP: SSH-2.0-OpenSSH_9.6")
+    assert "--endpoint-url" in finding.remedy
+
+
+def test_an_endpoint_whose_name_is_no_hosts_fails():
+    (finding,) = check_endpoint(S3Config(endpoint_url=f"http://{'a' * 64}.example"))
+    assert (finding.check, finding.verdict) == ("endpoint", "fail")
 
 
 def test_a_disk_is_measured_and_nothing_stays(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from tigrismount.errors import ConfigError, ObjectAccessError, ObjectNotFoundError, ObjectProtocolError
 from tigrismount.objects.credentials import Credentials
-from tigrismount.objects.snapshots import Snapshot, resolve_snapshot
+from tigrismount.objects.snapshots import Snapshot, find_version, resolve_snapshot
 
 
 @pytest.fixture
@@ -105,6 +105,18 @@ async def test_now_is_a_moment_that_later_writes_do_not_change(tigris, taken, co
     client = connect(tigris, snapshot_version=now)
     info = await client.head("models", "weights")
     assert await read(client, info.id) == b"live" * 100
+
+
+async def test_a_date_that_is_none_leaves_the_moment_to_our_clock():
+    """Python refuses the year 99999 with an error that nobody expects of a store."""
+
+    class Store:
+        endpoint_url = "http://odd"
+
+        async def bucket_headers(self, bucket):
+            return {"x-tigris-enable-snapshot": "true", "date": "Fri, 01 Jan 99999 00:00:00 GMT"}
+
+    assert await find_version(Store(), "models", "now", clock_ns=17) == "17"
 
 
 @pytest.mark.parametrize("off_s", [-86_400, 86_400])

@@ -5,6 +5,7 @@ One unsigned HEAD of the base URL tells all of that; which status it has does no
 
 from __future__ import annotations
 
+import http.client
 import ssl
 import time
 import urllib.error
@@ -49,7 +50,7 @@ def check_endpoint(config: S3Config) -> Iterator[Finding]:
     url = config.endpoint_url
     try:
         answer = _ask(url, config.ca_bundle)
-    except OSError as exc:
+    except (OSError, http.client.HTTPException, UnicodeError) as exc:
         yield _refusal(url, exc)
         return
     detail = f"{url} answers, {answer.took_s * 1000:.0f} ms with a new connection"
@@ -83,7 +84,10 @@ def check_clock(date: str, at_s: float) -> Finding:
     parsed = parsedate_tz(date)
     if parsed is None:
         return Finding("clock", "skip", "the endpoint does not tell its time")
-    skew_s = at_s - mktime_tz(parsed)
+    try:
+        skew_s = at_s - mktime_tz(parsed)
+    except (ValueError, OverflowError):
+        return Finding("clock", "skip", f"the endpoint tells no time: {date}")
     if abs(skew_s) < _ODD_SKEW_S:
         return Finding("clock", "pass", "agrees with the store's")
     detail = f"is {abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the store's"
@@ -112,11 +116,15 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """Follow nothing: a redirect is an answer too."""
 
 
-def _refusal(url: str, exc: OSError) -> Finding:
+def _refusal(url: str, exc: Exception) -> Finding:
     reason = exc.reason if isinstance(exc, urllib.error.URLError) else exc
     if isinstance(reason, ssl.SSLCertVerificationError):
         remedy = "name the authority that signed it with --ca-bundle FILE, or set the clock"
         return Finding("endpoint", "fail", f"{url}: the certificate is not trusted: {reason.verify_message}", remedy)
     words = getattr(reason, "strerror", None) or str(reason)
+    if isinstance(reason, http.client.HTTPException):
+        words = f"what answers there does not speak HTTP: {words.strip()}"
+    elif isinstance(reason, UnicodeError):
+        words = "its name is no host's"
     remedy = "check --endpoint-url, AWS_ENDPOINT_URL_S3, the network, and HTTPS_PROXY"
     return Finding("endpoint", "fail", f"{url}: {words}", remedy)

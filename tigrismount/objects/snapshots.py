@@ -173,7 +173,10 @@ def _moment_ns(headers: Mapping[str, str], clock_ns: int) -> int:
     date = parsedate_tz(headers.get("date", ""))
     if date is None:
         return clock_ns
-    second_ns = mktime_tz(date) * SECOND_NS
+    try:
+        second_ns = mktime_tz(date) * SECOND_NS
+    except (ValueError, OverflowError):  # the year 99999
+        return clock_ns
     return clock_ns if second_ns <= clock_ns < second_ns + SECOND_NS else second_ns
 
 
