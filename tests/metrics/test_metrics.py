@@ -10,6 +10,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import trio
@@ -136,6 +137,13 @@ def test_figures_are_those_of_the_status(shown):
     (info,) = ours(shown)["tigrismount_info"].samples
     assert info.labels["source"] == Config.source, "whatever a name holds, it is escaped"
     assert value("store_get_seconds", le="0.025") == 1
+
+
+def test_a_mountpoint_that_is_no_utf8_is_shown_with_escapes():
+    """Python's text of such a path cannot be encoded: every scrape of such a mount failed."""
+    plain = figures()
+    shown = families(Exposition(lambda: replace(plain, status={**plain.status, "mountpoint": "/m\udcff"})).text())
+    assert shown["tigrismount_info"].samples[0].labels["mountpoint"] == "/m\\udcff"
 
 
 def test_retries_are_told_apart():

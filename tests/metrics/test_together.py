@@ -44,5 +44,9 @@ def test_mounts_that_say_nothing_are_told_from_those_that_answer():
     assert len(families["tigrismount_reads"].samples) == 1
 
 
+def test_a_mountpoint_that_is_no_utf8_does_not_hide_the_others():
+    assert merge({"/a": TEXT, "/m\udcff": TEXT}).count(b'mountpoint="/m\\\\udcff"') == 6
+
+
 def test_without_mounts_there_is_nothing():
     assert merge({}) == b""

@@ -72,6 +72,11 @@ class _Ours(Collector):
             yield _histogram(name, snapshot)
 
 
+def label_text(value: object) -> str:
+    """Return *value* as a label has it: what is no UTF-8 in a path or a prefix, with escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
+
+
 def _family(metric: Metric, values: Mapping[str, float]) -> Family:
     make = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     labels = [metric.label] if metric.label else []
@@ -82,7 +87,7 @@ def _family(metric: Metric, values: Mapping[str, float]) -> Family:
 
 
 def _info(status: Status) -> Family:
-    labels = {name: str(status[name] or "") for name in INFO_LABELS}
+    labels = {name: label_text(status[name] or "") for name in INFO_LABELS}
     family = GaugeMetricFamily(PREFIX + INFO.name, INFO.help, labels=list(labels))
     family.add_metric(list(labels.values()), 1.0)
     return family

@@ -14,7 +14,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from tigrismount.metrics.exposition import PREFIX
+from tigrismount.metrics.exposition import PREFIX, label_text
 from tigrismount.metrics.table import UP
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def merge(texts: Mapping[str, str], silent: Collection[str] = ()) -> bytes:
     if texts or silent:
         found[UP.name] = up = GaugeMetricFamily(PREFIX + UP.name, UP.help, labels=[LABEL])
         for mountpoint in sorted({*texts, *silent}):
-            up.add_metric([mountpoint], float(mountpoint in texts))
+            up.add_metric([label_text(mountpoint)], float(mountpoint in texts))
     for mountpoint, text in sorted(texts.items()):
         try:
             families = list(text_string_to_metric_families(text))
@@ -55,7 +55,7 @@ def merge(texts: Mapping[str, str], silent: Collection[str] = ()) -> bytes:
 
 
 def _labelled(sample: Sample, mountpoint: str) -> Sample:
-    return sample._replace(labels={**sample.labels, LABEL: mountpoint})
+    return sample._replace(labels={**sample.labels, LABEL: label_text(mountpoint)})
 
 
 class _Found(Collector):
