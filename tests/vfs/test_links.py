@@ -99,6 +99,17 @@ async def test_what_may_not_be_looked_at_is_shown_as_an_empty_file(new_world, er
     assert await kinds(world) == {b"link": stat.S_IFREG}
 
 
+async def test_a_key_that_expires_behind_a_page_makes_no_link_an_empty_file(new_world):
+    """Who opens it would read nothing and no error, for as long as the page is trusted: of a snapshot for ever."""
+    world = new_world()
+    world.put("link", b"", symlink_target=b"a")
+    world.client.fail(ObjectAccessError("expired"), "HEAD")
+    world.client.fail(ObjectAccessError("expired"), "LIST", "link")
+    with pytest.raises(ObjectAccessError):
+        await world.ls()
+    assert await kinds(world) == {b"link": stat.S_IFLNK}
+
+
 async def test_a_listing_whose_links_cannot_be_told_fails_and_is_asked_for_again(new_world):
     world = new_world()
     for name in ("a", "b", "c"):

@@ -47,17 +47,21 @@ class LinkFinder:
 
         Raises:
             DearPageError: More of them would have to be.
-            ObjectError: The store could not say. A refusal is no error: what may not be looked at is shown as the
-                empty file it may be.
+            ObjectError: The store could not say. A refusal is no error while the key may list: what may not be looked
+                at is shown as the empty file it may be.
         """
         if asks_max < len(rows) and sum(map(may_be_link, rows)) > asks_max:
             raise DearPageError
         completed = list(rows)
+        refused: list[ObjectInfo] = []
         failures: list[ObjectError] = []
 
         async def ask(index: int) -> None:
             try:
                 completed[index] = await self._ask(rows[index])
+            except ObjectAccessError:
+                completed[index] = replace(rows[index], symlink_target=b"")
+                refused.append(rows[index])
             except ObjectError as exc:
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
@@ -68,13 +72,16 @@ class LinkFinder:
                     nursery.start_soon(ask, index)
         if failures:
             raise failures[0]
+        if refused:
+            # A key that has expired since it listed them is refused them all: then nobody knows what they are.
+            await self._client.list_page(refused[0].id.bucket, refused[0].id.key, max_keys=1)
         return completed
 
     async def _ask(self, row: ObjectInfo) -> ObjectInfo:
         try:
             async with self._limiter:
                 found = await self._client.head(row.id.bucket, row.id.key)
-        except (ObjectAccessError, ObjectNotFoundError):
+        except ObjectNotFoundError:
             return replace(row, symlink_target=b"")
         # The row's time is finer than a HEAD's, and what the kernel was told of this version before.
         return replace(found, mtime_s=row.mtime_s) if found.id == row.id else found
