@@ -6,6 +6,8 @@ Source: open(2), "O_DIRECT".
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import mmap
 import os
 import tempfile
@@ -111,7 +113,15 @@ def _transfer(path: str, flags: int, size_bytes: int, move: Callable[[int], int]
     try:
         began_s, moved_bytes = time.perf_counter(), 0
         while moved_bytes < max(size_bytes, _PIECE_BYTES) and time.perf_counter() - began_s < _LONGEST_S:
-            count = move(fd)
+            try:
+                count = move(fd)
+            except OSError as exc:
+                status = fcntl.fcntl(fd, fcntl.F_GETFL)
+                if exc.errno != errno.EINVAL or not status & os.O_DIRECT:
+                    raise
+                # A filesystem that takes the flag and not the I/O; the cache goes on without it, too.
+                fcntl.fcntl(fd, fcntl.F_SETFL, status & ~os.O_DIRECT)
+                continue
             if not count:
                 break
             moved_bytes += count
