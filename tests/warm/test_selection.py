@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
+import trio
 
 from tigrismount.errors import ObjectAccessError, ObjectUnavailableError
+from tigrismount.objects.client import ListPage
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.warm.selection import SMALL_FILE_BYTES, Selector, Target
 
@@ -151,3 +154,18 @@ async def test_a_link_to_itself_ends_nothing_however_many_files_lie_beside_it(cl
     selector = await select(client, "m")
     assert len(selector.found) == 40
     assert [failure.what for failure in selector.failures] == ["s3://bucket/m/99"]
+
+
+async def test_a_listing_that_has_no_end_fails_whatever_named_it(client, monkeypatch) -> None:
+    """A store that gives a new token with each empty page would have a pattern looked for until somebody looks."""
+    pages = itertools.count()
+
+    async def endless(*_: object, **__: object) -> ListPage:
+        await trio.lowlevel.checkpoint()
+        number = next(pages)
+        assert number < 1000
+        return ListPage((), (), f"token {number}")
+
+    monkeypatch.setattr(client, "list_page", endless)
+    selector = await select(client, "m/*", "m/")
+    assert ["does not come forward" in failure.reason for failure in selector.failures] == [True, True]

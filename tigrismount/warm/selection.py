@@ -11,6 +11,7 @@ of directories. A name means the directory where both are there, as in a mount.
 from __future__ import annotations
 
 import posixpath
+from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
 from tigrismount.core.globs import compile_glob, is_glob, literal_prefix
@@ -21,7 +22,7 @@ from tigrismount.vfs.links import LinkFinder
 from tigrismount.warm.report import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ListPage, ObjectClient, ObjectInfo
@@ -139,16 +140,19 @@ class Selector:
         pattern = compile_glob(target.name)
         prefix = literal_prefix(target.name)
         directory = prefix[: prefix.rfind("/") + 1]
-        async for page in self._pages(target.bucket, prefix):
-            for info in await self._shown(directory, page.objects):
-                if pattern.fullmatch(info.id.key):
-                    yield info
+        hidden = HiddenKeys(directory)
+        async with aclosing(self._pages(target.bucket, prefix)) as pages:
+            async for page in pages:
+                for info in await self._shown(directory, page.objects, hidden):
+                    if pattern.fullmatch(info.id.key):
+                        yield info
 
     async def _below(self, bucket: str, prefix: str) -> AsyncIterator[ObjectInfo]:
         hidden = HiddenKeys(prefix)
-        async for page in self._pages(bucket, prefix):
-            for info in await self._shown(prefix, page.objects, hidden):
-                yield info
+        async with aclosing(self._pages(bucket, prefix)) as pages:
+            async for page in pages:
+                for info in await self._shown(prefix, page.objects, hidden):
+                    yield info
 
     async def _shown(
         self, prefix: str, rows: Iterable[ObjectInfo], hidden: HiddenKeys | None = None
@@ -159,7 +163,7 @@ class Selector:
         files = [info for info in rows if info.id.key not in unseen and not info.id.key.endswith("/")]
         return await self._links.complete(files)
 
-    async def _pages(self, bucket: str, prefix: str) -> AsyncIterator[ListPage]:
+    async def _pages(self, bucket: str, prefix: str) -> AsyncGenerator[ListPage]:
         token: str | None = None
         while True:
             page = await self._client.list_page(bucket, prefix, delimiter="", token=token)
