@@ -71,7 +71,7 @@ async def test_failing_index_is_reported_and_not_raised(tmp_path: Path) -> None:
     records = KeptRecords(index, on_failure=failures.append)
     index.close()
     assert not await records.put("orders", b"a", b"1")
-    assert (await records.get("orders", b"a"), await records.items("orders")) == (None, [])
+    assert (await records.get("orders", b"a"), await records.items("orders")) == (None, None)
     await records.delete("orders", b"a")
     assert len(failures) == 4
 

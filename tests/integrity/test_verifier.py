@@ -316,7 +316,7 @@ class _SlowRecords:
         self._records = records
         self.go_on = trio.Event()
 
-    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
         found = await self._records.items(table, prefix, limit)
         await self.go_on.wait()
         return found
@@ -395,6 +395,19 @@ async def test_a_refusal_that_is_being_taken_back_does_not_come_back(cache, foun
         records.go_on.set()
     await verdicts.load()
     assert verdicts.refused == {}
+
+
+async def test_a_refusal_holds_while_the_records_cannot_be_read(cache, verdicts) -> None:
+    """Mutation: a disk that hangs at the next look, and has nothing to say, opens the model again for a minute."""
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    await verdicts.keep(obj, [Compared("sha256", WRONG, SHA, "a test")])
+    cache.records.refuse = True
+    await verdicts.load()
+    assert obj in verdicts.refused
+    cache.records.refuse = False
+    await Verdicts(cache.records, "tigris").forget(obj)
+    await verdicts.load()
+    assert verdicts.refused == {}, "another daemon has taken it back"
 
 
 async def test_a_refusal_that_the_cache_cannot_keep_holds_in_this_daemon() -> None:

@@ -223,8 +223,11 @@ class RecordStore(Protocol):
     async def delete(self, table: str, key: bytes) -> None:
         """Forget *key*; a missing one is no mistake."""
 
-    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
-        """Return keys and values of the keys that begin with *prefix*, in key order, at most *limit* of them."""
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
+        """Return keys and values of the keys that begin with *prefix*, in key order, at most *limit* of them.
+
+        None when the cache is in trouble, and nobody can tell.
+        """
 
 
 class BlockCache(Protocol):

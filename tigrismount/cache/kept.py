@@ -281,9 +281,9 @@ class KeptRecords:
         await self._attempt(self._changing, partial(self._tables.delete, table, key), otherwise=None)
         self._unsynced = True
 
-    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
         """Return records in key order, as in the protocol."""
-        return await self._attempt(self._looking, partial(self._tables.items, table, prefix, limit), otherwise=[])
+        return await self._attempt(self._looking, partial(self._tables.items, table, prefix, limit), otherwise=None)
 
     async def sync(self) -> None:
         """Put what was kept lately on the disk.

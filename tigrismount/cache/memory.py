@@ -87,9 +87,11 @@ class MemoryRecords:
         await trio.lowlevel.checkpoint()
         self._table(table).pop(key, None)
 
-    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]]:
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
         """Return records in key order, as in the protocol."""
         await trio.lowlevel.checkpoint()
+        if self.refuse:
+            return None
         return sorted(item for item in self._table(table).items() if item[0].startswith(prefix))[:limit]
 
 

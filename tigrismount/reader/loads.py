@@ -117,7 +117,7 @@ class LoadRecorder:
         """
         limit = min(limit, MOST_SHOWN)
         # In a thread: reads go on meanwhile.
-        kept = await trio.to_thread.run_sync(unpack_reports, await self._records.items(TABLE, limit=limit))
+        kept = await trio.to_thread.run_sync(unpack_reports, await self._records.items(TABLE, limit=limit) or [])
         self._fold()
         here = [*self._unkept, *(self._report(load) for load in self._tracker.active)]
         newest = sorted([*kept, *here], key=lambda report: report["started"])[-limit:]
