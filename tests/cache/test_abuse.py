@@ -96,6 +96,34 @@ async def test_nothing_is_evicted_from_another_cache_in_its_place(
         assert [path.stat().st_blocks * 512 for path in other.data_files()] == [OBJ.size_bytes]
 
 
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_records_say_nothing_of_files_in_another_cache_in_its_place(
+    place: Any, tmp_path: Path, is_open: bool, removed: bool
+) -> None:
+    """Before anybody has noticed that it is another one.
+
+    Mutation: a file of the same name is opened by records that are not of it, and with "off" its holes are read.
+    """
+    async with place.open(verify="off") as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        if not is_open:
+            handle.close()
+        place.path.rename(tmp_path / "moved")
+        if removed:
+            shutil.rmtree(tmp_path / "moved")
+        async with Place(place.path).open() as other:
+            theirs = await other.open_object(OBJ)
+            assert await write(theirs, OBJ, 3)
+            if is_open:
+                await handle.refresh()
+            await check_all(cache, OBJ)
+            assert "was removed while in use" in cache.statistics().degraded or (is_open and not removed)
+            theirs.close()
+        handle.close()
+
+
 async def test_another_release_that_sets_the_cache_aside_takes_nothing_from_who_reads(
     place: Any, autojump_clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

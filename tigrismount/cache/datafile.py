@@ -49,9 +49,11 @@ class DataFile:
     Args:
         path: Where it is or will be.
         size_bytes: Size of the object.
+        check: Called once it is open, with what was at the path: raises ``CacheError`` where that is not to be used.
     """
 
-    def __init__(self, path: str, size_bytes: int) -> None:
+    def __init__(self, path: str, size_bytes: int, *, check: Callable[[], None] = lambda: None) -> None:
+        self._check = check
         self._path = path
         self._size_bytes = size_bytes
         self._opening = threading.Lock()
@@ -79,7 +81,7 @@ class DataFile:
 
         Raises:
             OSError: It cannot be opened.
-            CacheError: It is not a plain file, or is being evicted for too long.
+            CacheError: It is not a plain file, is being evicted for too long, or is not to be used.
         """
         with self._opening:
             return self._fd >= 0 or self._open(0)
@@ -129,6 +131,7 @@ class DataFile:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise CacheError(f"{self._path} is not a plain file")
             if _lock_shared(fd) and os.fstat(fd).st_nlink:
+                self._check()
                 self._fd, fd = fd, -1
                 return True
             return False

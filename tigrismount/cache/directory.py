@@ -76,18 +76,21 @@ class CacheDirectory:
         """File that is locked while somebody opens the cache."""
         self.tenancy: Tenancy | None = None
         """This process's use of it, while it has its index open for writing."""
+        self.opened: tuple[int, int] | None = None
+        """What ``identity`` said when that was opened."""
 
-    def check_same(self, was: tuple[int, int]) -> None:
+    def check_same(self) -> None:
         """Check that the index is still the file it was: somebody may remove the cache of a running daemon.
 
-        Args:
-            was: What ``identity`` said when it was opened.
+        A data file that was opened before is one of ours, then: another cache's is made after its index.
 
         Raises:
             CacheError: It is gone, or another one.
         """
+        if self.opened is None:
+            return
         try:
-            same = self.identity() == was
+            same = self.identity() == self.opened
         except FileNotFoundError:
             same = False
         if not same:
@@ -269,11 +272,21 @@ def _open_layout(directory: CacheDirectory) -> CacheIndex:
         _set_aside(directory, reason)
     _make_layout(directory)
     try:
-        return CacheIndex(directory.index_path)
+        return _open_index(directory)
     except CacheCorruptError as error:
         _set_aside(directory, str(error))
         _make_layout(directory)
-        return CacheIndex(directory.index_path)
+        return _open_index(directory)
+
+
+def _open_index(directory: CacheDirectory) -> CacheIndex:
+    index = CacheIndex(directory.index_path)
+    try:
+        directory.opened = directory.identity()
+    except BaseException:
+        index.close()
+        raise
+    return index
 
 
 def _unusable(directory: CacheDirectory) -> str:

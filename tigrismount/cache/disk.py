@@ -94,7 +94,6 @@ class DiskBlockCache:
         self._config = config
         self._store_id = store_id
         self._directory = directory
-        self._identity = directory.identity()
         self._index = index
         self._clock = clock
         trust = Trust(boot_token(boot_id), self._begin_session(boot_id))
@@ -376,7 +375,7 @@ class DiskBlockCache:
                 await self._attempt(self._publisher.publish)
 
     async def _check_directory(self) -> None:
-        await threads.run_sync(partial(self._directory.check_same, self._identity))
+        await threads.run_sync(self._directory.check_same)
 
     async def _attempt(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Do some upkeep, return whether it went well; trouble with it is trouble with the disk, and ends there."""

@@ -89,7 +89,7 @@ class StoredVersion:
         """Blocks that are being claimed; set once that is answered. Event loop only."""
         self.users = 1
         """Who still needs the file: the version, and every operation in a thread."""
-        self.file = DataFile(directory.object_path(digest), record.size_bytes)
+        self.file = DataFile(directory.object_path(digest), record.size_bytes, check=directory.check_same)
         """The data file; open when there are blocks."""
         self._directory = directory
         self._index = index
