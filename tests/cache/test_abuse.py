@@ -96,6 +96,27 @@ async def test_nothing_is_evicted_from_another_cache_in_its_place(
         assert [path.stat().st_blocks * 512 for path in other.data_files()] == [OBJ.size_bytes]
 
 
+@pytest.mark.parametrize("blocks", [1, 4])
+async def test_nothing_of_another_cache_in_its_place_is_evicted_for_a_write(
+    place: Any, tmp_path: Path, blocks: int
+) -> None:
+    """Not the whole version and not its end, before anybody has noticed that it is another cache.
+
+    Mutation: the other's file is removed, or has holes where its records say that there is data.
+    """
+    oldest = object_id("oldest", blocks=blocks)
+    async with place.open(size_bytes=8 * BLOCK_BYTES) as cache:
+        await fill(cache, oldest)
+        await fill(cache, object_id("filler", blocks=8 - blocks))
+        place.path.rename(tmp_path / "moved")
+        other = Place(place.path)
+        async with other.open(verify="off") as theirs:
+            await fill(theirs, oldest)
+            await fill(cache, OTHER)
+            assert [path.stat().st_blocks * 512 for path in other.data_files()] == [oldest.size_bytes]
+            assert await check_all(theirs, oldest) == blocks
+
+
 @pytest.mark.parametrize("removed", [False, True])
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_records_say_nothing_of_files_in_another_cache_in_its_place(

@@ -1,7 +1,8 @@
 """Giving disk space back: evicting versions, and sweeping up what a crash left behind. Blocking; for worker threads.
 
 An eviction forgets the records, then removes the file, with the file locked: whoever opens the version meanwhile
-waits, sees that the file has lost its name and starts anew. A version that any process has open is passed over.
+waits, sees that the file has lost its name and starts anew. A version that any process has open is passed over. Once a
+file is locked it is looked whether the cache is still ours: else it belongs to another one of the same name.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def evict_version(directory: CacheDirectory, index: CacheIndex, digest: bytes) -
 
     def forget() -> bool:
         nonlocal held_bytes
+        directory.check_same()
         held_bytes = index.drop_object(digest, hold=True)
         return True
 
@@ -75,6 +77,7 @@ def trim_version(
 
     def choose() -> list[tuple[int, int]]:
         nonlocal freed_bytes
+        directory.check_same()
         record, chosen_bytes, chosen = index.object(digest), 0, []
         if record is not None:
             for number, block in sorted(index.blocks(digest).items(), reverse=True):
@@ -123,7 +126,7 @@ def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
     found = set(data_files(directory))
     for digest in found - recorded:
         # Asked again with the file locked: its first block may just have been recorded.
-        remove_file(directory.object_path(digest), partial(_is_unknown, index, digest))
+        remove_file(directory.object_path(digest), partial(_is_unknown, directory, index, digest))
     for digest in found & recorded:
         _punch_unrecorded(directory, index, digest)
     for digest in recorded - found:
@@ -139,6 +142,7 @@ def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: byte
             return
 
         def choose() -> list[tuple[int, int]]:
+            directory.check_same()
             record = index.object(digest)  # anew: it may have been made again, in blocks of another size
             if record is None:
                 return []
@@ -148,7 +152,8 @@ def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: byte
         punch_holes(path, choose)
 
 
-def _is_unknown(index: CacheIndex, digest: bytes) -> bool:
+def _is_unknown(directory: CacheDirectory, index: CacheIndex, digest: bytes) -> bool:
+    directory.check_same()
     return index.object(digest) is None
 
 
