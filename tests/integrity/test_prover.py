@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import mmap
+import os
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -95,6 +98,25 @@ async def test_what_is_not_whole_is_left_alone(cache: DiskBlockCache, nursery: t
     prover.note(OBJ)
     await settled()
     assert cache.statistics().blocks_read == 0
+
+
+async def test_a_machine_without_memory_for_a_block_ends_nothing(
+    cache: DiskBlockCache, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mutation: the error of the system is none of ours, and ends the worker."""
+    await keep(cache, range(3))
+    prover = Prover(cache, quiet=lambda: True)
+    await nursery.start(prover.run)
+    with monkeypatch.context() as full, caplog.at_level("INFO"):
+        full.setattr(mmap, "mmap", no_memory)
+        prover.note(OBJ)
+        await until(lambda: "not proven: there is no memory for a block" in caplog.text)
+    prover.note(OBJ)
+    await until(lambda: cache.statistics().blocks_read == 3)
+
+
+def no_memory(*_: object) -> NoReturn:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 async def test_a_damaged_block_is_dropped_and_the_next_version_is_proven_all_the_same(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import mmap
+import os
 import random
 import zlib
 
@@ -229,6 +232,24 @@ async def test_a_system_without_a_thread_is_no_mismatch(client, cache, verifier,
     fill(cache, obj)
     with no_threads(), pytest.raises(CacheError, match="its checksums cannot be computed: the system has no thread"):
         await verified(verifier, obj)
+    assert verdicts.refused == {}
+    assert await verified(verifier, obj) == [True]
+
+
+async def test_a_machine_without_memory_for_a_block_is_no_mismatch(
+    client, cache, verifier, verdicts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: the error of the system is none of ours, and ends the worker that verifies in quiet moments."""
+    obj = client.put("m/a", DATA, sha256=SHA)
+    fill(cache, obj)
+
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as full:
+        full.setattr(mmap, "mmap", no_memory)
+        with pytest.raises(CacheError, match="there is no memory for a block"):
+            await verified(verifier, obj)
     assert verdicts.refused == {}
     assert await verified(verifier, obj) == [True]
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import mmap
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -197,6 +200,24 @@ async def test_what_is_missing_and_what_is_damaged_of_one_version_is_one_line(be
             "s3://bucket/m/a: 1 of 3 blocks are not cached: warm it without --check; "
             "1 of 3 blocks were damaged and are dropped: warm it again"
         ]
+
+
+async def test_what_there_is_no_memory_to_read_back_is_a_failure(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: the error of the system ends the run, and whoever asked for it is not told."""
+
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    async with bench() as b:
+        obj = b.client.put("m/a", bytes(2 * BLOCK))
+        b.cache.put(obj, 0, bytes(BLOCK))
+        monkeypatch.setattr(mmap, "mmap", no_memory)
+        report = await b.job().check([Target("bucket", "m/a")])
+        monkeypatch.undo()
+    assert told(report) == [
+        "s3://bucket/m/a: 1 of 2 blocks are not cached: warm it without --check; "
+        "it cannot be read back: there is no memory for a block: Cannot allocate memory"
+    ]
 
 
 async def test_a_store_that_is_away_ends_the_run(bench) -> None:

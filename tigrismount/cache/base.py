@@ -6,12 +6,16 @@ the cache is a ``CacheError`` that the caller answers by fetching from the store
 
 from __future__ import annotations
 
+import mmap
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
 
+from tigrismount.errors import CacheError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import trio
 
@@ -44,6 +48,24 @@ def check_piece(size_bytes: int, block_bytes: int, index: int, start: int, stop:
     length_bytes = block_length_bytes(size_bytes, block_bytes, index)
     if not 0 <= start < stop <= length_bytes:
         raise ValueError(f"[{start}, {stop}) is no piece of block {index} of {length_bytes} bytes")
+
+
+@contextmanager
+def block_memory(block_bytes: int) -> Iterator[memoryview]:
+    """Give memory for one block, aligned as ``O_DIRECT`` wants it.
+
+    Args:
+        block_bytes: Its size.
+
+    Raises:
+        CacheError: The kernel has none.
+    """
+    try:
+        memory = mmap.mmap(-1, block_bytes)
+    except OSError as error:
+        raise CacheError(f"there is no memory for a block: {error.strerror}") from error
+    with memory, memoryview(memory) as buffer:
+        yield buffer
 
 
 @dataclass(frozen=True, slots=True)

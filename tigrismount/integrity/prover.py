@@ -8,12 +8,12 @@ wants anything, one block at a time. A block that fails is dropped, as when a re
 from __future__ import annotations
 
 import logging
-import mmap
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount.cache.base import block_memory
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Prover:
         unproven = cached.unproven()
         if not unproven:
             return False
-        with mmap.mmap(-1, cached.block_bytes) as memory, memoryview(memory) as buffer:  # aligned, for O_DIRECT
+        with block_memory(cached.block_bytes) as buffer:
             for index in unproven:
                 await cached.read_block(index, buffer, check=True)
                 await trio.lowlevel.checkpoint()

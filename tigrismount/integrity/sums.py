@@ -8,7 +8,6 @@ zlib release the GIL; the CRCs that S3 adds to them come from a library that doe
 from __future__ import annotations
 
 import hashlib
-import mmap
 import zlib
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import anycrc
 
 from tigrismount import threads
-from tigrismount.cache.base import block_length_bytes
+from tigrismount.cache.base import block_length_bytes, block_memory
 from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
@@ -92,10 +91,11 @@ async def sums_of(
         before_block: Called with the index of each block before it is read; waits until it is there.
 
     Raises:
-        CacheError: A block is missing, cannot be read, or fails its own checksum and is dropped.
+        CacheError: A block is missing, cannot be read, or fails its own checksum and is dropped; or there is no memory
+            to read it into.
     """
     sums = {name: MAKERS[name]() for name in algorithms}
-    with mmap.mmap(-1, cached.block_bytes) as memory, memoryview(memory) as buffer:  # aligned, for O_DIRECT
+    with block_memory(cached.block_bytes) as buffer:
         for index in range(-(-obj.size_bytes // cached.block_bytes)):
             length_bytes = block_length_bytes(obj.size_bytes, cached.block_bytes, index)
             if before_block is not None:

@@ -11,11 +11,11 @@ to the disk, so little is left to do when the last one has.
 
 from __future__ import annotations
 
-import mmap
 from typing import TYPE_CHECKING
 
 import trio
 
+from tigrismount.cache.base import block_memory
 from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheError, ObjectError
@@ -127,11 +127,13 @@ class Warmer:
         missing = set(work.missing)
         cached = await self._cache.open_object(work.obj)
         try:
-            with mmap.mmap(-1, work.block_bytes) as memory, memoryview(memory) as buffer:  # aligned, for O_DIRECT
+            with block_memory(work.block_bytes) as buffer:
                 for index in range(count):
                     if index not in missing:
                         damaged += not await _reads_back(cached, index, buffer)
                         await self._advance(work.length_bytes(index))
+        except CacheError as exc:
+            reasons.append(f"it cannot be read back: {exc.detail}")
         finally:
             cached.close()
         if damaged:
