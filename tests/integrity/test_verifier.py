@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.cache.none import NoCache
 from tigrismount.core.types import ObjectId
-from tigrismount.errors import CacheError, ObjectMismatchError, ObjectUnavailableError
+from tigrismount.errors import CacheError, ObjectAccessError, ObjectMismatchError, ObjectUnavailableError
 from tigrismount.integrity.readers import CheckedReaders
 from tigrismount.integrity.sums import MAKERS, SUMMABLE
 from tigrismount.integrity.verdicts import Compared, Verdicts
@@ -216,6 +216,25 @@ async def test_looking_again_takes_a_refusal_back_once_the_manifest_is_right(cli
     verifier._finder.forget()
     assert await verified(verifier, obj, anew=True) == []
     assert await verdicts.find(obj) is None
+
+
+async def test_a_store_that_cannot_say_whether_there_is_a_manifest_takes_no_refusal_back(
+    client, cache, verifier, verdicts
+) -> None:
+    """Mutation: a listing that fails for a moment is one without a manifest, and the model can be opened."""
+    obj = client.put("m/a", DATA)
+    fill(cache, obj)
+    client.put("m/a.sha256", WRONG.encode())
+    assert await verified(verifier, obj) == [False]
+    verifier._finder.forget()
+    client.fail(ObjectUnavailableError("away", bucket="bucket", key="m/"), "LIST")
+    with pytest.raises(ObjectUnavailableError):
+        await verified(verifier, obj, anew=True)
+    assert obj in verdicts.refused
+    assert await verified(verifier, obj, anew=True) == [False]
+    client.fail(ObjectAccessError("no listing", bucket="bucket", key="m/"), "LIST")
+    verifier._finder.forget()
+    assert await verified(verifier, obj, anew=True) == [], "a public bucket, say: nothing is known"
 
 
 async def test_a_block_that_the_disk_damaged_is_no_mismatch(client, cache, verifier, verdicts) -> None:

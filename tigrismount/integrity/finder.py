@@ -85,7 +85,9 @@ class ChecksumFinder:
         if place not in self._beside:
             try:
                 page = await self._client.list_page(bucket, directory)
-            except ObjectError:
+            except ObjectError as exc:
+                if exc.transient:
+                    raise  # what a manifest says may be why the version is refused
                 return {}  # public buckets refuse listings
             names = {info.id.key.rpartition("/")[2]: info for info in page.objects}
             wanted = {n: i for n, i in names.items() if n in MANIFEST_NAMES or n.endswith(SIDECAR_SUFFIX)}
