@@ -97,6 +97,40 @@ async def test_second_look_at_an_open_version_that_hangs_is_not_waited_for(
         handle.close()
 
 
+async def test_data_file_that_hangs_as_it_is_opened_again_is_not_waited_for(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by who opens a file onto it, who has patience for a moment.
+
+    Mutation: a thread that is waited for keeps it as it hangs; and one that is left leaves the file open, and locked.
+    """
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        hung, fds = threading.Event(), []
+        open_again = datafile.DataFile.open_again
+
+        def hangs(file: datafile.DataFile) -> int:
+            hung.wait(60)
+            fds.append(open_again(file))
+            return fds[0]
+
+        monkeypatch.setattr(datafile.DataFile, "open_again", hangs)
+        try:
+            with trio.fail_after(30), trio.move_on_after(0.1):
+                await handle.open_file()
+            assert not hung.is_set()
+        finally:
+            hung.set()
+            handle.close()
+        await place.until(lambda: not cache._read_limiter.borrowed_tokens)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fds[0])
+        (path,) = place.data_files()
+        with path.open() as file:
+            assert datafile.is_unused(file.fileno())
+
+
 async def test_read_that_hangs_is_told_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it has come back."""
     hung = threading.Event()

@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -341,11 +344,27 @@ class DiskBlockCache:
 
     async def _open_file(self, version: OpenVersion) -> int:
         storage = version.storage
+        gave_up, made = threading.Event(), list[int]()
+
+        def close() -> None:
+            with suppress(IndexError):  # by whoever takes it out, once
+                os.close(made.pop())
+
+        def work() -> int:
+            fd = storage.file.open_again()
+            made.append(fd)
+            if gave_up.is_set():
+                close()
+            return fd
+
         try:
-            with self._versions.using(storage):
-                return await threads.run_sync(storage.file.open_again, limiter=self._read_limiter)
+            return await self._versions.run_sync(storage, work, limiter=self._read_limiter)
         except OSError as error:
             raise CacheError(f"the data file cannot be opened: {error.strerror}") from error
+        except trio.Cancelled:
+            gave_up.set()
+            close()
+            raise
 
     def _note_written(self, storage: StoredVersion, index: int, block: BlockRecord) -> None:
         storage.blocks.setdefault(index, block)
