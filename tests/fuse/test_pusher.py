@@ -41,9 +41,10 @@ class FakeLender:
         self.complete: set[int] = set(range(BLOCKS))
         self.lent: list[FakeLoan] = []
         self.delivered: list[int] = []
+        self.size: int | None = BLOCK
 
     def block_bytes(self, obj: ObjectId) -> int | None:
-        return BLOCK if obj == OBJ else None
+        return self.size if obj == OBJ else None
 
     def holds(self, obj: ObjectId, index: int) -> bool:
         return index in self.complete
@@ -51,13 +52,15 @@ class FakeLender:
     def lend(self, obj: ObjectId, index: int) -> FakeLoan | None:
         if index not in self.complete:
             return None
-        loan = FakeLoan(index, index * BLOCK, memoryview(bytearray(body(index * BLOCK, (index + 1) * BLOCK))))
+        assert self.size is not None
+        start, stop = index * self.size, (index + 1) * self.size
+        loan = FakeLoan(index, start, memoryview(bytearray(body(start, stop))))
         self.lent.append(loan)
         return loan
 
     def take_back(self, loan: FakeLoan, *, delivered: bool) -> None:
         self.lent.remove(loan)
-        loan.view[:] = b"\xee" * BLOCK
+        loan.view[:] = b"\xee" * len(loan.view)
         if delivered:
             self.delivered.append(loan.index)
 
@@ -186,6 +189,20 @@ async def test_a_file_closed_before_its_push_began_is_left_alone(make):
     await settled()
     assert at.kernel.pages == {}
     assert at.lender.lent == []
+
+
+async def test_a_file_opened_again_in_another_block_size_gets_no_bytes_from_elsewhere(make):
+    at = await make()
+    await at.push(2, 3)
+    at.pusher.withdrawn(OBJ)
+    at.lender.size, at.lender.complete = None, set()  # evicted meanwhile, and being opened
+    assert at.pusher.passed(OBJ, BLOCK, BLOCK + PAGE_BYTES) == BLOCK
+    at.pusher.planned(OBJ, [Extent(2 * BLOCK, 3 * BLOCK)])  # nobody knows in which block size yet
+    at.lender.size, at.lender.complete = 4 * BLOCK, {1}
+    at.pusher.arrived(OBJ, 1)
+    await settled()
+    at.kernel.check()
+    assert not any(BLOCK <= start < 2 * BLOCK for start in at.kernel.pages)
 
 
 async def test_off_does_nothing(make):

@@ -292,7 +292,9 @@ class Pusher:
             if push is None:
                 continue
             node_id = self._cached_node(obj)
-            loan = self._lender.lend(obj, push.index) if node_id is not None else None
+            # A version that was closed may be opened again in another block size: then its indexes mean other bytes.
+            is_same = self._lender.block_bytes(obj) == plan.block_bytes
+            loan = self._lender.lend(obj, push.index) if node_id is not None and is_same else None
             if node_id is None or loan is None:
                 plan.failed(push)
                 return True
