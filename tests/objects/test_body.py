@@ -3,6 +3,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import socket
 import termios
 import time
 
@@ -140,10 +141,10 @@ def test_interrupting_a_body_of_an_unknown_kind_is_harmless():
     BodyReader(object()).interrupt()
 
 
-def waiting_bytes(reader: BodyReader) -> int:
+def waiting_bytes(source: socket.socket) -> int:
     """Return how many bytes wait in the socket under a body."""
     count = array.array("i", [0])
-    fcntl.ioctl(reader._socket, termios.FIONREAD, count)
+    fcntl.ioctl(source, termios.FIONREAD, count)
     return count[0]
 
 
@@ -159,7 +160,7 @@ def test_an_interrupted_tls_body_gives_no_bytes_that_nobody_deciphered(say, cert
             memory = bytearray(len(DATA))
             first = reader.readinto(memoryview(memory)[:20_000])
             assert (reader.direct, first) == (True, 20_000)
-            while waiting_bytes(reader) < 17_000:  # all but the two records that were read
+            while waiting_bytes(raw._connection.sock) < 17_000:  # all but the two records that were read
                 time.sleep(0.001)
             reader.interrupt()
             with contextlib.suppress(ValueError, OSError):
@@ -167,5 +168,34 @@ def test_an_interrupted_tls_body_gives_no_bytes_that_nobody_deciphered(say, cert
                     pass
             raw.close()
             assert memory == DATA[:20_000] + bytes(30_000)
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize(
+    ("headers", "first"),
+    [({}, 0), ({"Content_Encoding": "gzip"}, 20_000)],
+    ids=["before its first read", "encoded"],
+)
+def test_an_interrupted_tls_body_gives_none_by_the_layers_above_its_socket(say, certificate, headers, first):
+    """They read it in another way, which goes past TLS once that is shut down."""
+    context, bundle = certificate
+    server = say.Server(tls=context)
+    head = say.response(200, **{"Content_Length": len(DATA), **headers})
+    server.answer(head, DATA)  # in records of their own
+    try:
+        with urllib3.PoolManager(retries=False, ca_certs=bundle) as pool:
+            raw = pool.request("GET", server.url, preload_content=False, decode_content=False)
+            reader = BodyReader(StreamingBody(raw, raw.headers.get("Content-Length")))
+            memory = bytearray(len(DATA))
+            assert not first or reader.readinto(memoryview(memory)[:first]) == first
+            while waiting_bytes(raw._connection.sock) < 8_000:
+                time.sleep(0.001)
+            reader.interrupt()
+            with contextlib.suppress(Exception):
+                while reader.readinto(memoryview(memory)[first:]):
+                    pass
+            raw.close()
+            assert all(found in (0, right) for found, right in zip(memory, DATA, strict=True))
     finally:
         server.stop()

@@ -36,6 +36,8 @@ class BodyReader:
         self._socket = None if self._response is None else socket_under(self._response)
         self._begun = False
         """Whether what came together with the head of the answer was taken."""
+        self._interrupted = False
+        """Whether another thread has shut the connection down: what is read from there on may be enciphered."""
 
     @property
     def direct(self) -> bool:
@@ -55,6 +57,7 @@ class BodyReader:
         filled = 0
         while filled < len(view):
             data = self._body.read(len(view) - filled)
+            self._check_deciphered()
             if not data:
                 break
             view[filled : filled + len(data)] = data
@@ -77,14 +80,21 @@ class BodyReader:
     def _take_buffered(self, response: http.client.HTTPResponse, source: socket.socket, view: memoryview) -> int:
         """Take what was read together with the head; once that is gone, nothing more is buffered."""
         buffered = len(response.fp.peek())
+        self._check_deciphered()
         if buffered <= len(view):
             self._begun = True
             if not isinstance(source, ssl.SSLSocket):
                 _let_the_kernel_wait(source)
         return response.fp.readinto(view[:buffered])
 
+    def _check_deciphered(self) -> None:
+        """Refuse what was read by the layers above a TLS socket, which go past TLS once that is shut down."""
+        if self._interrupted:
+            raise ValueError("the body was interrupted")
+
     def interrupt(self) -> None:
         """Make a read that hangs in another thread end now, and later reads fail."""
+        self._interrupted = True  # first: what is seen of the end after this is no body
         shutdown = getattr(getattr(self._body, "_raw_stream", None), "shutdown", None)
         if shutdown is not None:  # urllib3 2.3; before it, the read ends with its timeout
             with contextlib.suppress(ValueError, RuntimeError, OSError):
