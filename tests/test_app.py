@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+
+import pytest
 import trio
 
 from tigrismount.app import Worker
@@ -44,3 +47,16 @@ async def test_a_key_that_comes_when_no_thread_is_left_is_refused_and_ends_nobod
     assert "no thread left" in reply["error"]
     ours.close()
     theirs.close()
+
+
+def test_an_end_goes_on_where_no_thread_is_left_to_hurry_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the blocks that wait for the disk are lost, and the worker ends as if it had crashed."""
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    ours, theirs = Channel.pair()
+    Worker(ours)._leave_soon()
+    ours.close()
+    theirs.close()
+
+
+def refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")

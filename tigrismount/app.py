@@ -228,7 +228,8 @@ class Worker:
 
         timer = threading.Timer(_DRAIN_S + _SETTLE_S, leave)
         timer.daemon = True
-        timer.start()
+        with contextlib.suppress(RuntimeError):  # no thread is left; the supervisor ends what takes too long as well
+            timer.start()
 
     async def _attach(self, session: Session, engine: Engine) -> Passthrough | None:
         """Get the kernel's descriptor and put it behind the library; know every id that the kernel may ask for.
