@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import pytest
 import trio
+import trio.testing
 
 from tigrismount.core.openmodes import OpenModes
 from tigrismount.fuse import wire
@@ -320,6 +321,22 @@ async def test_the_end_waits_for_what_is_in_service_and_takes_nothing_more(ends:
         ends.library.send(reply(4))
         assert await ends.told() == reply(4)
     assert ends.device.recv(100) == request(GETATTR, 6), "left for the next worker"
+
+
+async def test_the_end_does_not_wait_for_answers_to_what_the_kernel_forgets(ends: Ends) -> None:
+    """Mutation: it waits for ever where names that had to wait for the library were the last that it got."""
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ends.lane.run)
+            body = struct.pack("=II", 60_000, 0) + bytes(16 * 60_000)
+            ends.relay.hand(memoryview(request(wire.BATCH_FORGET, 2, 0, body)))
+            await trio.testing.wait_all_tasks_blocked()
+            assert not ends.relay.is_idle, "the socket is full"
+            ends.lane.stop()
+            await trio.testing.wait_all_tasks_blocked()
+            count = 0
+            while count < 60_000:
+                count += struct.unpack_from("=I", await ends.handed(), wire.HEADER_BYTES)[0]
 
 
 async def test_the_end_waits_for_no_proof_and_the_library_answers_the_opens_that_did(ends: Ends) -> None:

@@ -72,7 +72,7 @@ class Relay:
         return not self._handed and not self._waiting
 
     async def changed(self) -> None:
-        """Wait until something has been answered."""
+        """Wait until something has been answered, or nothing is waited for any more."""
         await self._changed.wait()
 
     def hand(self, message: memoryview, on_answer: Callable[[bool], None] | None = None) -> None:
@@ -131,6 +131,7 @@ class Relay:
             while True:
                 await self._changed.wait()
                 self._changed = trio.Event()
+                was_waiting = bool(self._waiting)
                 while self._waiting:
                     if self._is_full:
                         await trio.lowlevel.wait_writable(self._ours)
@@ -140,6 +141,8 @@ class Relay:
                         self._waiting.popleft()
                     elif not self._is_full:
                         break
+                if was_waiting and self.is_idle:
+                    self._changed.set()  # the last of them are never answered
 
     async def _pass_answers(self) -> None:
         buffer = memoryview(bytearray(_ANSWER_BYTES))
