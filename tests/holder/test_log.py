@@ -133,3 +133,42 @@ def test_a_reader_that_has_stopped_stops_nobody_and_is_written_to_again():
         log.line("y" * 10_000)
         assert os.read(reader, 1 << 20) == b"y" * 10_000 + b"\n"
         log.close()
+
+
+def is_stuck(log: DaemonLog) -> bool:
+    """Whether who writes what nobody reads has to wait for them."""
+    writing = threading.Thread(target=lambda: [log.line("x" * 100) for _ in range(3000)], daemon=True)
+    writing.start()
+    writing.join(10)
+    return writing.is_alive()
+
+
+def test_a_terminal_that_has_stopped_stops_nobody():
+    """Mutation: it says that it takes something, and takes less than a line: who writes the rest waits for ever."""
+    master_fd, terminal_fd = os.openpty()
+    before = os.dup(2)
+    os.dup2(terminal_fd, 2)
+    try:
+        log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+        assert not is_stuck(log)
+        assert os.get_blocking(2), "others may write there, too"
+    finally:
+        os.dup2(before, 2)
+    assert os.read(master_fd, 1 << 16).startswith(b"x" * 100 + b"\r\n")
+    log.close()
+    for fd in (before, terminal_fd, master_fd):
+        os.close(fd)
+
+
+def test_a_log_file_that_is_a_pipe_stops_nobody(tmp_path):
+    """Such as /dev/stderr in a container, whose log driver waits."""
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    with pytest.raises(MountError, match="cannot be opened"):
+        DaemonLog(path=path, foreground=False, level="info", json_lines=False)  # nobody reads it at all
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    log = DaemonLog(path=path, foreground=False, level="info", json_lines=False)
+    assert not is_stuck(log)
+    assert os.read(reader, 1 << 16).startswith(b"x" * 100 + b"\n")
+    log.close()
+    os.close(reader)

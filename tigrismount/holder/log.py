@@ -14,6 +14,7 @@ import json
 import os
 import select
 import socket
+import stat
 import time
 
 from tigrismount.errors import MountError
@@ -23,6 +24,7 @@ _FACILITY_DAEMON = 3 << 3
 _SYSLOG_PATH = "/dev/log"
 _MAX_SYSLOG_BYTES = 8 << 10  # journald and rsyslog take this much; longer lines would be lost whole
 _FILE_MODE = 0o640
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # the last for pipes and terminals
 _PATIENCE_MS = 100  # a reader that is only slow takes less; one that has stopped must not stop a mount
 
 
@@ -47,13 +49,13 @@ class DaemonLog:
         self._json_lines = json_lines
         self._is_standard_error = path is None and foreground
         self._is_read = True
-        """Whether standard error has taken all that was written last."""
+        """Whether what is no file has taken all that was written last."""
         self._fd = -1
         self._syslog: socket.socket | None = None
         if path is not None:
             self._fd = _open(path)
         elif foreground:
-            self._fd = os.dup(2)
+            self._fd = _open_standard_error()
         else:
             self._syslog = _connect_syslog()
 
@@ -126,30 +128,39 @@ class DaemonLog:
         data = line.encode(errors="backslashreplace")
         # A full disk, a log daemon that is away or a reader that has stopped must not stop a mount.
         with contextlib.suppress(OSError):
-            if self._is_standard_error:
-                self._write_to_reader(data + b"\n")
-            elif self._fd >= 0:
+            if self._fd >= 0 and stat.S_ISREG(os.fstat(self._fd).st_mode):
                 os.write(self._fd, data + b"\n")
+            elif self._fd >= 0:
+                self._write_to_reader(data + b"\n")
             elif self._syslog is not None:
                 prefix = f"<{_FACILITY_DAEMON | severity}>tigrismount[{os.getpid()}]: ".encode()
                 self._syslog.send(prefix + data[:_MAX_SYSLOG_BYTES])
 
     def _write_to_reader(self, data: bytes) -> None:
-        """Write to whoever reads standard error, as far as they do: what they do not take soon is lost."""
+        """Write to whoever reads a pipe or a terminal, as far as they do: what they do not take soon is lost."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
-        for start in range(0, len(data), select.PIPE_BUF):  # so much can be written where anything can
+        while data:
             self._is_read = bool(poll.poll(_PATIENCE_MS if self._is_read else 0))
             if not self._is_read:
                 return
-            os.write(self._fd, data[start : start + select.PIPE_BUF])
+            # So much a pipe takes where it takes anything. A terminal may take less, and would wait if it could.
+            data = data[os.write(self._fd, data[: select.PIPE_BUF]) :]
 
 
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        return os.open(path, os.O_CREAT | _FLAGS, _FILE_MODE)
     except OSError as exc:
         raise MountError(f"log file {path}: cannot be opened: {exc.strerror}; choose another with --log-file") from exc
+
+
+def _open_standard_error() -> int:
+    """Return a descriptor of its own, so that not to wait there is no property of what others write to."""
+    with contextlib.suppress(OSError):  # a file is gone on with where it is, a socket cannot be opened, others may not
+        if not stat.S_ISREG(os.fstat(2).st_mode):
+            return os.open("/proc/self/fd/2", _FLAGS)
+    return os.dup(2)
 
 
 def _connect_syslog() -> socket.socket | None:
