@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 
 import pytest
 import trio
@@ -144,6 +145,25 @@ def test_a_key_that_is_handed_in_again_counts_again():
     assert (keys.hand_in(OLD), keys.replace(NEW)) == (True, False)
     assert not keys.hand_in(OLD)
     assert keys.source == OLD.source
+
+
+def test_a_key_that_is_handed_in_while_another_is_looked_up_stays(monkeypatch, tmp_path):
+    """Mutation: a profile's program that took its time brings the old key back, for good."""
+    handed_in, keys = tmp_path / "handed in", SigningKeys(OLD)
+    old = json.dumps({"Version": 1, "AccessKeyId": OLD.access_key_id, "SecretAccessKey": OLD.secret_access_key})
+    (tmp_path / "program").write_text(f"#!/bin/sh\nuntil [ -e '{handed_in}' ]; do sleep 0.01; done\necho '{old}'\n")
+    (tmp_path / "program").chmod(0o700)
+    (tmp_path / "config").write_text(f"[profile p]\ncredential_process = '{tmp_path}/program'\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    found = []
+    profile = Credentials(source="profile 'p'", profile="p")
+    looking = threading.Thread(target=lambda: found.append(keys.replace(profile)))
+    looking.start()
+    time.sleep(0.1)
+    assert keys.hand_in(NEW)
+    handed_in.touch()
+    looking.join(30)
+    assert (found, keys.source) == ([False], NEW.source)
 
 
 def test_a_key_that_cannot_be_had_any_more_is_replaced(monkeypatch, tmp_path):

@@ -80,6 +80,7 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         """How often the key was replaced."""
         self._outdated: frozenset[Any] = frozenset()
         """Keys that one was handed in for; where they were found, they still are."""
+        self._turn = threading.Lock()
         self.session.register_component("credential_provider", self)
 
     def load_credentials(self) -> SigningKeys:
@@ -102,25 +103,27 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
 
         One that another key was handed in for is not gone back to: an environment, say, has it for ever.
         """
-        return self._take(credentials, self._outdated)
+        return self._take(credentials, is_handed_in=False)
 
     def hand_in(self, credentials: Credentials) -> bool:
         """Take the key that *credentials* name, whatever was before; return whether it is another one."""
-        self._outdated |= {self._present()}
-        replaced = self._take(credentials, frozenset())
-        self._outdated -= {self._present()}
-        return replaced
+        return self._take(credentials, is_handed_in=True)
 
-    def _take(self, credentials: Credentials | None, outdated: frozenset[Any]) -> bool:
+    def _take(self, credentials: Credentials | None, *, is_handed_in: bool) -> bool:
         _, inner = _load(credentials, self._metadata_service)
         if inner is None or self.anonymous:
             return False
-        found = inner.get_frozen_credentials()
-        if found == self._present() or found in outdated:
+        found, present = inner.get_frozen_credentials(), self._present()
+        if found == present:
             return False
-        self._inner = inner
-        self.source = _source(credentials)
-        self.generation += 1
+        with self._turn:  # a look-up may take minutes, and know nothing of a key that was handed in meanwhile
+            if is_handed_in:
+                self._outdated = (self._outdated | {present}) - {found}
+            elif found in self._outdated:
+                return False
+            self._inner = inner
+            self.source = _source(credentials)
+            self.generation += 1
         return True
 
     def _present(self) -> Any:
