@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import sys
 import uuid
@@ -50,6 +51,30 @@ def mountpoint(tmp_path: Path):
     yield path
     while mount_at(str(path)):
         unmount(str(path), lazy=True)
+
+
+@pytest.fixture
+def descriptors_left():
+    """Returns a context in which this process may open so many descriptors and no more."""
+
+    @contextlib.contextmanager
+    def leave(count: int):
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken = [os.dup(0) for _ in range(count + 1)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1, before[1]))
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))  # into the gaps
+            for _ in range(count):
+                os.close(taken.pop())
+            yield
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    return leave
 
 
 @dataclass

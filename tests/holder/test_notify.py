@@ -5,7 +5,11 @@ import socket
 
 import pytest
 
+from tigrismount.holder.connection import Connection
+from tigrismount.holder.heirloom import Heirloom
+from tigrismount.holder.mounting import MountSpec
 from tigrismount.holder.notify import Notifier, take_stored
+from tigrismount.holder.store import Store
 
 
 @pytest.fixture
@@ -58,6 +62,25 @@ def test_waiting_ends_when_the_manager_has_read_everything(manager):
     assert os.read(read_fd, 10) == b"done"
     os.close(read_fd)
     os.waitpid(pid, 0)
+
+
+def test_nobody_waits_to_be_heard_without_a_descriptor_to_wait_at(manager, descriptors_left):
+    with descriptors_left(1):
+        Notifier(manager[1]).wait_until_heard()
+
+
+def test_what_cannot_be_left_with_systemd_is_left_later(manager, descriptors_left):
+    """The supervisor would end for it, and take the mount with it."""
+    connection = Connection(MountSpec(mountpoint="/m", fsname="s3://m", allow_other=False), print)
+    connection.journal_fd = os.memfd_create("journal")
+    heirloom = Heirloom(request={}, init_request="", init_reply="")
+    store = Store(Notifier(manager[1]), is_used=True)
+    with descriptors_left(0):
+        store.leave(connection, heirloom)
+    assert not store.is_current(connection, 0)
+    store.leave(connection, heirloom)
+    assert store.is_current(connection, 0)
+    os.close(connection.journal_fd)
 
 
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/no/such/socket"}], ids=str)

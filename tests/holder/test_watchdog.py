@@ -64,6 +64,16 @@ def test_a_machine_without_a_process_left_ends_no_mount(tmp_path, monkeypatch):
     dog.reset()
 
 
+@pytest.mark.parametrize("left", range(2))
+def test_a_machine_without_a_descriptor_left_ends_no_mount(tmp_path, descriptors_left, left):
+    dog = Watchdog(str(tmp_path), hang_s=0.0)
+    before = os.listdir("/proc/self/fd")
+    with descriptors_left(left):
+        for turn in range(10):
+            assert dog.turn(FakeWorker(answers=True)) == "", turn
+    assert os.listdir("/proc/self/fd") == before, "descriptors leak"
+
+
 def test_who_asks_about_a_mount_hears_that_no_process_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fork", no_process_left)
     with pytest.raises(MountError, match="no process can be started: Resource temporarily unavailable"):

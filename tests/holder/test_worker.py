@@ -73,6 +73,15 @@ def test_a_program_that_is_not_there_is_an_error_and_leaves_nothing_open(events)
     assert os.listdir("/proc/self/fd") == before
 
 
+@pytest.mark.parametrize("left", range(6))
+def test_a_machine_without_a_descriptor_left_is_an_error_and_leaves_nothing_open(events, descriptors_left, left):
+    """The supervisor tries again after that; after anything else it undoes the mount."""
+    before = os.listdir("/proc/self/fd")
+    with descriptors_left(left), pytest.raises(MountError, match="cannot be started: Too many open files"):
+        Worker.start((sys.executable,), events, print)
+    assert os.listdir("/proc/self/fd") == before
+
+
 def test_descriptors_are_closed_with_the_worker(run, events):
     before = os.listdir("/proc/self/fd")
     worker, _ = run(LAST_MESSAGE)

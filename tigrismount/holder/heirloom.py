@@ -87,7 +87,11 @@ class Heirloom:
 def write_memory_file(data: bytes) -> int:
     """Return a new memory file that holds *data*, not inherited by others."""
     fd = os.memfd_create("tigrismount-state", os.MFD_CLOEXEC)
-    os.pwrite(fd, data, 0)
+    try:
+        os.pwrite(fd, data, 0)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

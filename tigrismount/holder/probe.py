@@ -62,12 +62,13 @@ class Probe:
     """
 
     def __init__(self, path: str, *, listing: bool = False) -> None:
-        self._result_fd, write_fd = os.pipe()
+        fds: tuple[int, ...] = ()
         try:
+            fds = self._result_fd, write_fd = os.pipe()
             self._pid = os.fork()
         except OSError as exc:
-            os.close(self._result_fd)
-            os.close(write_fd)
+            for fd in fds:
+                os.close(fd)
             raise MountError(f"{path}: cannot be looked at: no process can be started: {exc.strerror}") from exc
         if self._pid == 0:
             _child(path, listing, write_fd)

@@ -63,11 +63,14 @@ class Store:
         return not self._is_used or self._left == (connection.journal_number, count)
 
     def leave(self, connection: Connection, heirloom: Heirloom) -> None:
-        """Have systemd keep what its next start of this unit needs to take over."""
+        """Have systemd keep what its next start of this unit needs to take over; it is not current where that fails."""
+        try:
+            fd = write_memory_file(heirloom.to_bytes())
+        except OSError:  # such as no descriptor left on this machine
+            return
         if self._left[0] != connection.journal_number:
             self._notify.store(journal_name(connection), connection.journal_fd)
         self._left = (connection.journal_number, heirloom.count)
-        fd = write_memory_file(heirloom.to_bytes())
         self._notify.store("state", fd)
         os.close(fd)
 

@@ -81,8 +81,16 @@ class Worker:
         Raises:
             MountError: It cannot be started.
         """
-        channel, theirs = Channel.pair()
-        output_fd, write_fd = os.pipe()
+        try:
+            channel, theirs = Channel.pair()
+        except OSError as exc:  # such as no descriptor left on this machine
+            raise _cannot_start(command, exc) from exc
+        try:
+            output_fd, write_fd = os.pipe()
+        except OSError as exc:
+            channel.close()
+            theirs.close()
+            raise _cannot_start(command, exc) from exc
         try:
             process = subprocess.Popen(
                 [*command, "--holder-fd", str(theirs.fileno())],
@@ -95,7 +103,7 @@ class Worker:
         except OSError as exc:
             channel.close()
             os.close(output_fd)
-            raise MountError(f"{command[0]}: cannot be started: {exc.strerror}") from exc
+            raise _cannot_start(command, exc) from exc
         finally:
             theirs.close()
             os.close(write_fd)
@@ -220,6 +228,10 @@ class Worker:
         self._events.unwatch(self._output_fd)
         os.close(self._output_fd)
         self._output_fd = -1
+
+
+def _cannot_start(command: tuple[str, ...], exc: OSError) -> MountError:
+    return MountError(f"{command[0]}: cannot be started: {exc.strerror}")
 
 
 def _name_of(number: int) -> str:
