@@ -237,6 +237,12 @@ class Supervisor:
                 status = self._turn()
         except InterruptedBySignalError as exc:
             return self._shut_down(exc.signal_name)
+        except Exception as exc:
+            if not self._is_held:
+                raise
+            # A mistake of ours. systemd has all that the mount needs: the next start takes over, as after a kill.
+            self._log.error(f"{self._request.spec.mountpoint} is left to the next start: {exc!r}")
+            return LOST
         return status
 
     def _turn(self) -> int | None:
