@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from tigrismount.blocks.statistics import BlocksStatistics
@@ -212,6 +213,51 @@ async def test_a_taken_address_is_no_end_of_the_mount(serve):
         while not server.port:
             await trio.lowlevel.checkpoint()
     assert server.degraded == ""
+
+
+async def test_a_system_without_a_thread_to_serve_from_is_no_end_of_the_mount(serve, monkeypatch, autojump_clock):
+    """Mutation: no worker of a mount with --metrics-addr takes over while its limit of tasks is reached."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", refuse)
+    server = await serve()
+    assert "raise the limit of tasks" in server.degraded
+    monkeypatch.undo()
+    await trio.sleep(10)
+    assert server.port
+    assert server.degraded == ""
+
+
+async def test_who_asks_while_the_mount_ends_does_not_end_it_harder(monkeypatch):
+    """Mutation: trio takes what the nursery says to latecomers for a mistake of its own, and ends all at once."""
+
+    async def reports():
+        await trio.lowlevel.checkpoint()
+        return [{"model": "m"}]
+
+    server = MetricsServer("127.0.0.1", 0, figures, reports)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await trio.to_thread.run_sync(server._newest_reports) == [{"model": "m"}]
+        nursery.cancel_scope.cancel()
+    assert await trio.to_thread.run_sync(server._newest_reports) == [{"model": "m"}]
+
+
+async def test_figures_that_cannot_be_had_end_nothing(serve, caplog):
+    made = []
+
+    def make():
+        if made:
+            raise RuntimeError("dictionary changed size during iteration")
+        made.append(figures())
+        return made[0]
+
+    server = await serve(make)
+    assert (await trio.to_thread.run_sync(get, server.port, "/metrics"))[0] == 200
+    assert "the figures cannot be had" in caplog.text
 
 
 def test_every_errno_that_an_error_means_is_there_from_the_start():

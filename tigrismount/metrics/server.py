@@ -19,6 +19,7 @@ import contextlib
 import logging
 import socket
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from tigrismount import threads
 from tigrismount.metrics.exposition import Exposition, Figures
 from tigrismount.metrics.page import POLICY, page
 
@@ -91,11 +93,14 @@ class MetricsServer:
             thread = self._begin(stopped)
         try:
             async with trio.open_nursery() as self._nursery:
-                await trio.sleep_forever()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    self._nursery = None  # it takes nobody any more
         finally:
             stopped.set()
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(thread.join, _LAST_ANSWER_S)
+            with trio.CancelScope(shield=True), contextlib.suppress(threads.NoThreadError):
+                await threads.run_sync(partial(thread.join, _LAST_ANSWER_S))
 
     def _begin(self, stopped: threading.Event) -> threading.Thread | None:
         """Begin to serve; return the thread that does, None where that cannot be now."""
@@ -156,13 +161,12 @@ class MetricsServer:
                 taken.set()
 
         def begin() -> None:
-            try:
-                assert self._nursery is not None
+            if self._nursery is not None:
                 self._nursery.start_soon(take)
-            except RuntimeError:  # it is closed, as the mount ends; what is raised here would end it at once
+            else:
                 taken.set()
 
-        if self._reports is not None and self._token is not None and self._nursery is not None:
+        if self._reports is not None and self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(begin)
                 taken.wait(ANSWER_S)
@@ -173,7 +177,10 @@ class MetricsServer:
         taken = threading.Event()
 
         def take() -> None:
-            self._last = self._figures()
+            try:
+                self._last = self._figures()
+            except Exception:  # would end the worker
+                log.exception("metrics: the figures cannot be had")
             taken.set()
 
         assert self._token is not None
