@@ -116,9 +116,18 @@ class Keeper:
         self._replacement: Replacement
 
     def begin(self, message: Message) -> None:
-        """Start the thread with ``start`` or ``adopt``."""
+        """Start the thread with ``start`` or ``adopt``.
+
+        Raises:
+            RuntimeError: The system has none left; the message is still the caller's.
+        """
         self._inbox.post(message)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._inbox.close()
+            self._events.close()
+            raise
 
     def post(self, message: Message) -> bool:
         """Have the thread do what *message* says; return whether it is there to do it, and owns its descriptors."""

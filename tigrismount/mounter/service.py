@@ -105,12 +105,14 @@ class Mounter:
     # ------------------------------------------------------------------ the driver
 
     def _connect(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(_CONNECT_S)
+        sock: socket.socket | None = None
         try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            sock.settimeout(_CONNECT_S)
             sock.connect(driver_socket(self._comm_dir))
         except OSError as exc:
-            sock.close()
+            if sock is not None:
+                sock.close()
             if not self._was_alone:
                 self._log.info(f"no driver in {self._comm_dir} yet: {exc.strerror}")
                 self._was_alone = True
@@ -179,10 +181,25 @@ class Mounter:
 
     def _begin(self, message: Message) -> None:
         order = Order.from_values(message.body)
-        keeper = Keeper(order, self._installation, self._make_log(order.mount_id), self._say, self._forget, self._turns)
-        with self._keepers_lock:
-            self._keepers[order.mount_id] = keeper
-        keeper.begin(message)
+        try:
+            self._keep(order, message)
+        except (OSError, RuntimeError) as exc:  # no descriptor or no thread left: that is this one mount's trouble
+            self._log.error(f"{order.mount_id}: cannot be served for now: {exc}")
+            self._close(message.fds)
+            if "order" in message.body:  # else the driver gives it again, once it has found that nobody serves it
+                text = f"{order.source}: the mounter cannot serve another mount: {exc}"
+                self._say("failed", order=message.body["order"], kind="internal", message=text)
+
+    def _keep(self, order: Order, message: Message) -> None:
+        with contextlib.ExitStack() as stack:
+            log = self._make_log(order.mount_id)
+            stack.callback(log.close)
+            keeper = Keeper(order, self._installation, log, self._say, self._forget, self._turns)
+            stack.callback(self._forget, keeper)
+            with self._keepers_lock:
+                self._keepers[order.mount_id] = keeper
+            keeper.begin(message)
+            stack.pop_all()
 
     def _say(self, type_: str, fds: Sequence[int] = (), /, **body: Any) -> None:
         channel = self._channel
