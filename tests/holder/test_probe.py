@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 from tigrismount.holder.mounting import MountSpec, mount
-from tigrismount.holder.probe import Finding, Health, probe
+from tigrismount.holder.probe import Finding, Health, Probe, probe
 
 
 def children() -> set[int]:
@@ -22,6 +23,16 @@ def test_an_error_is_told_with_the_call_that_met_it(tmp_path):
     assert probe(str(tmp_path / "missing"), timeout_s=10).detail == "statvfs: No such file or directory"
     finding = probe(str(tmp_path / "file"), timeout_s=10, listing=True)
     assert finding == Finding(Health.FAILED, "listing: Not a directory")
+
+
+def test_who_was_told_to_ignore_the_ends_of_children_hears_the_same(tmp_path):
+    """Mutation: health ends with the status of what is not mounted, below a monitor that sets SIGCHLD aside."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert probe(str(tmp_path), timeout_s=10, listing=True) == Finding(Health.OK)
+        assert Probe(str(tmp_path)).finish().health in (Health.OK, Health.HUNG)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.fuse

@@ -86,7 +86,9 @@ class Probe:
         ready, _, _ = select.select([self._result_fd], [], [], 0)
         result = os.read(self._result_fd, 4096) if ready else b""
         os.close(self._result_fd)
-        os.kill(self._pid, signal.SIGKILL)
+        if not ready:  # else it has ended or is about to, and its number may be another's
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
         _reap(self._pid, _REAP_TIMEOUT_S if ready else 0.05)
         return finding_from(result, answered=bool(ready))
 
@@ -154,5 +156,6 @@ def finding_from(result: bytes, *, answered: bool) -> Finding:
 
 def _reap(pid: int, timeout_s: float) -> None:
     deadline_s = time.monotonic() + timeout_s
-    while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline_s:
-        time.sleep(0.005)
+    with contextlib.suppress(ChildProcessError):  # whoever started us ignores the ends of children: the kernel reaps
+        while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline_s:
+            time.sleep(0.005)
