@@ -336,26 +336,6 @@ async def test_a_page_that_is_asked_for_while_the_mount_ends_does_not_end_it_in_
         ended.set()
 
 
-async def test_where_the_system_has_no_thread_left_the_mount_goes_on_without_figures(serve, monkeypatch):
-    start = threading.Thread.start
-
-    def refuse(thread):
-        if thread.name == "metrics":
-            raise RuntimeError("can't start new thread")  # as Python's threads do
-        start(thread)
-
-    monkeypatch.setattr("tigrismount.metrics.server._AGAIN_S", 0.01)
-    with monkeypatch.context() as short:
-        short.setattr(threading.Thread, "start", refuse)
-        server = await serve()
-        assert "no thread left" in server.degraded
-    with trio.fail_after(30):
-        while not server.port:
-            await trio.lowlevel.checkpoint()
-    assert server.degraded == ""
-    assert (await trio.to_thread.run_sync(get, server.port, "/healthz"))[0] == 200
-
-
 def test_promtool_has_nothing_to_say():
     promtool = shutil.which("promtool")
     if promtool is None:
