@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
+import struct
 import sys
 import threading
 
+from tigrismount.demo.command import wait_until
 from tigrismount.holder.protocol import Message
 from tigrismount.mounter.keeper import Keeper
 from tigrismount.mounter.log import MountLog
@@ -33,3 +36,50 @@ def test_a_worker_that_is_killed_as_it_starts_is_told_with_what_to_look_at(tmp_p
     assert body["message"].startswith("s3://models/llama: ")
     assert "SIGKILL" in body["message"]
     assert "memory limit" in body["message"]
+
+
+WORKER = """
+import os, sys, time
+from tigrismount.holder.protocol import Channel
+channel, directory = Channel.from_fd(int(sys.argv[-1])), os.environ["TEST_DIRECTORY"]
+channel.receive()
+channel.send("ready")
+channel.send("attached", init_reply=channel.receive().body["answered"])
+channel.receive()
+channel.send("serving")
+while channel.receive().type != "stop":
+    pass
+open(f"{directory}/stopping", "w").close()
+while not os.path.exists(f"{directory}/may-end"):
+    time.sleep(0.01)
+"""
+"""Serves, and takes its time to end."""
+
+
+def test_a_mount_that_is_made_anew_is_not_lost_with_the_one_before(tmp_path, monkeypatch):
+    """The worker of the old one may be stuck for seconds; what is said of the name by then is of the new one."""
+    monkeypatch.setenv("TEST_DIRECTORY", str(tmp_path))
+    said = []
+    order = Order(mount_id="one", source="s3://models/llama", options={}, mountpoint=str(tmp_path), secret={})
+    installation = Installation(
+        environment={**os.environ, "TIGRISMOUNT_CACHE_DIR": "off"},
+        flags={"cache_dir": ("off",)},
+        worker_command=(sys.executable, "-c", WORKER),
+    )
+    log = MountLog("one", level="error", json_lines=False)
+    turns = threading.Semaphore()
+    keeper = Keeper(order, installation, log, lambda type_, fds=(), /, **body: said.append(type_), print, turns)
+    kernel, fuse = socket.socketpair()
+    # The kernel's INIT; it can send requests again.
+    init = struct.pack("=IIQ24x5I44x", 104, 26, 2, 7, 45, 131072, 1 << 30, 1 << 7)
+    body = {**order.to_values(), "init": init.hex(), "init_reply": "00"}
+    keeper.begin(Message("adopt", body, (fuse.detach(), os.memfd_create("journal"))))
+    assert wait_until(lambda: "state" in said, timeout_s=60)
+
+    kernel.close()  # the connection ends
+    assert wait_until((tmp_path / "stopping").exists, timeout_s=60)
+    keeper.supersede()
+    (tmp_path / "may-end").touch()
+    keeper.join(60)
+
+    assert "lost" not in said

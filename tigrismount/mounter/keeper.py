@@ -31,6 +31,7 @@ from tigrismount.holder.connection import Connection
 from tigrismount.holder.conversation import InterruptedBySignalError, StartError
 from tigrismount.holder.events import Events
 from tigrismount.holder.mounting import MountSpec
+from tigrismount.holder.protocol import Message
 from tigrismount.holder.replacement import Replacement
 from tigrismount.holder.request import MountRequest, with_snapshot
 from tigrismount.holder.watchdog import Watchdog
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
     from tigrismount.holder.conversation import Conversation
     from tigrismount.holder.log import DaemonLog
-    from tigrismount.holder.protocol import Message
     from tigrismount.holder.worker import Worker
     from tigrismount.mounter.report import Say
     from tigrismount.mounter.volumes import Installation
@@ -132,6 +132,11 @@ class Keeper:
     def post(self, message: Message) -> bool:
         """Have the thread do what *message* says; return whether it is there to do it, and owns its descriptors."""
         return self._inbox.post(message)
+
+    def supersede(self) -> None:
+        """Have the thread end, and say no more but answers: what is said of this mount from now on is of another."""
+        self._report.hush()
+        self.post(Message("stop", {}))
 
     def join(self, timeout_s: float) -> None:
         """Wait for the end of the thread."""

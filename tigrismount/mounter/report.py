@@ -27,9 +27,16 @@ class Report:
         self._mount_id = mount_id
         self._say = say
         self._told: dict[str, Any] = {}
+        self._is_hushed = False
+
+    def hush(self) -> None:
+        """Say no more but answers: the name is another mount's now, which must not be taken for lost with this one."""
+        self._is_hushed = True
 
     def say(self, type_: str, fds: Sequence[int] = (), /, **body: object) -> None:
         """Say something about this mount."""
+        if self._is_hushed and body.get("order") is None:
+            return
         self._say(type_, fds, **{"id": self._mount_id, **body})
 
     def answer(self, question: Message, type_: str, /, **body: object) -> None:

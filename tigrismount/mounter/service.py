@@ -165,7 +165,7 @@ class Mounter:
         keeper = self._keepers.get(mount_id)
         if message.type in ("start", "adopt"):
             if keeper is not None:  # it ends, or its connection is lost, and another one takes its place
-                keeper.post(Message("stop", {}))
+                keeper.supersede()
             self._begin(message)
         elif keeper is not None and keeper.post(message):
             return
