@@ -14,10 +14,10 @@ from collections.abc import Callable
 import pytest
 
 from tigrismount.errors import MountError
-from tigrismount.holder import mounting
+from tigrismount.holder import connection, mounting
 from tigrismount.holder.connection import Connection
 from tigrismount.holder.init import INIT_REQUEST_BYTES, describe_init
-from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mountinfo import mount_at, parse_mounts
 from tigrismount.holder.mounting import MountSpec, check_can_mount, mount, unmount
 
 NOBODY = 65534
@@ -260,3 +260,13 @@ def test_a_lost_mount_stays_where_the_directory_below_is_anothers(open_device, n
 
     assert "cannot be hidden meanwhile: Operation not permitted" in as_nobody(do)
     assert mount_at(path) is not None
+
+
+def test_of_two_who_mount_at_the_same_time_none_hides_the_other(monkeypatch):
+    """Both found the directory free, and waited for the store since; the end of one would unmount the other."""
+    there = parse_mounts(b"90 27 0:50 / /models ro - fuse.tigrismount s3://m/a ro,user_id=0")[0]
+    monkeypatch.setattr(connection, "mount_at", lambda _: there)
+    monkeypatch.setattr(connection, "mount", lambda _: pytest.fail("it hides the other one"))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(MountError, match="s3://m/a has been mounted there"):
+        Connection(spec("/models"), complain=print).mount()

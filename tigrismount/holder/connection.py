@@ -77,6 +77,7 @@ class Connection:
     def _mount(self) -> int:
         """Mount, on top of a lost mount or, where only its owner may, in its place."""
         if os.geteuid() == 0:
+            self._check_not_taken()
             return mount(self.spec)
         if not self._lost:
             self.covered_fd = open_directory(self.spec.mountpoint)
@@ -85,6 +86,15 @@ class Connection:
             unmount(self.spec.mountpoint, lazy=True)
             self._lost.clear()
             return mount(self.spec)
+
+    def _check_not_taken(self) -> None:
+        """Refuse to hide a mount that somebody has made since it was looked for, while our worker started.
+
+        ``fusermount3`` refuses by itself.
+        """
+        entry = mount_at(self.spec.mountpoint)
+        if entry is not None and entry.is_ours and entry.mount_id not in self._lost:
+            raise MountError(f"{self.spec.mountpoint}: {entry.source} has been mounted there at the same time")
 
     @property
     def lost(self) -> list[int]:
