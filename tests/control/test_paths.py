@@ -1,10 +1,18 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 
-from tigrismount.control.paths import ensure_runtime_directory, is_private, runtime_directory, socket_path
+from tigrismount.control import paths
+from tigrismount.control.paths import (
+    ensure_runtime_directory,
+    find_socket,
+    is_private,
+    runtime_directory,
+    socket_path,
+)
 from tigrismount.errors import MountError
 
 
@@ -55,3 +63,24 @@ def test_socket_names_are_short_stable_and_differ():
     assert path == "/run/tigrismount/8452a47cea3c4076.sock"
     assert socket_path("/run/tigrismount", "/models2") != path
     assert len(socket_path("", "/x" * 2000)) == 21
+
+
+def test_a_socket_left_behind_hides_no_daemon(tmp_path, monkeypatch):
+    """Root mounted, was killed, and a unit mounts there now: its mount could not be upgraded, nor said to be degraded.
+
+    Without a daemon it is the one that is there, so that it is said to be gone.
+    """
+    directories = [str(tmp_path / "a"), str(tmp_path / "b")]
+    for directory in directories:
+        os.mkdir(directory)
+    monkeypatch.setattr(paths, "runtime_directories", lambda *_, **__: directories)
+    stale, live = (socket_path(directory, "/models") for directory in directories)
+    assert find_socket({}, uid=0, mountpoint="/models") == stale
+    with socket.socket(socket.AF_UNIX) as left, socket.socket(socket.AF_UNIX) as listener:
+        left.bind(stale)
+        assert find_socket({}, uid=0, mountpoint="/models") == stale
+        listener.bind(live)
+        listener.listen()
+        assert find_socket({}, uid=0, mountpoint="/models") == live
+        left.listen()
+        assert find_socket({}, uid=0, mountpoint="/models") == stale

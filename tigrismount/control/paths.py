@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import stat
 from typing import TYPE_CHECKING
 
@@ -46,9 +47,25 @@ def runtime_directories(environment: Mapping[str, str], *, uid: int) -> list[str
 
 
 def find_socket(environment: Mapping[str, str], *, uid: int, mountpoint: str) -> str:
-    """Return the control socket of the mount at *mountpoint*: the one that is there, else where it would be."""
+    """Return the control socket of the mount at *mountpoint*: the one that is there, else where it would be.
+
+    Where there are two, one may have been left by a daemon that was killed before another one mounted there.
+    """
     paths = [socket_path(directory, mountpoint) for directory in runtime_directories(environment, uid=uid)]
-    return next((path for path in paths if os.path.exists(path)), paths[0])
+    there = [path for path in paths if os.path.exists(path)] or paths[:1]
+    return next((path for path in there[:-1] if _is_listened_on(path)), there[-1])
+
+
+def _is_listened_on(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(path)
+        except BlockingIOError:  # so many ask that its queue is full
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def ensure_runtime_directory(directory: str) -> None:
