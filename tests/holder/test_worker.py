@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder.conversation import Conversation, StartError
 from tigrismount.holder.events import Events
 from tigrismount.holder.worker import Worker
 
@@ -56,6 +57,15 @@ def test_a_worker_that_said_nothing_has_an_end_too(run):
     assert worker.has_ended()
     worker.close()
     assert (lines, worker.describe_end()) == ([], "was killed by SIGTERM")
+
+
+def test_a_worker_that_is_gone_before_it_is_told_anything_is_described(run, events):
+    """Not that nothing could be sent to it: what it wrote says why, or the signal does."""
+    worker, _ = run("raise SystemExit('no module named tigrismount')")
+    talk = Conversation(worker, events, within_s=60.0, check=lambda: None, warn=print)
+    with pytest.raises(StartError, match="exit status 1: no module named"):
+        talk.start(config={})
+    worker.close()
 
 
 def test_a_signal_without_a_name_ends_a_worker_and_not_its_supervisor(run):

@@ -10,6 +10,8 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+from tigrismount.errors import MountError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -86,12 +88,12 @@ class Conversation:
 
     def start(self, **body: object) -> Message:
         """Give the worker its configuration and return its ``ready``."""
-        self.worker.channel.send("start", **body)
+        self._say("start", **body)
         return self._expect("ready", "did not become ready")
 
     def attach(self, fds: Sequence[int], **body: object) -> bytes:
         """Hand the connection to the worker and return its answer to the kernel's INIT."""
-        self.worker.channel.send("attach", fds, **body)
+        self._say("attach", fds, **body)
         message = self._expect("attached", "did not take the connection")
         try:
             return bytes.fromhex(message.body["init_reply"])
@@ -105,7 +107,7 @@ class Conversation:
             fds: The journal, where it is another one than was handed over with the connection.
             resend: Have the kernel send again what a worker before this one took and did not answer.
         """
-        self.worker.channel.send("serve", fds, resend=resend)
+        self._say("serve", fds, resend=resend)
         self._expect("serving", "did not begin to serve")
 
     def turn(self) -> None:
@@ -137,8 +139,21 @@ class Conversation:
         Args:
             cancel: Leave requests unanswered that are not answered soon; else wait for them.
         """
-        self.worker.channel.send("release", cancel=cancel)
+        self._say("release", cancel=cancel)
         return bool(self._expect("released", "did not let go of the connection").body.get("resend"))
+
+    def _say(self, type_: str, fds: Sequence[int] = (), /, **body: object) -> None:
+        """Send a message; how a worker has ended that is gone already is for who waits for the answer to say.
+
+        Raises:
+            MountError: It is there, and does not take it.
+        """
+        try:
+            self.worker.channel.send(type_, fds, **body)
+        except MountError:
+            self._wait_for_exit_status()
+            if not self.worker.has_ended():
+                raise
 
     def _expect(self, type_: str, complaint: str) -> Message:
         """Wait for a message of the worker.
