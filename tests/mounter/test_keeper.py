@@ -8,8 +8,11 @@ import struct
 import sys
 import threading
 
+import pytest
+
 from tigrismount.demo.command import wait_until
 from tigrismount.holder.protocol import Message
+from tigrismount.holder.request import Deadlines
 from tigrismount.mounter.keeper import Keeper
 from tigrismount.mounter.log import MountLog
 from tigrismount.mounter.volumes import Installation
@@ -38,8 +41,8 @@ def test_a_worker_that_is_killed_as_it_starts_is_told_with_what_to_look_at(tmp_p
     assert "memory limit" in body["message"]
 
 
-WORKER = """
-import os, sys, time
+SERVE = """
+import ctypes, os, sys, threading, time
 from tigrismount.holder.protocol import Channel
 channel, directory = Channel.from_fd(int(sys.argv[-1])), os.environ["TEST_DIRECTORY"]
 channel.receive()
@@ -47,39 +50,80 @@ channel.send("ready")
 channel.send("attached", init_reply=channel.receive().body["answered"])
 channel.receive()
 channel.send("serving")
+"""
+"""A worker up to where it serves."""
+
+ENDS_SLOWLY = """
 while channel.receive().type != "stop":
     pass
 open(f"{directory}/stopping", "w").close()
 while not os.path.exists(f"{directory}/may-end"):
     time.sleep(0.01)
 """
-"""Serves, and takes its time to end."""
+
+HOLLOW_ONCE = """
+def stay():
+    while True:
+        print("still here", flush=True)
+        time.sleep(0.1)
+if not os.path.exists(f"{directory}/was-hollow"):
+    open(f"{directory}/was-hollow", "w").close()
+    threading.Thread(target=stay).start()
+    ctypes.CDLL(None).pthread_exit(None)  # as if the thread could not be killed
+while channel.receive().type != "stop":
+    pass
+"""
 
 
-def test_a_mount_that_is_made_anew_is_not_lost_with_the_one_before(tmp_path, monkeypatch):
-    """The worker of the old one may be stuck for seconds; what is said of the name by then is of the new one."""
+@pytest.fixture
+def adopt(tmp_path, monkeypatch):
+    """Have a worker take over a connection; return its keeper, the kernel's end, and what was said."""
     monkeypatch.setenv("TEST_DIRECTORY", str(tmp_path))
-    said = []
-    order = Order(mount_id="one", source="s3://models/llama", options={}, mountpoint=str(tmp_path), secret={})
-    installation = Installation(
-        environment={**os.environ, "TIGRISMOUNT_CACHE_DIR": "off"},
-        flags={"cache_dir": ("off",)},
-        worker_command=(sys.executable, "-c", WORKER),
-    )
-    log = MountLog("one", level="error", json_lines=False)
-    turns = threading.Semaphore()
-    keeper = Keeper(order, installation, log, lambda type_, fds=(), /, **body: said.append(type_), print, turns)
-    kernel, fuse = socket.socketpair()
-    # The kernel's INIT; it can send requests again.
-    init = struct.pack("=IIQ24x5I44x", 104, 26, 2, 7, 45, 131072, 1 << 30, 1 << 7)
-    body = {**order.to_values(), "init": init.hex(), "init_reply": "00"}
-    keeper.begin(Message("adopt", body, (fuse.detach(), os.memfd_create("journal"))))
-    assert wait_until(lambda: "state" in said, timeout_s=60)
+    ends = []
 
+    def begin(program, deadlines=None):
+        said = []
+        order = Order(mount_id="one", source="s3://models/llama", options={}, mountpoint=str(tmp_path), secret={})
+        installation = Installation(
+            environment={**os.environ, "TIGRISMOUNT_CACHE_DIR": "off"},
+            flags={"cache_dir": ("off",)},
+            worker_command=(sys.executable, "-c", SERVE + program),
+            deadlines=deadlines or Deadlines(),
+        )
+        log = MountLog("one", level="error", json_lines=False)
+
+        def say(type_, fds=(), /, **body):
+            said.append((type_, body))
+
+        keeper = Keeper(order, installation, log, say, print, threading.Semaphore())
+        kernel, fuse = socket.socketpair()
+        # The kernel's INIT; it can send requests again.
+        init = struct.pack("=IIQ24x5I44x", 104, 26, 2, 7, 45, 131072, 1 << 30, 1 << 7)
+        body = {**order.to_values(), "init": init.hex(), "init_reply": "00"}
+        keeper.begin(Message("adopt", body, (fuse.detach(), os.memfd_create("journal"))))
+        ends.append((keeper, kernel))
+        assert wait_until(lambda: any(body.get("serves") for _, body in said), timeout_s=60)
+        return keeper, kernel, said
+
+    yield begin
+    for keeper, kernel in ends:
+        keeper.post(Message("stop", {}))
+        keeper.join(60)
+        kernel.close()
+
+
+def test_a_mount_that_is_made_anew_is_not_lost_with_the_one_before(adopt, tmp_path):
+    """The worker of the old one may be stuck for seconds; what is said of the name by then is of the new one."""
+    keeper, kernel, said = adopt(ENDS_SLOWLY)
     kernel.close()  # the connection ends
     assert wait_until((tmp_path / "stopping").exists, timeout_s=60)
     keeper.supersede()
     (tmp_path / "may-end").touch()
     keeper.join(60)
+    assert "lost" not in [type_ for type_, _ in said]
 
-    assert "lost" not in said
+
+def test_a_worker_that_the_kernel_keeps_is_replaced_without_waiting_for_its_pings(adopt):
+    """As when it was killed for its memory while it pushed pages: it hangs on to its descriptors, and all is quiet."""
+    _, _, said = adopt(HOLLOW_ONCE, Deadlines(hang_s=6000.0))
+    assert wait_until(lambda: said[-1][1].get("count") == 2, timeout_s=30)

@@ -274,7 +274,7 @@ class Keeper:
             self._tell_state()
 
     def _is_over(self, worker: Worker) -> bool:
-        over = worker.has_ended() or not worker.is_connected
+        over = worker.has_ended() or worker.is_hollow() or not worker.is_connected
         if over:
             worker.drain()
         while worker.messages:
