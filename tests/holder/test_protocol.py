@@ -84,7 +84,14 @@ def test_too_large_a_message_is_refused_before_it_is_sent(pair):
         theirs.receive()
 
 
-@pytest.mark.parametrize("data", [b"{", b"[]", b'{"typ": 1}', b'{"type": 3}', b"\xff", b"x" * (MAX_MESSAGE_BYTES + 1)])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"{", b"[]", b'{"typ": 1}', b'{"type": 3}', b"\xff", b"x" * (MAX_MESSAGE_BYTES + 1)),
+        b"[" * MAX_MESSAGE_BYTES,  # deeper than Python reads: it ended the driver's thread for all mounters to come
+    ],
+    ids=lambda data: repr(data[:10]),
+)
 def test_what_is_not_a_message_is_an_error_and_its_descriptors_are_closed(raw_pair, data):
     channel, peer = raw_pair
     before = open_fds()

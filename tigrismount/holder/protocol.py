@@ -164,7 +164,7 @@ def _parse(data: bytes, flags: int) -> tuple[str, dict[str, Any]]:
         raise MountError("a message from the other process was cut: larger than this version expects")
     try:
         body = json.loads(data)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise MountError("a message from the other process is not JSON") from exc
     if not isinstance(body, dict) or not isinstance(body.get("type"), str):
         raise MountError("a message from the other process has no type")
