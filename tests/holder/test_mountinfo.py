@@ -37,6 +37,16 @@ def test_an_empty_mountpoint_is_not_the_working_directory():
         canonical_mountpoint("")
 
 
+def test_a_working_directory_that_is_gone_is_said(tmp_path, monkeypatch):
+    """It was an internal error to report, and a mount that is not there to who asks for its health."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ConfigError, match="the working directory was removed"):
+        canonical_mountpoint("models")
+    assert canonical_mountpoint("/") == "/"
+
+
 def test_the_mount_on_top_is_the_one_that_is_seen():
     mounts = parse_mounts(LINES)
     assert mount_at("/mnt/x", mounts).mount_id == 92

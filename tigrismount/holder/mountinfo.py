@@ -121,11 +121,15 @@ def canonical_mountpoint(path: str) -> str:
     The last component is not looked at where something is mounted on it: a hung filesystem would hang us too.
 
     Raises:
-        ConfigError: It is empty, as an unset variable of a script is; the working directory is not meant by that.
+        ConfigError: It is empty, as an unset variable of a script is; the working directory is not meant by that. Or
+            it begins at a working directory that is gone.
     """
     if not path:
         raise ConfigError("the mountpoint is empty: name a directory")
-    path = os.path.abspath(path)
+    try:
+        path = os.path.abspath(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: the working directory was removed; run this in another one") from None
     parent, name = os.path.split(path)
     unlinked = os.path.join(os.path.realpath(parent), name)
     return unlinked if mount_at(unlinked) else os.path.realpath(path)
