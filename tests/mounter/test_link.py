@@ -166,3 +166,25 @@ def test_a_journal_that_did_not_come_leaves_the_one_there_is(tmp_path):
     held.close()  # it was lost meanwhile
     mounts._take_message(Message("journal", {"id": "one"}, (os.memfd_create("late"),)))
     assert held.journal_fd == -1
+
+
+def test_a_mount_that_is_stopped_while_it_is_given_passes_on_no_other_mounts_connection(tmp_path, monkeypatch):
+    """The number of a closed descriptor is the next mount's: a worker would answer it with the bytes of this one."""
+    mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)
+    order = Order(mount_id="one", source="s3://models", options={}, mountpoint="/one", secret={})
+    connection = os.memfd_create("connection")
+    held = Held(order, connection, os.memfd_create("journal"), init="00", init_reply="00")
+    mounts._mounts["one"] = held
+    passed = []
+    stopping = threading.Thread(target=held.close)
+
+    def tell(_, fds, /, **__):
+        stopping.start()
+        stopping.join(0.2)
+        passed.extend(os.readlink(f"/proc/self/fd/{fd}") for fd in fds if fd >= 0)
+
+    monkeypatch.setattr(mounts._link, "tell", tell)
+    mounts._take_message(Message("hello", {"ids": []}))
+    stopping.join(30)
+    assert passed == ["/memfd:connection (deleted)", "/memfd:journal (deleted)"]
+    assert held.fuse_fd == -1

@@ -255,9 +255,11 @@ class HeldMounts:
                     self._take_back(held, message, fds)
                 elif message.type == "unknown":  # it was given, and the message was lost on the way
                     self._give_one(held)
-                elif message.type == "journal" and fds and held.journal_fd >= 0:  # else its number would outlive it
-                    os.close(held.journal_fd)
-                    held.journal_fd = fds.pop()
+                elif message.type == "journal" and fds:
+                    with held.passing:
+                        if held.journal_fd >= 0:  # else its number would outlive it
+                            os.close(held.journal_fd)
+                            held.journal_fd = fds.pop()
                 elif message.type == "state":
                     held.degraded, held.reason = str(message.body["degraded"]), str(message.body["reason"])
                     held.count = int(message.body["count"])
@@ -275,18 +277,19 @@ class HeldMounts:
                     self._give_one(held)
 
     def _give_one(self, held: Held) -> None:
-        if not held.can_be_adopted:
-            return
-        log.info("%s: given to the mounter", held.order.mount_id)
-        self._link.tell(
-            "adopt",
-            [held.fuse_fd, held.journal_fd],
-            **held.order.to_values(),
-            init=held.init,
-            init_reply=held.init_reply,
-            count=held.count,
-            reason=held.reason,
-        )
+        with held.passing:
+            if not held.can_be_adopted:
+                return
+            log.info("%s: given to the mounter", held.order.mount_id)
+            self._link.tell(
+                "adopt",
+                [held.fuse_fd, held.journal_fd],
+                **held.order.to_values(),
+                init=held.init,
+                init_reply=held.init_reply,
+                count=held.count,
+                reason=held.reason,
+            )
 
     def _take_back(self, held: Held, message: Message, fds: list[int]) -> None:
         """Hold again what the mounter has kept over the end of a driver."""

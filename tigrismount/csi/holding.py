@@ -39,6 +39,8 @@ class Held:
 
     is_ending: bool = False
     """Whether it is being unmounted: that its connection ends then is no loss."""
+    passing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    """Held while its descriptors are passed on: closed meanwhile, their numbers could be those of another mount."""
 
     @property
     def at(self) -> Path:
@@ -52,11 +54,12 @@ class Held:
 
     def close(self) -> None:
         """Hold it no longer: where nobody else does either, the kernel ends the connection."""
-        for fd in (self.fuse_fd, self.journal_fd):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self.fuse_fd = self.journal_fd = -1
+        with self.passing:
+            for fd in (self.fuse_fd, self.journal_fd):
+                if fd >= 0:
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
+            self.fuse_fd = self.journal_fd = -1
 
 
 @dataclass
