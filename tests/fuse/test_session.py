@@ -9,23 +9,30 @@ import sys
 
 import pytest
 
+from tigrismount.fuse.options import FuseConfig
 from tigrismount.holder.init import patch_init_reply
 
 # pyfuse3 keeps one session per process: each test needs its own.
 PROGRAM = """
-import json, struct, sys, trio, pyfuse3
+import json, struct, sys, trio
+from tigrismount.fuse.adapter import Adapter
 from tigrismount.fuse.kernel import Kernel
+from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.session import Session
 IN = struct.Struct("=IIQQIIIHH")
 body = struct.pack("=IIIII", 7, 45, 131072, {flags}, {flags2}) + bytes(44)
 init = IN.pack(IN.size + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body
 async def main():
-    session = Session(pyfuse3.Operations(), Kernel())
+    session = Session(Adapter(None, FuseConfig()), Kernel())
     return await session.replay_init(init)
 print(json.dumps(trio.run(main).hex()))
 """
 OFFERED = 0x73FFFFFB  # what Linux 6.18 offers, FUSE_INIT_EXT included
 OFFERED2 = 0x000001FF
+OF_THE_LIBRARY = 0x0FFFFFFF
+"""Flags that the oldest library we run with knows; a newer one may say more of itself above them."""
+ALWAYS_TAKEN = 0x0040B029
+"""Asynchronous READs, O_TRUNC, large WRITEs, page invalidation by attributes, READDIRPLUS, asynchronous DIO, pages."""
 
 
 def _reply(flags: int = OFFERED, flags2: int = OFFERED2) -> bytes:
@@ -41,6 +48,17 @@ def test_the_reply_is_the_same_every_time() -> None:
     length, error, unique, major, minor = struct.unpack_from("=IiQII", first)
     assert (length, error, unique, major) == (len(first), 0, 2, 7)
     assert minor >= 31
+
+
+def test_the_reply_is_that_of_the_releases_before() -> None:
+    """A worker of another release that answers otherwise cannot take a mount over: its readers see it made anew.
+
+    Mutation: ``supports_dot_lookup`` or ``enable_acl`` in the adapter, an option that the library is begun with.
+    """
+    read_ahead, flags, _, write, grain_ns, pages = struct.unpack_from("=IIIIIH", _reply(), 24)
+    assert (read_ahead, write, grain_ns, pages) == (131_072, 1 << 20, 1, 256)
+    assert flags & OF_THE_LIBRARY == ALWAYS_TAKEN, hex(flags)
+    assert FuseConfig().max_background == 64, "written into the reply on its way"
 
 
 def test_the_limits_are_ours_and_nothing_else_changes() -> None:
