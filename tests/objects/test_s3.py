@@ -88,6 +88,41 @@ async def test_anonymous_and_requester_pays_requests(server, say, make_client):
     assert request.headers["x-amz-request-payer"] == "requester"
 
 
+@pytest.fixture
+def proxies(monkeypatch):
+    """Set the proxies of the environment; the machine's own do not count."""
+    for name in ("http_proxy", "https_proxy", "no_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch.setenv
+
+
+async def test_every_request_goes_through_the_proxy_of_the_environment(server, say, make_client, proxies):
+    proxies("HTTP_PROXY", server.url)
+    client = make_client("http://store.test:9000")
+    server.answer(say.part(DATA, 0, 9))
+    assert await fetch(client, 0, 9) == DATA[:9]
+    server.answer(say.response(200, ETag='"e"', Content_Length=0))
+    await client.head("b", "k")
+    assert [request.path for request in server.requests] == ["http://store.test:9000/b/k"] * 2
+
+
+async def test_the_proxy_is_asked_for_a_tunnel_to_a_store_with_tls(server, say, make_client, proxies):
+    proxies("HTTPS_PROXY", server.url)
+    server.answer(say.response(407))
+    with pytest.raises(ObjectUnavailableError, match="HTTPS_PROXY"):
+        await fetch(make_client("https://store.test", request_timeout_s=0.5), 0, 9)
+    assert {(request.method, request.path) for request in server.requests} == {("CONNECT", "store.test:443")}
+
+
+async def test_hosts_that_the_environment_excepts_are_asked_without_the_proxy(server, say, make_client, proxies):
+    proxies("HTTP_PROXY", "http://127.0.0.1:1")
+    proxies("NO_PROXY", "127.0.0.1")
+    server.answer(say.part(DATA, 0, 9))
+    assert await fetch(make_client(server.url), 0, 9) == DATA[:9]
+    assert [request.path for request in server.requests] == ["/b/k"]
+
+
 async def test_connections_are_used_again(server, say, client):
     server.answer(say.part(DATA, 0, SIZE))
     for _ in range(5):
