@@ -114,6 +114,41 @@ def test_a_record_cut_short_is_dropped_and_written_over(fd, start, cut):
     assert [node.id for node in start(fd).table.known()] == [kept, added]
 
 
+def test_a_successor_that_waits_reads_on_where_it_stopped_and_a_record_half_written_later(fd, start):
+    """Mutation: without the head before what is new, nothing more is found, and all met since is ESTALE."""
+    first, second = start(fd), NodeJournal()
+    ids = first.meet("a")
+    assert [node.id for node in second.preview(fd)] == ids
+    assert second.preview(fd) == []
+    kept, half = first.meet("b", "c")
+    whole_bytes = len(contents(fd))
+    last = os.pread(fd, 3, whole_bytes - 3)
+    os.ftruncate(fd, whole_bytes - 3)
+    assert [node.id for node in second.preview(fd)] == [kept]
+    os.pwrite(fd, last, whole_bytes - 3)
+    assert [node.id for node in second.open(os.dup(fd), tuple)] == [half]
+    second.close()
+
+
+def test_a_successor_reads_all_of_a_journal_that_was_written_in_the_place_of_the_one_it_knew(fd, start):
+    """Mutation: what it has read of the old one is passed over in the new one, and those nodes are ESTALE."""
+    first, second = start(fd, rewrite_bytes=300), NodeJournal()
+    first.meet(*(f"m{n}" for n in range(4)))
+    second.preview(fd)
+    for n in range(100):
+        first.meet(f"n{n}")
+    found = {node.id for node in second.open(os.dup(first.sent[-1]), tuple)}
+    assert found >= {node.id for node in first.table.known()}
+    second.close()
+
+
+def test_a_record_that_was_written_in_part_is_said(fd, start, monkeypatch):
+    first, pwrite = start(fd), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:-1], offset))
+    first.meet("a")
+    assert "bytes could be written" in first.journal.degraded
+
+
 def test_another_format_is_begun_anew(fd, start):
     os.pwrite(fd, b"some other format of a later release", 0)
     first = start(fd)
