@@ -94,10 +94,18 @@ def test_file_that_is_being_evicted_is_waited_for(tmp_path: Path, monkeypatch: p
     assert not file.open_existing()
 
 
-@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_what_is_not_a_plain_file_is_refused(tmp_path: Path, make: object) -> None:
+def make_link(path: str) -> None:
+    """A link to a file that would do."""
+    other = DataFile(f"{path}-other", 5000)
+    other.ensure()
+    other.close()
+    os.symlink(f"{path}-other", path)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, make_link])
+def test_what_is_not_a_plain_file_is_refused(tmp_path: Path, make: Callable[[str], None]) -> None:
     path = str(tmp_path / "file")
-    make(path)  # type: ignore[operator]
+    make(path)
     with pytest.raises((CacheError, OSError)):
         DataFile(path, 5000).open_existing()
 
@@ -211,3 +219,15 @@ def test_a_file_that_is_another_one_now_is_not_opened_again(tmp_path: Path) -> N
     fd = os.open(path, os.O_RDONLY)
     assert is_unused(fd), "nothing was left open"
     os.close(fd)
+
+
+@pytest.mark.parametrize("size_bytes", [4096, 6000])
+def test_a_file_that_is_not_as_long_as_the_object_is_not_opened_again(tmp_path: Path, size_bytes: int) -> None:
+    """The kernel would read it by itself. Mutation: without the look at its size, readers get a short file."""
+    path = tmp_path / "file"
+    file = DataFile(str(path), 5000)
+    file.ensure()
+    os.truncate(path, size_bytes)
+    with pytest.raises(CacheError, match="not the file that it was"):
+        file.open_again()
+    file.close()

@@ -86,6 +86,25 @@ async def test_what_must_not_fail_does_not(handler: str) -> None:
     await getattr(adapter(ZeroDivisionError("a bug")), handler)(*NEVER_FAIL[handler])
 
 
+@pytest.mark.parametrize("handler", NEVER_FAIL)
+async def test_what_the_kernel_lets_go_of_reaches_the_filesystem(handler: str) -> None:
+    """Mutation: where one stops here, all still works, and memory grows until the daemon ends."""
+    asked: list[tuple[object, ...]] = []
+    answers = adapter(None)
+    setattr(answers._filesystem, handler, lambda *arguments: asked.append(arguments))
+    await getattr(answers, handler)(*NEVER_FAIL[handler])
+    assert asked == [NEVER_FAIL[handler]]
+
+
+async def test_a_reader_that_does_not_give_up_is_slowed_down_and_its_failures_counted(autojump_clock: object) -> None:
+    answers = adapter(ObjectUnavailableError("spent"))
+    for _ in range(12):
+        with pytest.raises(pyfuse3.FUSEError):
+            await answers.read(7, 4096, 10)
+    assert trio.current_time() > 1, "without the waits none passes"
+    assert answers.errors == {"EIO": 12}
+
+
 @pytest.mark.parametrize("handler", ["lookup", "readdir", "read"])
 async def test_a_request_that_hangs_ends_at_its_deadline(handler: str, autojump_clock: object) -> None:
     with pytest.raises(pyfuse3.FUSEError) as caught:

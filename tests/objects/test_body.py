@@ -105,6 +105,7 @@ def test_a_body_of_an_unknown_kind_takes_the_ordinary_way():
     reader = BodyReader(Strange())
     assert not reader.direct
     assert read_all(reader) == DATA
+    assert reader.readinto(memoryview(bytearray(10))) == 0, "and at the end it ends"
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content_Encoding": "gzip"}])
