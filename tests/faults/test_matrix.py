@@ -44,6 +44,8 @@ PATIENT_S = 20.0
 MARGIN_S = 30.0
 """What a loaded machine may add before a test calls it a hang."""
 CASES = int(os.environ.get("TIGRISMOUNT_FAULT_CASES", "30"))
+ENOUGH_CASES = 30
+"""So many have something of everything."""
 
 troubles = st.sampled_from([trouble for trouble in get_args(Trouble) if trouble not in SILENT])
 errors = st.sampled_from(
@@ -137,6 +139,9 @@ def score():
         f"{score.processes} with a fetch process that sent {score.gets} GETs, {score.spoiled} answers spoiled and "
         f"{score.broken} connections broken, {score.right} reads right, then {refused}"
     )
+    if score.cases >= ENOUGH_CASES:  # else the draw may have left one out
+        reached = (score.secure, score.gets, score.spoiled, score.broken, score.right, len(score.refused))
+        assert all(reached), "a trouble that meets no request proves nothing"
 
 
 class Way(NamedTuple):

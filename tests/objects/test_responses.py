@@ -70,6 +70,15 @@ def test_the_whole_object_serves_a_range_from_its_beginning(stop):
 
 
 @pytest.mark.parametrize(
+    "framing", [{"content_length": "1000"}, {"content_length": None, "transfer_encoding": "chunked"}]
+)
+def test_a_part_without_its_range_is_not_taken_for_the_whole_object(framing):
+    """Mutation: where 206 counts as 200 does, another client's range is delivered as the first bytes."""
+    with pytest.raises(ObjectProtocolError, match="without the range"):
+        check_range_answer(206, answer(content_range=None, **framing), OBJ, 0, 1000)
+
+
+@pytest.mark.parametrize(
     ("status", "changes"),
     [
         (206, {"content_range": "bytes 0-99/1000"}),
