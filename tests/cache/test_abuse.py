@@ -333,7 +333,7 @@ async def test_eviction_that_hangs_keeps_no_read(place: Any, monkeypatch: pytest
         handle = await cache.open_object(OTHER)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fill, cache, object_id("third"))
-            await trio.to_thread.run_sync(begun.wait, 30)
+            assert await trio.to_thread.run_sync(begun.wait, 30)
             with trio.fail_after(20):
                 for number in range(4):
                     await check(handle, OTHER, number)

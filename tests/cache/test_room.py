@@ -84,7 +84,7 @@ async def test_each_write_gives_back_its_own_room_alone(place: Any) -> None:
 
     async with place.open(size_bytes=SIZE_BYTES) as cache, trio.open_nursery() as nursery:
         nursery.start_soon(first)
-        await trio.to_thread.run_sync(begun.wait, 30)
+        assert await trio.to_thread.run_sync(begun.wait, 30)
         assert await fill(cache, object_id("small", blocks=1)) == 1
         assert cache._index.reserved_bytes() == 2 * BLOCK_BYTES
         assert await cache._room.fill(3 * BLOCK_BYTES, pytest.fail) is None, "no room beside the first"
@@ -113,7 +113,7 @@ async def test_index_that_is_busy_is_not_taken_for_a_cache_without_room(place: A
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, cache._index.write, commit)
-        await trio.to_thread.run_sync(busy.wait, 30)
+        assert await trio.to_thread.run_sync(busy.wait, 30)
         for index in (0, 1):
             nursery.start_soon(one, index)
         await until(lambda: taken or cache._room._limiter.borrowed_tokens == 2)

@@ -63,7 +63,7 @@ def test_opening_the_configuration_of_a_model_fetches_its_small_files_and_heads(
         assert s3.requests("GetObject") == [], "who lists a directory does not load it"
         python(_OPEN, f"{mounted.path}/m")
         wanted = {f"m/{name}" for name in model.small_files} | {f"m/{shard.name}" for shard in model.shards}
-        wait_until(lambda: {get.key for get in s3.requests("GetObject")} >= wanted)
+        assert wait_until(lambda: {get.key for get in s3.requests("GetObject")} >= wanted)
         gets = s3.requests("GetObject")
     assert len(gets) == len(wanted), "one GET each"
     assert all(get.bytes <= BLOCK for get in gets if get.key.endswith(".safetensors"))

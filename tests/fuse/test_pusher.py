@@ -148,7 +148,7 @@ async def test_pushes_run_in_threads_of_their_own_and_only_so_many(make):
     assert threading.get_ident() not in at.kernel.threads
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(20 * BLOCK, 40 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
+    assert await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
     assert len(at.lender.lent) == 1, "one thread, one block that cannot leave memory"
     at.kernel.gate.set()
 
@@ -263,7 +263,7 @@ async def test_a_drain_ends_a_push_soon_and_lets_no_other_begin(make):
     at = await make()
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(0, 20 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
+    assert await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
     assert not await at.pusher.drain(0.01), "the kernel still waits for a page"
     at.kernel.gate.set()
     assert await at.pusher.drain(30)
@@ -277,7 +277,7 @@ async def test_the_end_of_a_push_that_is_under_way_can_be_waited_for(make):
     at.kernel.gate = threading.Event()
     await at.pusher.ended(OBJ)
     at.pusher.planned(OBJ, [Extent(0, 2 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
+    assert await trio.to_thread.run_sync(at.kernel.waiting.wait, 10)
     at.nodes.clear()  # nothing of it may be pushed from now on
     with trio.move_on_after(0.01) as waiting:
         await at.pusher.ended(OBJ)
@@ -297,7 +297,7 @@ async def test_the_memory_of_a_push_left_behind_is_never_given_back():
     async with trio.open_nursery() as nursery:
         await nursery.start(pusher.run, lender, {OBJ: NODE}.get)
         pusher.planned(OBJ, [Extent(0, BLOCK)])
-        await trio.to_thread.run_sync(kernel.waiting.wait, 30)
+        assert await trio.to_thread.run_sync(kernel.waiting.wait, 30)
         nursery.cancel_scope.cancel()
     assert len(lender.lent) == 1
     assert pusher.is_busy
@@ -323,7 +323,7 @@ async def test_a_reader_never_waits_for_long(make):
     at = await make()
     at.kernel.gate = threading.Event()
     at.pusher.planned(OBJ, [Extent(4 * BLOCK, 5 * BLOCK)])
-    await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
+    assert await trio.to_thread.run_sync(at.kernel.waiting.wait, 30)
     with trio.fail_after(30):
         await at.pusher.wait_for(OBJ, *READ)
     assert at.pusher.is_coming(OBJ, READ[1]), "still under way"

@@ -151,7 +151,7 @@ async def test_a_page_whose_read_is_under_way_keeps_neither_the_loop_nor_another
     kernel.gates[7] = threading.Event()
     await nursery.start(withdrawal.run)
     await verdicts.keep(OBJ, BAD)
-    await trio.to_thread.run_sync(kernel.told.wait, 10)
+    assert await trio.to_thread.run_sync(kernel.told.wait, 10)
     assert withdrawal.is_busy
     await verdicts.keep(OTHER, BAD)
     await kernel.until([8])
@@ -166,7 +166,7 @@ async def test_who_ends_does_not_wait_for_the_kernel_and_knows_that_a_thread_is_
     async with trio.open_nursery() as nursery:
         await nursery.start(withdrawal.run)
         await verdicts.keep(OBJ, BAD)
-        await trio.to_thread.run_sync(kernel.told.wait, 10)
+        assert await trio.to_thread.run_sync(kernel.told.wait, 10)
         nursery.cancel_scope.cancel()
     assert withdrawal.is_busy
     kernel.gates[7].set()
