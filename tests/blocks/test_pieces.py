@@ -309,7 +309,7 @@ async def test_a_disk_that_is_slow_for_every_piece_is_not_waited_for_in_the_end(
                 took_s.append(trio.current_time() - began_s)
             nursery.cancel_scope.cancel()
         scene.disk.read_gate.set()
-        assert sum(one_s > 0.9 for one_s in took_s) <= 10, took_s
+        assert 0 < sum(one_s > 0.9 for one_s in took_s) <= 10, took_s
         assert all(one_s < 0.1 for one_s in took_s[10:]), took_s
 
 

@@ -61,6 +61,12 @@ def adapter(outcome: object) -> Adapter:
     return Adapter(ScriptedFileSystem(outcome), FuseConfig(request_deadline_s=60.0))  # type: ignore[arg-type]
 
 
+def test_every_handler_is_among_those_that_are_tried_here() -> None:
+    """One that is forgotten may let through what ends the daemon."""
+    own = {name for name in vars(Adapter) if hasattr(pyfuse3.Operations, name) and not name.startswith("_")}
+    assert {name for name in own if callable(getattr(Adapter, name))} == {*HANDLERS, *NEVER_FAIL, "statfs"}
+
+
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize(
     ("error", "expected"),
