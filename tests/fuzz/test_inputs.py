@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zlib
 from contextlib import suppress
@@ -158,8 +159,21 @@ NESTED = b"[" * 50_000
 """JSON that is too deep for Python's parser, which says so with an error of another kind."""
 
 
-@given(st.binary(max_size=200))
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-1, 1 << 70), st.floats(), WORDS)
+JSON = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=11), max_leaves=40)
+ROWS = st.lists(st.lists(PLAIN, min_size=4, max_size=10), min_size=1, max_size=2)
+PAGE = st.tuples(ROWS, st.lists(PLAIN, max_size=2), PLAIN)
+NAME = st.tuples(PLAIN, ROWS.map(lambda rows: rows[0]))
+
+
+def compressed(value: object) -> bytes:
+    return zlib.compress(json.dumps(value).encode())
+
+
+@given(st.one_of(st.binary(max_size=200), st.one_of(JSON, PAGE, NAME).map(lambda value: b"\1" + compressed(value))))
 @example(b"\1" + zlib.compress(NESTED))
+@example(b"\1" + compressed([1, ["key", "etag", 1, 1.0, "", 0, 7]]))
+@example(b"\1" + compressed([[["key", "etag", 1, 1.0, "", 0, 7]], [], 0]))
 def test_kept_names(data):
     where = DirectoryKey("bucket", "models/")
     for decode in (decode_page, decode_name):
@@ -176,3 +190,9 @@ def test_journals(data):
 @example([(b"", zlib.compress(NESTED))])
 def test_load_reports(records):
     assert unpack_reports(records) == []
+
+
+@given(st.one_of(JSON, st.dictionaries(st.sampled_from(["started", "files"]), JSON)))
+def test_load_reports_of_another_shape(value):
+    is_one = isinstance(value, dict) and isinstance(value.get("started"), int | float)
+    assert len(unpack_reports([(b"", compressed(value))])) == is_one

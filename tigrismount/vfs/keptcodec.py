@@ -53,7 +53,7 @@ def decode_page(where: DirectoryKey, data: bytes) -> tuple[list[ObjectInfo], lis
     try:
         rows, suffixes, more = value
         return [_info(where, row) for row in rows], [where.prefix + suffix for suffix in suffixes], bool(more)
-    except (TypeError, ValueError, IndexError) as exc:
+    except (AttributeError, IndexError, TypeError, ValueError) as exc:
         raise ValueError("not a page of names") from exc
 
 
@@ -78,7 +78,7 @@ def decode_name(where: DirectoryKey, data: bytes) -> tuple[ObjectInfo | None, bo
     try:
         there, row = value
         return None if row is None else _info(where, row), bool(there)
-    except (TypeError, ValueError, IndexError) as exc:
+    except (AttributeError, IndexError, TypeError, ValueError) as exc:
         raise ValueError("not a name") from exc
 
 
