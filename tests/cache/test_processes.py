@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tigrismount.cache.access import open_cache_access
+from tigrismount.cache.environment import Environment
 from tigrismount.errors import CacheError
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check, check_all, fill, object_id, write
 
@@ -49,6 +53,35 @@ async def test_daemons_see_each_others_blocks_and_agree_on_the_size(place: Any, 
         assert await fill(cache, object_id("mine too")) == 4
         assert cache.statistics().bytes_cached == 3 * OBJECT_BYTES
         before.close()
+
+
+READS = """
+import sys
+from tigrismount.cache.environment import Environment
+environment = Environment(sys.argv[1], [b"objects"], readonly=False)
+reading = environment._env.begin()
+print("reads", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_readers_that_were_killed_are_cleared_while_others_go_on(tmp_path: Path) -> None:
+    """Mutation: without ``reader_check`` the pages of their time are never used again, and the index grows for ever."""
+    command = [sys.executable, "-c", READS, str(tmp_path)]
+    with contextlib.ExitStack() as ends:
+        children = []
+        for _ in range(2):
+            children.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            ends.enter_context(children[-1])
+            ends.callback(children[-1].kill)
+            assert children[-1].stdout.readline() == "reads\n"
+        lives, dies = children
+        dies.kill()
+        dies.wait()
+        environment = Environment(str(tmp_path), [b"objects"], readonly=False)
+        pids = [line.split()[0] for line in environment._env.readers().splitlines()[1:]]
+        environment.close()
+    assert pids == [str(lives.pid)]
 
 
 async def test_version_open_in_one_daemon_is_not_evicted_by_another(place: Any, children: Any) -> None:
