@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from tigrismount.demo.embedded import EmbeddedS3
 from tigrismount.testing.waiting import counted_threads, patient_clock
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
 _bucket_numbers = itertools.count(1)
+
+# A fifth of a second for each example is nothing that a busy machine can promise.
+settings.register_profile("without a clock", settings(), deadline=None)
+settings.load_profile("without a clock")
 
 
 _BESIDE = {
