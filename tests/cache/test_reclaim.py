@@ -38,6 +38,16 @@ async def test_evicted_parts_are_holes_and_the_bound_holds_on_the_disk(place: An
         cache._index.check()
 
 
+async def test_whole_versions_go_before_a_part_of_the_next_one_does(place: Any) -> None:
+    """Mutation: where each victim is trimmed like the last, too little goes, and of what was used last as well."""
+    async with place.open() as cache:
+        assert [await fill(cache, obj) for obj in (OLD, NEW)] == [8, 3]
+    cache = await place.start(size_bytes=2 * BLOCK_BYTES)  # without ``run``, which would try again
+    await cache._room.enforce()
+    assert [await check_all(cache, obj) for obj in (OLD, NEW)] == [0, 2]
+    await cache.aclose()
+
+
 async def test_what_a_killed_process_forgot_and_did_not_punch_is_given_back(place: Any) -> None:
     """Data that no record counts would break the bound; the next start punches it."""
     async with place.open() as cache:
