@@ -374,7 +374,7 @@ async def test_slow_down_lowers_the_number_of_gets_at_once(server, say, make_cli
     await fetch(client)
     server.peak_busy = 0
     async with trio.open_nursery() as nursery:
-        for _ in range(8):
+        for _ in range(7):  # three answers allow a fifth one: there are four left by then
             nursery.start_soon(fetch, client, 0, 10)
     assert server.peak_busy <= 5, "half, and one more once those have succeeded"
 
