@@ -119,6 +119,26 @@ def no_memory(*_: object) -> NoReturn:
     raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
+async def test_a_disk_that_fails_ends_nothing(
+    cache: DiskBlockCache, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Mutation: memory that the error's frames have views of cannot be unmapped; that is told instead, to nobody."""
+    await keep(cache, range(3))
+    prover = Prover(cache, quiet=lambda: True)
+    await nursery.start(prover.run)
+
+    def fails(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as bad, caplog.at_level("INFO"):
+        bad.setattr(os, "preadv", fails)
+        prover.note(OBJ)
+        await until(lambda: "not proven: s3://bucket/file: block 0 cannot be read back" in caplog.text)
+    await keep(cache, range(3))
+    prover.note(OBJ)
+    await until(lambda: cache.statistics().blocks_read == 3)
+
+
 async def test_a_damaged_block_is_dropped_and_the_next_version_is_proven_all_the_same(
     cache: DiskBlockCache, nursery: trio.Nursery, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ the cache is a ``CacheError`` that the caller answers by fetching from the store
 from __future__ import annotations
 
 import mmap
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Protocol
@@ -64,8 +64,12 @@ def block_memory(block_bytes: int) -> Iterator[memoryview]:
         memory = mmap.mmap(-1, block_bytes)
     except OSError as error:
         raise CacheError(f"there is no memory for a block: {error.strerror}") from error
-    with memory, memoryview(memory) as buffer:
-        yield buffer
+    try:
+        with memoryview(memory) as buffer:
+            yield buffer
+    finally:
+        with suppress(BufferError):  # a read that failed has views of it, and goes with its error
+            memory.close()
 
 
 @dataclass(frozen=True, slots=True)
