@@ -53,29 +53,36 @@ class LinkFinder:
         if asks_max < len(rows) and sum(map(may_be_link, rows)) > asks_max:
             raise DearPageError
         completed = list(rows)
-        refused: list[ObjectInfo] = []
+        refused = await self._ask_each([index for index, info in enumerate(rows) if may_be_link(info)], completed)
+        if refused:
+            # A key that has expired since it listed them is refused them all: then nobody knows what they are. The
+            # directory is asked for, as that may be all that it may list; and, by now with another key, they again.
+            first = rows[refused[0]].id
+            await self._client.list_page(first.bucket, first.key[: first.key.rfind("/") + 1], max_keys=1)
+            for index in await self._ask_each(refused, completed):
+                completed[index] = replace(rows[index], symlink_target=b"")
+        return completed
+
+    async def _ask_each(self, indexes: Sequence[int], rows: list[ObjectInfo]) -> list[int]:
+        """Put into *rows* what the store says of those at *indexes*; return the indexes of those it refused."""
+        refused: list[int] = []
         failures: list[ObjectError] = []
 
         async def ask(index: int) -> None:
             try:
-                completed[index] = await self._ask(rows[index])
+                rows[index] = await self._ask(rows[index])
             except ObjectAccessError:
-                completed[index] = replace(rows[index], symlink_target=b"")
-                refused.append(rows[index])
+                refused.append(index)
             except ObjectError as exc:
                 failures.append(exc)
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for index, info in enumerate(rows):
-                if may_be_link(info):
-                    nursery.start_soon(ask, index)
+            for index in indexes:
+                nursery.start_soon(ask, index)
         if failures:
             raise failures[0]
-        if refused:
-            # A key that has expired since it listed them is refused them all: then nobody knows what they are.
-            await self._client.list_page(refused[0].id.bucket, refused[0].id.key, max_keys=1)
-        return completed
+        return refused
 
     async def _ask(self, row: ObjectInfo) -> ObjectInfo:
         try:
