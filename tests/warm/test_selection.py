@@ -159,13 +159,18 @@ async def test_a_link_to_itself_ends_nothing_however_many_files_lie_beside_it(cl
 async def test_a_listing_that_has_no_end_fails_whatever_named_it(client, monkeypatch) -> None:
     """A store that gives a new token with each empty page would have a pattern looked for until somebody looks."""
     pages = itertools.count()
+    index = json.dumps({"weight_map": {"t": "a.safetensors"}}).encode()
+    client.put("i/model.safetensors.index.json", index)
+    named = await client.list_page("bucket", "i/model.safetensors.index.json", delimiter="")
 
-    async def endless(*_: object, **__: object) -> ListPage:
+    async def endless(_bucket: str, prefix: str, **_: object) -> ListPage:
         await trio.lowlevel.checkpoint()
+        if prefix.endswith(".json"):
+            return named
         number = next(pages)
         assert number < 1000
         return ListPage((), (), f"token {number}")
 
     monkeypatch.setattr(client, "list_page", endless)
-    selector = await select(client, "m/*", "m/")
-    assert ["does not come forward" in failure.reason for failure in selector.failures] == [True, True]
+    selector = await select(client, "m/*", "m/", "i/model.safetensors.index.json")
+    assert ["does not come forward" in failure.reason for failure in selector.failures] == [True] * 3

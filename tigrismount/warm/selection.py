@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tigrismount.core.globs import compile_glob, is_glob, literal_prefix
 from tigrismount.core.hidden import HiddenKeys
+from tigrismount.core.listing import Listing
+from tigrismount.core.names import DirectoryKey
 from tigrismount.errors import FormatError, ObjectAccessError, ObjectError, ObjectNotFoundError
 from tigrismount.formats.shards import MAX_INDEX_BYTES, is_index, parse_index
 from tigrismount.vfs.links import LinkFinder
@@ -196,8 +198,10 @@ class Selector:
 
     async def _beside(self, bucket: str, directory: str) -> AsyncIterator[ObjectInfo]:
         token: str | None = None
+        listing = Listing(DirectoryKey(bucket, directory), 0.0)
         while True:
             page = await self._client.list_page(bucket, directory, token=token)
+            listing.feed(page.objects, page.prefixes, page.next_token, 0.0)  # which sees that it comes forward
             for info in await self._shown(directory, page.objects):
                 yield info
             token = page.next_token
