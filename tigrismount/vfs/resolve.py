@@ -12,6 +12,7 @@ Any other failure of the listing is an error even where HEAD succeeded: the name
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -20,6 +21,7 @@ import trio
 from tigrismount.core.listing import STALLED_PAGES_MAX, Dentry
 from tigrismount.core.names import SIZE_MAX_BYTES
 from tigrismount.errors import ObjectAccessError, ObjectError, ObjectNotFoundError, ObjectProtocolError
+from tigrismount.vfs.links import may_be_link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -81,6 +83,10 @@ async def resolve(client: ObjectClient, where: DirectoryKey, name: bytes, asked_
         return None
     if isinstance(file.error, ObjectAccessError) and below.error is None:
         info = await _find_in_listing(client, where.bucket, key)
+        if info is not None and may_be_link(info):
+            # What was refused may be a key that is no more, while the one there is may list: who has it asks again.
+            with contextlib.suppress(ObjectAccessError):
+                info = await client.head(where.bucket, key)
         return None if info is None else Dentry(name, info, asked_s)
     assert file.error is not None
     raise file.error
