@@ -131,6 +131,28 @@ async def test_data_file_that_hangs_as_it_is_opened_again_is_not_waited_for(
             assert datafile.is_unused(file.fileno())
 
 
+async def test_data_file_whose_close_fails_is_closed_all_the_same(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a network's filesystem; the descriptor is gone. Mutation: who closes a version fails, and so does trio
+    where a thread that was left behind had it open last."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        (path,) = place.data_files()
+        close = os.close
+
+        def fails(fd: int) -> None:
+            is_data = os.fstat(fd).st_ino == path.stat().st_ino
+            close(fd)
+            if is_data:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(os, "close", fails)
+        handle.close()
+        monkeypatch.undo()
+        with path.open() as file:
+            assert datafile.is_unused(file.fileno())
+
+
 async def test_read_that_hangs_is_told_of(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it has come back."""
     hung = threading.Event()

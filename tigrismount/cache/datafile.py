@@ -282,10 +282,11 @@ class DataFile:
         os.fdatasync(self._fd)
 
     def close(self) -> None:
-        """Close the file and let it be evicted. Idempotent; nothing else may be running."""
+        """Close the file and let it be evicted. Idempotent; nothing else may be running. Never fails."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            with suppress(OSError):  # as a network's filesystem does for a write that was lost: syncing tells that
+                os.close(fd)
 
 
 def _lock_shared(fd: int) -> bool:
