@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
+from tigrismount.cache import base
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.errors import ObjectNotFoundError, ObjectUnavailableError
 from tigrismount.integrity.verdicts import Verdicts
@@ -217,6 +219,23 @@ async def test_what_there_is_no_memory_to_read_back_is_a_failure(bench, monkeypa
     assert told(report) == [
         "s3://bucket/m/a: 1 of 2 blocks are not cached: warm it without --check; "
         "it cannot be read back: there is no memory for a block: Cannot allocate memory"
+    ]
+
+
+async def test_what_there_is_no_memory_to_compare_is_a_failure(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: it counts as warmed, with bytes that nobody has compared with its checksum."""
+
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    async with bench() as b:
+        b.verifier.least_bytes = 1
+        b.client.put("m/a", bytes(2 * BLOCK), sha256="0" * 64)
+        monkeypatch.setattr(base, "mmap", SimpleNamespace(mmap=no_memory))
+        report = await b.warm("m/a")
+    assert told(report) == [
+        "s3://bucket/m/a: could not be compared with its checksums: there is no memory for a block: "
+        "Cannot allocate memory"
     ]
 
 

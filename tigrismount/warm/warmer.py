@@ -75,6 +75,8 @@ class Warmer:
         self._checks = trio.CapacityLimiter(_CHECKS_AT_ONCE)
         self._checked_bytes = self._to_check_bytes = 0
         self._failed: set[ObjectId] = set()
+        self._uncompared: dict[ObjectId, str] = {}
+        """Versions that could not be read back to be compared, and why."""
         self.progress = Progress()
         """How far it is."""
         self.report = WarmReport()
@@ -159,9 +161,11 @@ class Warmer:
             self.progress.done_bytes, self.progress.wanted_bytes = self._checked_bytes, self._to_check_bytes
 
     def _tell_refused(self, works: Sequence[Work]) -> None:
-        """Tell of versions that were there before, and are not what they should be."""
+        """Tell of versions that were there and are not what they should be, and of those of which nobody can tell."""
         for work in works:
             was_checked = work.missing and not (work.failed or work.left) and self._is_checked(work)
+            if was_checked and (why := self._uncompared.get(work.obj)):
+                self._fail(work.obj, f"could not be compared with its checksums: {why}")
             if not was_checked and (reason := self._verifier.verdicts.refused.get(work.obj)):
                 self._fail(work.obj, reason)
 
@@ -178,7 +182,8 @@ class Warmer:
 
         try:
             compared = await self._verifier.verify(work.obj, advance, anew=anew, before_block=before_block)
-        except CacheError:
+        except CacheError as exc:
+            self._uncompared[work.obj] = exc.detail
             await self._advance(-advanced_bytes)
             return False
         except ObjectError as exc:
