@@ -45,6 +45,23 @@ async def test_once_the_store_says_that_it_is_gone_a_version_is_asked_for_by_its
     assert asked(tigris)[3:] == [(version_id, False, False)], "at once from then on"
 
 
+@pytest.mark.parametrize("was_noticed", [False, True])
+async def test_a_version_that_was_put_again_is_found_when_its_old_id_is_gone(tigris, connect, read, was_noticed):
+    """Else whoever has it open gets an error for as long as the mount lives, while the key holds these very bytes."""
+    tigris.tigris.put("models", "weights", OLD)
+    client = connect(tigris)
+    obj = await head(client)
+    tigris.tigris.put("models", "weights", NEW)
+    assert await read(client, obj, 100, 200) == OLD[100:200]
+    tigris.tigris.purge("models", "weights")
+    if was_noticed:
+        with pytest.raises(StaleObjectError):
+            await read(client, obj, 200, 300)
+    tigris.tigris.put("models", "weights", OLD)
+    tigris.tigris.purge("models", "weights")
+    assert await read(client, obj, 200, 300) == OLD[200:300]
+
+
 async def test_an_id_learned_from_a_get_serves_as_well(tigris, connect, read):
     tigris.tigris.put("models", "weights", OLD)
     client = connect(tigris)

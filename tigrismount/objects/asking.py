@@ -3,8 +3,8 @@
 The first try is plain: what every cache understands. An answer that is not the range makes the next one pass caches
 by. An answer that the version is gone may come from a region that lags or a cache that is old, so Tigris is asked for
 an answer about now. Where the version is gone indeed, it may still be there under its id (``versions``), and once it
-was found there, it is asked for by that from the start. No id goes through a gateway: its query would be lost there,
-and the answer kept for everybody under the plain key.
+was found there, it is asked for by that from the start, until that is gone too. No id goes through a gateway: its
+query would be lost there, and the answer kept for everybody under the plain key.
 """
 
 from __future__ import annotations
@@ -69,9 +69,10 @@ class Asking:
             self._manner = replace(self._manner, no_store=True)
             raise
         except (StaleObjectError, ObjectNotFoundError) as gone:
-            if self._manner.version_id:
-                raise self._stale() from gone
-            await self._ask_for_now(gone)
+            if not self._manner.version_id:
+                await self._ask_for_now(gone)
+            else:
+                await self._ask_without_id(gone)
 
     async def _ask_for_now(self, gone: ObjectError) -> None:
         if not self._manner.consistent and self._traits.may_lag:
@@ -96,6 +97,17 @@ class Asking:
         except ObjectAccessError:
             raise gone from None  # the key may read objects, and no versions
         self._versions.supersede(self._obj)
+
+    async def _ask_without_id(self, gone: ObjectError) -> None:
+        """Ask for what the key holds now: the same bytes may have been put there again, and their old id be gone."""
+        assert self._versions is not None
+        self._versions.forget(self._obj, self._manner.version_id)
+        self._manner = SURE if self._traits.may_lag else PLAIN
+        self._on_again()
+        try:
+            await self._get(self._manner)
+        except (StaleObjectError, ObjectNotFoundError):
+            raise self._stale() from gone
 
     def _stale(self) -> StaleObjectError:
         detail = "the object was overwritten or deleted, and the version that was open is gone too"

@@ -65,6 +65,13 @@ class VersionIds:
             if obj in self._known:
                 self._known[obj].superseded = True
 
+    def forget(self, obj: ObjectId, version_id: str) -> None:
+        """Forget an id under which there is nothing any more, unless another one is known by now."""
+        with self._lock:
+            known = self._known.get(obj)
+            if known is not None and known.version_id == version_id:
+                del self._known[obj]
+
     def find(self, obj: ObjectId) -> str:
         """Return the version's id, empty where none is known."""
         with self._lock:
