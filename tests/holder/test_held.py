@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import struct
 
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder.heirloom import Heirloom
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.request import MountRequest
 from tigrismount.holder.supervisor import LOST, Supervisor
@@ -33,3 +36,39 @@ def test_what_nobody_expected_leaves_the_mount_to_the_next_start(tmp_path, monke
             systemd.recv(100)
         log.close()
     assert f"{tmp_path} is left to the next start: {fault!r}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "served"),
+    [("s3://models", ("s3://models", "new", "1")), ("s3://others", ("s3://models", "old", "1"))],
+    ids=["of the same", "of another"],
+)
+def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypatch, source, served):
+    """Mutation: it shows another bucket behind open files, and that as of the moment of the first one's snapshot."""
+
+    def config(source: str, log_level: str, version: str | None) -> dict[str, object]:
+        return {
+            "mountpoint": str(tmp_path),
+            "fsname": source,
+            "allow_other": False,
+            "log_level": log_level,
+            "s3": {"snapshot_version": version},
+        }
+
+    body = struct.pack("=IIIII", 7, 45, 131072, 0, 0) + bytes(44)
+    init = struct.pack("=IIQQIIIHH", 40 + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body
+    before = MountRequest(config=config("s3://models", "old", "1"))
+    heirloom = Heirloom(
+        request=before.to_values(), init_request=init.hex(), init_reply="11", fds={"fuse": os.dup(0), "journal": -1}
+    )
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    supervisor = Supervisor(MountRequest(config=config(source, "new", None)), log, lambda _: None, is_held=True)
+    monkeypatch.setattr(supervisor._store, "take", lambda: (heirloom.fds["fuse"], init, heirloom))
+    monkeypatch.setattr(supervisor._replacement, "take_over", lambda how: "")
+    monkeypatch.setattr(supervisor, "_begin_to_serve", lambda: None)
+    with supervisor._events:
+        assert supervisor._take_from_systemd()
+    found = supervisor._replacement.config
+    assert (found["fsname"], found["log_level"], found["s3"]["snapshot_version"]) == served
+    supervisor._connection.close()
+    log.close()

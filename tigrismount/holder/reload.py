@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
 from tigrismount.holder.heirloom import PROGRAM
@@ -26,6 +26,12 @@ _WITHIN_S = 30.0
 _READ_BYTES = 64 << 10
 _FIXED = ("mountpoint", "fsname", "allow_other")
 """Members of the configuration that the kernel was told: with others it is another mount."""
+
+
+def another_mount(config: dict[str, Any], before: dict[str, Any]) -> str:
+    """Return what makes *config* that of another mount than *before*; empty where nothing does."""
+    other = next((name for name in _FIXED if config[name] != before[name]), "")
+    return other and f"{other} is another one now"
 
 
 class Reload:
@@ -56,10 +62,8 @@ class Reload:
             DaemonLog.check(fresh.config["log_file"])  # who takes our place must not end for want of it
         except MountError as exc:
             return request, str(exc)
-        for name in _FIXED:
-            if fresh.config[name] != request.config[name]:
-                return request, f"{name} is another one now; unmount, and mount again"
-        return fresh, ""
+        other = another_mount(fresh.config, request.config)
+        return (request, f"{other}; unmount, and mount again") if other else (fresh, "")
 
     def _run(self, command: tuple[str, ...]) -> bytes:
         """Run *command*; return the last line that it wrote."""

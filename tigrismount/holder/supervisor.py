@@ -27,7 +27,7 @@ import os
 import signal
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
 from tigrismount.holder.connection import Connection
@@ -38,7 +38,7 @@ from tigrismount.holder.mounting import check_can_mount
 from tigrismount.holder.notify import Notifier
 from tigrismount.holder.preflight import prepare_mountpoint, prove
 from tigrismount.holder.protocol import Channel
-from tigrismount.holder.reload import Reload
+from tigrismount.holder.reload import Reload, another_mount
 from tigrismount.holder.replacement import Replacement
 from tigrismount.holder.request import MountRequest, Outcome, keep_snapshot, with_snapshot
 from tigrismount.holder.store import Store, journal_name
@@ -386,7 +386,7 @@ class Supervisor:
             self._connection.adopt(fuse_fd, -1, init_request, b"")
             return False
         self._adopt(heirloom)
-        self._replacement.config = keep_snapshot(self._request.config, heirloom.request["config"])
+        self._replacement.config = self._go_on(heirloom.request["config"])
         self._serves = True
         refusal = self._replacement.take_over("and its supervisor ended")
         if refusal:
@@ -394,6 +394,15 @@ class Supervisor:
             raise StartError(f"no worker could take over: {refusal}", LOST)
         self._begin_to_serve()
         return True
+
+    def _go_on(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return the configuration of today for a mount that was made by *before*; that one where it is of another."""
+        other = another_mount(self._request.config, before)
+        if not other:
+            return keep_snapshot(self._request.config, before)
+        self._log.warning(f"{other}: {self._request.spec.mountpoint} goes on as it was until the unit is restarted")
+        self._request = replace(self._request, config=before)
+        return before
 
     def _leave_with_systemd(self) -> None:
         if self._serves and not self._store.is_current(self._connection, self._replacement.succession.count):
