@@ -11,6 +11,7 @@ import trio.testing
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.names import DirectoryKey
 from tigrismount.core.types import ObjectId
+from tigrismount.errors import ObjectAccessError
 from tigrismount.objects.client import ObjectInfo
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.vfs.kept import KeptNames, have_kept, keep_mount
@@ -129,6 +130,24 @@ async def test_after_a_refresh_the_store_is_asked(frozen):
     first.fs.refresh([])
     assert await first.names() == [b"a"]
     assert len(lists(first)) == 1
+
+
+@pytest.mark.parametrize("is_listed", [True, False])
+async def test_what_the_key_might_not_look_at_is_looked_at_again(frozen, is_listed):
+    """Else a link stays an empty file, which reads as nothing without an error, though the key may read it by now."""
+    first = frozen()
+    first.put("d/link", b"", symlink_target=b"target")
+    first.client.fail(ObjectAccessError("no"), "HEAD", "d/link")
+    where = await first.walk("d")
+    if is_listed:
+        await first.ls(where)
+    else:
+        await first.walk("d/link")
+    await written(first)
+    again = frozen(first.client)
+    if is_listed:
+        await again.ls(await again.walk("d"))
+    assert await again.fs.readlink(await again.walk("d/link")) == b"target"
 
 
 async def test_records_of_another_release_are_missing(frozen, records):

@@ -10,6 +10,8 @@ for what follows the last row that is known. Names that a page told whoever aske
 again, in whatever order they are asked for. Writing is a service of its own behind a bounded queue: no look-up waits
 for the disk to take its answer down, and what the queue has no room for is asked for again another time.
 
+What the key may not look at is not kept, since that is not the snapshot's to say: another day it may.
+
 A record that does not decode is missing. The cache has checked its bytes, so that is a record of another release.
 """
 
@@ -29,6 +31,7 @@ from tigrismount.core.listing import Dentry, Listing
 from tigrismount.core.names import key_bytes
 from tigrismount.errors import ObjectProtocolError
 from tigrismount.vfs.keptcodec import decode_name, decode_page, encode_name, encode_page
+from tigrismount.vfs.links import may_be_link
 from tigrismount.vfs.names import NamePage
 from tigrismount.vfs.singleflight import SingleFlight
 
@@ -124,7 +127,8 @@ class KeptNames:
             return None if listed is None else replace(listed, observed_s=asked_s)
         dentry = await self._live.look_up(where, name, asked_s, on_sought)
         info_found = None if dentry is None else dentry.info
-        self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
+        if info_found is None or not may_be_link(info_found):
+            self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
         return dentry
 
     async def page(
@@ -137,7 +141,9 @@ class KeptNames:
             return kept
         page = await self._live.page(where, store_token, start_after=after, asks_max=asks_max)
         more = page.next_token is not None
-        if not more or page.objects or page.prefixes:  # an empty page would be found under the key of the next one
+        is_certain = not any(map(may_be_link, page.objects))
+        # An empty page would be found under the key of the next one.
+        if is_certain and (not more or page.objects or page.prefixes):
             self._keep(
                 self._page_key(where, after), partial(encode_page, where, page.objects, page.prefixes, more=more)
             )

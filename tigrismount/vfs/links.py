@@ -17,6 +17,7 @@ from tigrismount.errors import ObjectAccessError, ObjectError, ObjectNotFoundErr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tigrismount.core.inodes import VersionInfo
     from tigrismount.objects.client import ObjectClient, ObjectInfo
 
 HEADS_AT_ONCE = 6
@@ -48,7 +49,7 @@ class LinkFinder:
         Raises:
             DearPageError: More of them would have to be.
             ObjectError: The store could not say. A refusal is no error while the key may list: what may not be looked
-                at is shown as the empty file it may be.
+                at stays as it was listed, and is shown as the empty file it may be.
         """
         if asks_max < len(rows) and sum(map(may_be_link, rows)) > asks_max:
             raise DearPageError
@@ -59,8 +60,7 @@ class LinkFinder:
             # directory is asked for, as that may be all that it may list; and, by now with another key, they again.
             first = rows[refused[0]].id
             await self._client.list_page(first.bucket, first.key[: first.key.rfind("/") + 1], max_keys=1)
-            for index in await self._ask_each(refused, completed):
-                completed[index] = replace(rows[index], symlink_target=b"")
+            await self._ask_each(refused, completed)
         return completed
 
     async def _ask_each(self, indexes: Sequence[int], rows: list[ObjectInfo]) -> list[int]:
@@ -94,6 +94,6 @@ class LinkFinder:
         return replace(found, mtime_s=row.mtime_s) if found.id == row.id else found
 
 
-def may_be_link(info: ObjectInfo) -> bool:
+def may_be_link(info: VersionInfo) -> bool:
     """Tell whether only a HEAD can say what *info* is."""
     return info.symlink_target is None and info.id.size_bytes == 0 and not info.id.key.endswith("/")
