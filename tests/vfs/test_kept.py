@@ -150,6 +150,16 @@ async def test_what_the_key_might_not_look_at_is_looked_at_again(frozen, is_list
     assert await again.fs.readlink(await again.walk("d/link")) == b"target"
 
 
+async def test_a_directory_that_the_key_might_not_list_is_looked_for_again(frozen):
+    """Else its name is missing for ever, though the key may list it by now."""
+    first = frozen()
+    first.put("d/a")
+    first.client.fail(ObjectAccessError("no"), "LIST", "d/")
+    assert await first.walk("d") is None
+    await written(first)
+    assert await frozen(first.client).walk("d/a") is not None
+
+
 async def test_records_of_another_release_are_missing(frozen, records):
     first = frozen()
     first.put("a")

@@ -125,9 +125,10 @@ class KeptNames:
         if listed is not None or listing.complete:
             on_sought()
             return None if listed is None else replace(listed, observed_s=asked_s)
-        dentry = await self._live.look_up(where, name, asked_s, on_sought)
+        unseen: list[bool] = []
+        dentry = await self._live.look_up(where, name, asked_s, on_sought, lambda: unseen.append(True))
         info_found = None if dentry is None else dentry.info
-        if info_found is None or not may_be_link(info_found):
+        if not unseen and (info_found is None or not may_be_link(info_found)):
             self._keep(key, partial(encode_name, where, info_found, there=dentry is not None))
         return dentry
 

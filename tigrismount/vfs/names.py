@@ -80,11 +80,16 @@ class LiveNames:
         self._links = LinkFinder(client)
 
     async def look_up(
-        self, where: DirectoryKey, name: bytes, asked_s: float, on_sought: Callable[[], None]
+        self,
+        where: DirectoryKey,
+        name: bytes,
+        asked_s: float,
+        on_sought: Callable[[], None],
+        on_unseen: Callable[[], None] = lambda: None,
     ) -> Dentry | None:
-        """Return what a name stands for, as in the protocol."""
+        """Return what a name stands for, as in the protocol; for *on_unseen* see ``resolve``."""
         on_sought()
-        return await resolve(self._client, where, name, asked_s)
+        return await resolve(self._client, where, name, asked_s, on_unseen)
 
     async def page(
         self, where: DirectoryKey, token: str | None, *, start_after: str = "", asks_max: float = math.inf

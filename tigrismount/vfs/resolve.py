@@ -46,7 +46,13 @@ class _Answer(Generic[T]):
             self.error = exc
 
 
-async def resolve(client: ObjectClient, where: DirectoryKey, name: bytes, asked_s: float) -> Dentry | None:
+async def resolve(
+    client: ObjectClient,
+    where: DirectoryKey,
+    name: bytes,
+    asked_s: float,
+    on_unseen: Callable[[], None] = lambda: None,
+) -> Dentry | None:
     """Return what *name* in the directory *where* stands for now, None when there is no such name.
 
     Args:
@@ -54,6 +60,7 @@ async def resolve(client: ObjectClient, where: DirectoryKey, name: bytes, asked_
         where: The directory.
         name: A name that a key can have.
         asked_s: The time, for the answer.
+        on_unseen: Called where listing is refused, so that the answer is only what this key sees today.
 
     Raises:
         ObjectError: The store refused or failed, and what it did say does not decide.
@@ -75,6 +82,8 @@ async def resolve(client: ObjectClient, where: DirectoryKey, name: bytes, asked_
         return Dentry(name, None, asked_s)
     if below.error is not None and not isinstance(below.error, ObjectAccessError):
         raise below.error
+    if below.error is not None:
+        on_unseen()
     if file.result is not None:
         if not 0 <= file.result.id.size_bytes <= SIZE_MAX_BYTES:
             raise ObjectProtocolError("the store names an impossible size", bucket=where.bucket, key=key)
