@@ -5,10 +5,16 @@ from __future__ import annotations
 import time
 
 import pytest
+import trio.testing
 
+from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.names import DirectoryKey
 from tigrismount.errors import ConfigError, ObjectAccessError, ObjectNotFoundError, ObjectProtocolError
 from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.options import S3Config
 from tigrismount.objects.snapshots import Snapshot, find_version, resolve_snapshot
+from tigrismount.vfs.frozen import kept_names
+from tigrismount.vfs.options import VfsConfig
 
 
 @pytest.fixture
@@ -175,3 +181,22 @@ async def test_a_key_that_may_not_list_snapshots_is_an_access_error(tigris, conn
     stranger = Credentials(source="elsewhere", access_key_id="tid_x", secret_access_key="y")
     with pytest.raises(ObjectAccessError, match="does not know the access key from elsewhere"):
         await connect(tigris, stranger).snapshots("models")
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_what_another_key_is_told_is_not_kept_for_holders_of_the_first(tigris, taken, connect, is_replaced):
+    """They could list no such names by themselves, and would read what the cache has of them."""
+    records, client = MemoryBlockCache(block_bytes=4096).records, connect(tigris, snapshot_version=taken["first"])
+    config = S3Config(endpoint_url=tigris.url, snapshot_version=taken["first"])
+    names = kept_names(client, config, VfsConfig(bucket="models"), records)
+    tigris.tigris.keys = {"tid_one", "tid_two"}
+    if is_replaced:
+        await client.replace_key(Credentials(source="test", access_key_id="tid_two", secret_access_key="tsec_two"))
+    where = DirectoryKey("models", "")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(names.run)
+        assert (await names.page(where, None)).objects
+        assert await names.look_up(where, b"missing", 0.0, lambda: None) is None
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    assert bool(await records.items("metadata")) is not is_replaced

@@ -317,6 +317,11 @@ class S3Client:
         return self._keys.seal(text)
 
     @property
+    def key_generation(self) -> int:
+        """How often the key was replaced."""
+        return self._keys.generation
+
+    @property
     def listable(self) -> bool:
         """Whether the bucket could be listed when access was checked."""
         return not self._unlistable

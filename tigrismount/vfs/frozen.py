@@ -116,7 +116,8 @@ def kept_names(client: S3Client, config: S3Config, vfs: VfsConfig, records: Reco
     """
     if config.snapshot_version is None:
         return None
-    return KeptNames(LiveNames(client), records, _place_of_names(client, vfs, config.snapshot_version))
+    generation, place = client.key_generation, _place_of_names(client, vfs, config.snapshot_version)
+    return KeptNames(LiveNames(client), records, place, may_keep=lambda: client.key_generation == generation)
 
 
 def _place_of_names(client: S3Client, vfs: VfsConfig, version: str) -> bytes:

@@ -82,12 +82,17 @@ class KeptNames:
         live: Asks the store.
         records: The cache's records.
         place: Names the snapshot, and proves the right to it; of fixed length.
+        may_keep: Tells whether the store is asked with the key that *place* is of: what another key is told is not
+            for that one's holders.
     """
 
-    def __init__(self, live: LiveNames, records: RecordStore, place: bytes) -> None:
+    def __init__(
+        self, live: LiveNames, records: RecordStore, place: bytes, *, may_keep: Callable[[], bool] = lambda: True
+    ) -> None:
         self._live = live
         self._records = records
         self._place = place
+        self._may_keep = may_keep
         self._distrusted = False
         self._searched: OrderedDict[DirectoryKey, Listing] = OrderedDict()
         """What kept pages say, of directories that names were looked for in lately."""
@@ -198,6 +203,8 @@ class KeptNames:
         return None if self._distrusted else await self._records.get(TABLE, key)
 
     def _keep(self, key: bytes, encode: Callable[[], bytes]) -> None:
+        if not self._may_keep():
+            return
         if len(self._queue) == QUEUE_LENGTH:
             log.debug("a name is not kept: the disk does not keep up")
             return
