@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -10,9 +13,16 @@ import trio
 from tigrismount.app import Worker
 from tigrismount.config.loading import load
 from tigrismount.control.operations import operations
+from tigrismount.core.inodes import Node
+from tigrismount.core.journal import Record
+from tigrismount.core.openmodes import OpenState
+from tigrismount.core.types import NodeId
+from tigrismount.fuse.options import FuseConfig
+from tigrismount.fuse.passthrough import Passthrough
 from tigrismount.holder.protocol import Channel
 from tigrismount.objects.s3 import S3Client
 from tigrismount.testing.waiting import no_threads
+from tigrismount.vfs.journal import NodeJournal
 
 SECRET = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
@@ -60,3 +70,62 @@ def test_an_end_goes_on_where_no_thread_is_left_to_hurry_it(monkeypatch: pytest.
 
 def refuse(_: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
+
+
+def journal_of(*records: Record) -> int:
+    """Return the descriptor of a journal with these records."""
+    fd, journal = os.memfd_create("journal", os.MFD_CLOEXEC), NodeJournal()
+    journal.open(os.dup(fd), tuple)
+    for record in records:
+        journal.append(record)
+    journal.close()
+    return fd
+
+
+async def test_what_was_open_counts_no_more_where_the_journal_was_written_anew_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its backing file may be gone: who opens it onto that gets EIO, in this worker and in every one after it."""
+    nothing: Any = None
+    through = Passthrough(
+        nothing,
+        nothing,
+        version_of=nothing,
+        refusal=nothing,
+        is_refused=nothing,
+        journal=lambda _: None,
+        on_closed=nothing,
+        proofs=nothing,
+        log=nothing,
+    )
+    monkeypatch.setattr("tigrismount.app.patch_init_reply", lambda reply, **_: reply)
+    monkeypatch.setattr("tigrismount.app._is_through", lambda *_, **__: through)
+
+    async def replay_init(_: bytes) -> bytes:
+        return b""
+
+    session: Any = SimpleNamespace(replay_init=replay_init, attach=lambda fd, **_: os.close(fd))
+    engine: Any = SimpleNamespace(
+        config=SimpleNamespace(fuse=FuseConfig(), s3=SimpleNamespace(fetch_processes=0)),
+        journal=NodeJournal(),
+        through=through,
+        records=tuple,
+        restore=lambda records: through.restore(item for item in records if isinstance(item, OpenState)),
+    )
+    still = OpenState(3, opens=1, is_through=True, backing_id=8)
+    before = journal_of(OpenState(2, opens=1, is_through=True, backing_id=7), still)
+    anew = journal_of(Node(NodeId(2), "b", "d/", None), still)
+    fuse_fd = os.open(os.devnull, os.O_RDONLY)
+    ours, theirs = Channel.pair()
+    async with trio.open_nursery() as nursery:
+        theirs.send("attach", [fuse_fd, before], init="", first=False)
+        nursery.start_soon(Worker(ours)._attach, session, engine)
+        await trio.lowlevel.wait_readable(theirs)
+        assert theirs.receive().type == "attached"  # type: ignore[union-attr]
+        theirs.send("serve", [anew], resend=True)
+    assert through.modes.states() == [still]
+    engine.journal.close()
+    ours.close()
+    theirs.close()
+    for fd in (fuse_fd, before, anew):
+        os.close(fd)

@@ -254,6 +254,7 @@ class Worker:
         if serve.fds:
             os.close(journal_fd)
             (journal_fd,) = serve.fds
+            engine.through.forget()  # the one that was written anew says all of how files are open
         engine.restore(engine.journal.open(journal_fd, engine.records, self._send_journal))
         # Where there are cores to spare, READs are answered without the interpreter's lock (docs/adr/0024).
         lane = config.s3.fetch_processes > 0

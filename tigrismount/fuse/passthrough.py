@@ -349,6 +349,10 @@ class Passthrough:
         for state in states:
             self.modes.restore(state)
 
+    def forget(self) -> None:
+        """Forget what was taken over: a later journal lacks what was closed since, and gave its backing file back."""
+        self.modes = OpenModes()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold what was taken over, and let go of what nobody reads any more, until cancelled or in a hurry."""
         task_status.started()
