@@ -390,11 +390,12 @@ class S3Client:
 
         def request() -> ListPage:
             self._counters.add("list_requests")
+            asked = manner.page and self.traits.is_tigris  # before: what is learned meanwhile was not asked for
             with translated(target), self._headers.manner(manner):
                 answer = self._boto.list_objects_v2(**query, **self._extra)
                 listing = parse_listing(answer.get(DOCUMENT, b""), query, target)
             self._inlined.keep((info.id for info in listing.page.objects), listing.contents)
-            return self._listed.complete(listing.page, listing.metadata) if manner.page else listing.page
+            return self._listed.complete(listing.page, listing.metadata) if asked else listing.page
 
         return await self._call(lambda: self._send(request), policy, target)
 
