@@ -11,24 +11,28 @@ import pytest
 import trio
 
 from tigrismount.app import Worker
+from tigrismount.cache.none import NoCache
 from tigrismount.config.loading import load
+from tigrismount.config.model import MountConfig
 from tigrismount.control.operations import operations
 from tigrismount.core.inodes import Node
 from tigrismount.core.journal import Record
 from tigrismount.core.openmodes import OpenState
 from tigrismount.core.types import NodeId
+from tigrismount.engine import Engine
 from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.passthrough import Passthrough
 from tigrismount.holder.protocol import Channel
 from tigrismount.objects.s3 import S3Client
+from tigrismount.telemetry import Takeovers
 from tigrismount.testing.waiting import no_threads
 from tigrismount.vfs.journal import NodeJournal
 
 SECRET = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
-def make_client() -> S3Client:
-    loaded = load(
+def make_config() -> MountConfig:
+    return load(
         source="s3://models",
         mountpoint="/m",
         flags={"no_sign_request": True},
@@ -36,8 +40,11 @@ def make_client() -> S3Client:
         config_file=None,
         debug=False,
         environment={"HOME": "/h"},
-    )
-    return S3Client(loaded.config.s3, None, find_credentials=lambda: None)
+    ).config
+
+
+def make_client() -> S3Client:
+    return S3Client(make_config().s3, None, find_credentials=lambda: None)
 
 
 async def test_a_key_that_comes_when_no_thread_is_left_is_refused_and_ends_nobody() -> None:
@@ -129,3 +136,13 @@ async def test_what_was_open_counts_no_more_where_the_journal_was_written_anew_m
     theirs.close()
     for fd in (fuse_fd, before, anew):
         os.close(fd)
+
+
+async def test_whoever_takes_in_an_orphan_is_not_called_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the user's systemd, say, which an upgrade would send the signal that is meant for a supervisor."""
+    client, supervisor_pid = await trio.to_thread.run_sync(make_client), os.getppid()
+    engine = Engine(make_config(), client, NoCache(4096), Takeovers(0, ""))
+    assert engine.status()["supervisor_pid"] == supervisor_pid
+    monkeypatch.setattr("os.getppid", lambda: supervisor_pid + 1)
+    assert engine.status()["supervisor_pid"] == 0
+    await client.aclose()

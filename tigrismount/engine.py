@@ -177,6 +177,7 @@ class Engine:
         self.access = AccessWatch(client, config.vfs.bucket, config.vfs.prefix, proved=proved, degraded=away)
         self.metrics: MetricsServer | None = None
         self._started_s = time.monotonic()
+        self._supervisor_pid = os.getppid()
 
     def pushed_node(self, obj: ObjectId) -> int | None:
         """Return the node that *obj* may be pushed to; None where it is not open, or refused."""
@@ -216,7 +217,8 @@ class Engine:
         facts = MountFacts(
             takeovers=self.takeovers,
             degraded=self.degraded(),
-            supervisor_pid=os.getppid(),
+            # Who takes in an orphan is another process, which nobody is to signal for our supervisor.
+            supervisor_pid=self._supervisor_pid if os.getppid() == self._supervisor_pid else 0,
             uptime_s=time.monotonic() - self._started_s,
             credentials=self.client.key_source,
             notes=[*self.client.notes(), *([fetchers.degraded] if fetchers.degraded else [])],
