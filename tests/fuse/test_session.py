@@ -108,3 +108,28 @@ def test_requests_are_read_past_the_library_where_that_is_wanted_and_its_answers
     command = [sys.executable, "-c", WHO_READS, str(room_bytes), wanted, left]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == who
+
+
+LARGE_PAGES = """
+import os, struct, sys, trio, pyfuse3
+from tigrismount.fuse import session as module
+from tigrismount.fuse.kernel import Kernel
+asked = []
+module.Lane = lambda *arguments: asked.append(arguments[-1])
+session = module.Session(pyfuse3.Operations(), Kernel())
+async def library():
+    body = struct.pack("=IIIIHHIIHHII", 7, 31, 131072, 0, 12, 9, 16 << 20, 1, 256, 0, 0, 0) + bytes(24)
+    os.write(session._fd, struct.pack("=IiQ", 16 + len(body), 0, 2) + body)
+    await trio.sleep_forever()
+pyfuse3.main = library
+trio.run(session.replay_init, b"INIT")
+session._room_bytes = 16 << 20
+session.attach(os.pipe()[0], resend=False, lane=True)
+print(*asked)
+"""
+
+
+def test_requests_are_read_into_as_much_room_as_the_library_has_promised():
+    """With pages of 64 KiB it promises 16 MiB, and the kernel lets nobody read with less: no mount came up there."""
+    done = subprocess.run([sys.executable, "-c", LARGE_PAGES], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == str((16 << 20) + 4096)

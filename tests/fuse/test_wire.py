@@ -79,3 +79,15 @@ def test_notifications_carry_their_code_and_no_request():
     assert struct.unpack("=IiQQqq", wire.forget_node(7)) == (40, 2, 0, 7, 0, 0)
     assert struct.unpack("=IiQQII4s", wire.forget_name(1, b"abc")) == (36, 3, 0, 1, 3, 0, b"abc\0")
     assert struct.unpack("=IiQQQII", wire.store_pages(7, 4096, 100)) == (140, 4, 0, 7, 4096, 100, 0)
+
+
+@pytest.mark.parametrize(
+    ("max_write", "room_bytes"),
+    [(1 << 20, wire.MAX_REQUEST_BYTES), (16 << 20, (16 << 20) + 4096), (4096, wire.MAX_REQUEST_BYTES)],
+)
+def test_the_room_for_requests_follows_from_the_answer_to_init(max_write: int, room_bytes: int):
+    """With pages of 64 KiB the library says 16 MiB, and the kernel refuses each read with less room (EINVAL)."""
+    body = struct.pack("=IIIIHHIIHHII", 7, 31, 131_072, 0, 12, 9, max_write, 1, 256, 0, 0, 0) + bytes(24)
+    reply = struct.pack("=IiQ", 16 + len(body), 0, 2) + body
+    assert wire.request_bytes(reply) == room_bytes
+    assert wire.request_bytes(b"") == wire.MAX_REQUEST_BYTES

@@ -64,9 +64,18 @@ class Lane:
         kernel: The connection, attached; its descriptor must not block.
         relay: The library.
         through: Decides which files are opened onto files of the cache; None where none is.
+        request_bytes: Room that the kernel wants for a request, see ``wire.request_bytes``.
     """
 
-    def __init__(self, reads: Reads, kernel: Kernel, relay: Relay, through: Passthrough | None) -> None:
+    def __init__(
+        self,
+        reads: Reads,
+        kernel: Kernel,
+        relay: Relay,
+        through: Passthrough | None,
+        request_bytes: int = wire.MAX_REQUEST_BYTES,
+    ) -> None:
+        self._request_bytes = request_bytes
         self._reads = reads
         self._kernel = kernel
         self._relay = relay
@@ -93,7 +102,7 @@ class Lane:
         self._taking.cancel()
 
     async def _take(self, nursery: trio.Nursery) -> None:
-        message = memoryview(bytearray(wire.MAX_REQUEST_BYTES))
+        message = memoryview(bytearray(self._request_bytes))
         while True:
             await trio.lowlevel.wait_readable(self._kernel.fd)
             for _ in range(_BATCH):

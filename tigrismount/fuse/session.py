@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pyfuse3
 import trio
 
+from tigrismount.fuse import wire
 from tigrismount.fuse.lane import Lane
 from tigrismount.fuse.relay import Relay, enlarge
 
@@ -64,6 +65,7 @@ class Session:
         self._operations = operations
         self._kernel = kernel
         self._lane: Lane | None = None
+        self._request_bytes = wire.MAX_REQUEST_BYTES
         library, self._ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._room_bytes = enlarge(library)
         self._fd = library.detach()
@@ -86,6 +88,7 @@ class Session:
                 await trio.lowlevel.wait_readable(self._ours)
                 reply = self._ours.recv(_REPLY_BYTES)
                 nursery.cancel_scope.cancel()
+        self._request_bytes = wire.request_bytes(reply)
         return reply
 
     def attach(self, fuse_fd: int, *, resend: bool, lane: bool = False, through: Passthrough | None = None) -> None:
@@ -108,7 +111,7 @@ class Session:
             os.set_blocking(fuse_fd, False)
             self._kernel.attach(fuse_fd, counts_sent=through is not None)
             relay = Relay(self._ours, self._room_bytes, self._kernel)
-            self._lane = Lane(self._operations, self._kernel, relay, through)
+            self._lane = Lane(self._operations, self._kernel, relay, through, self._request_bytes)
         if resend:
             self._kernel.resend()
 

@@ -21,12 +21,17 @@ NEVER_ANSWERED = frozenset({FORGET, INTERRUPT, NOTIFY_REPLY, BATCH_FORGET})
 HEADER_BYTES = 40
 """Length of ``fuse_in_header``."""
 MAX_REQUEST_BYTES = (1 << 20) + 4096
-"""The kernel refuses to be read from with less room than its largest possible request, whether or not it ever sends
-one: a write of 1 MiB, as the library has answered INIT, and its head."""
+"""Largest possible request where the library has answered INIT as it does with pages of 4 KiB; see
+:func:`request_bytes`."""
 
 FOPEN_PASSTHROUGH = 1 << 7
 """Reads go to the file with the backing id; may not be joined with FOPEN_KEEP_CACHE (Linux 6.9)."""
 
+_HEAD_BYTES = 4096
+"""What a write has besides its bytes: less."""
+_MAX_WRITE = struct.Struct("=I")
+_MAX_WRITE_OFFSET = 36
+"""In an answer to INIT: behind its head, four words and two half ones."""
 _IN_HEADER = struct.Struct("=IIQQ")  # len, opcode, unique, nodeid; uid, gid, pid and padding follow
 _OUT_HEADER = struct.Struct("=IiQ")  # len, error or code, unique
 _OPEN_IN = struct.Struct("=II")  # flags, open_flags
@@ -62,6 +67,17 @@ class ReadRequest(NamedTuple):
     """First byte, or where in the directory."""
     size: int
     """Most bytes of the answer."""
+
+
+def request_bytes(init_reply: bytes) -> int:
+    """Return the room that requests are to be read into, given the answer to INIT.
+
+    The kernel refuses to be read from with less than its largest possible request takes, whether or not it ever sends
+    one: a write as long as the library has said in its answer. That is 256 pages, so 16 MiB where they have 64 KiB.
+    """
+    if len(init_reply) < _MAX_WRITE_OFFSET + _MAX_WRITE.size:
+        return MAX_REQUEST_BYTES
+    return max(MAX_REQUEST_BYTES, int(_MAX_WRITE.unpack_from(init_reply, _MAX_WRITE_OFFSET)[0]) + _HEAD_BYTES)
 
 
 def parse_request(message: memoryview) -> Request:
