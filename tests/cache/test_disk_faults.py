@@ -15,7 +15,10 @@ import pytest
 import trio
 
 from tigrismount.cache import datafile, disk
+from tigrismount.cache.base import Claim
+from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.storage import StoredVersion
+from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheError
 from tigrismount.testing.cache_contract import (
     BLOCK_BYTES,
@@ -409,3 +412,40 @@ async def test_broken_index_costs_the_cache_only_and_is_logged_once(
         handle.close()
         assert cache.statistics().degraded
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_object_of_more_blocks_than_the_index_counts_is_not_cached(place: Any) -> None:
+    """A store may say of an object that it has 4 EiB. Mutation: claim its last block, whose number the index cannot
+    hold: that counts as damage, and nothing of other files is cached for ten seconds."""
+    obj = ObjectId("bucket", "huge", "e1", 1 << 62)
+    async with place.open() as cache:
+        handle = await cache.open_object(obj)
+        last = obj.size_bytes // BLOCK_BYTES - 1
+        for _ in range(2):
+            await handle.claim([last])
+        handle.close()
+        assert cache.tables()["cache_open"] == 0
+        assert not cache.statistics().degraded
+        assert isinstance(handle, UncachedObject)
+        assert await fill(cache, OBJ) == 5
+
+
+async def test_file_larger_than_its_filesystem_takes_is_no_failure_of_the_disk(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of 20 TiB on ext4. Mutation: nothing of other files is cached either, for ten seconds after each read."""
+    large = ObjectId("bucket", "large", "e1", 1 << 40)
+    truncate = os.ftruncate
+
+    def of_at_most_a_gigabyte(fd: int, length: int) -> None:
+        if length > 1 << 30:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        truncate(fd, length)
+
+    monkeypatch.setattr(os, "ftruncate", of_at_most_a_gigabyte)
+    async with place.open() as cache:
+        handle = await cache.open_object(large)
+        assert await handle.claim([0]) == (Claim.OURS, 1)
+        handle.close()
+        assert not cache.statistics().degraded
+        assert await fill(cache, OBJ) == 5

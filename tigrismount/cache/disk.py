@@ -35,7 +35,7 @@ from tigrismount.cache.kept import KeptRecords
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.publisher import Publisher
 from tigrismount.cache.reclaim import sweep
-from tigrismount.cache.records import ObjectRecord, boot_token, object_digest, valid_block_bytes
+from tigrismount.cache.records import MAX_BLOCKS, ObjectRecord, boot_token, object_digest, valid_block_bytes
 from tigrismount.cache.room import Room
 from tigrismount.cache.storage import FileGoneError, Trust
 from tigrismount.cache.versions import OpenVersions
@@ -173,8 +173,8 @@ class DiskBlockCache:
     async def open_object(self, obj: ObjectId) -> CachedObject:
         """Return a pinned handle on *obj*, as in the protocol.
 
-        A version without a strong ETag, and any version while the cache cannot be read, gets a handle that never
-        holds anything.
+        A version without a strong ETag or of more blocks than can be counted, and any version while the cache cannot
+        be read, gets a handle that never holds anything.
         """
         if self._closed or not obj.cacheable or not obj.size_bytes or self._is_silent:
             await trio.lowlevel.checkpoint()
@@ -189,6 +189,9 @@ class DiskBlockCache:
                 version = await self._versions.open(digest, record, handle)
             except (CacheError, OSError) as error:
                 self._health.fail(error)
+                return UncachedObject(self._config.block_bytes)
+            if obj.size_bytes > version.storage.record.block_bytes * MAX_BLOCKS:
+                self._versions.close(version, handle)
                 return UncachedObject(self._config.block_bytes)
             return _DiskObject(self, version, handle)
         self._silent_until_s = trio.current_time() + _SILENCE_S

@@ -7,6 +7,7 @@ reads learns of the recovery too, and one line in the log ends what one line beg
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -49,7 +50,12 @@ class Health:
         return not self.reason or trio.current_time() >= self._next_try_s
 
     def fail(self, error: CacheError | OSError) -> None:
-        """Note that something failed."""
+        """Note that something failed.
+
+        That a file is larger than its filesystem takes says nothing of the disk: others are not.
+        """
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            return
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
         if not self.reason:
             _log.warning("the cache in %s is not used for now: %s", self._directory.path, reason)

@@ -28,6 +28,8 @@ ALIGNMENT_BYTES = 4096
 DIGEST_BYTES = 32
 _DIGEST_LABEL = b"tigrismount object v1"
 _BLOCK_KEY = struct.Struct(">32sI")
+MAX_BLOCKS = 1 << 32
+"""Most blocks of one version: their numbers have 32 bits. 4 PiB of the smallest; a store may say more."""
 _BLOCK = struct.Struct("<IQ16sIB")
 _OBJECT = struct.Struct("<QIQQ")
 _TEXT_LENGTH = struct.Struct("<H")
