@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
+import os
+
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.blocks.buffers import BufferPool
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
@@ -41,3 +47,33 @@ async def test_bytes_just_read_stay_until_their_reader_had_its_turn(client, auto
                 gate.set()
         assert got == {"a": large, "b": small}
         assert store.statistics().memory_held_bytes == BLOCK // 2
+
+
+class LargePages:
+    """A mapping as a kernel with pages of 64 KiB treats it."""
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+
+    def madvise(self, advice: int, start: int, length: int) -> None:
+        if start % (64 * KIB):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        self._memory.madvise(advice, start, -(-length // (64 * KIB)) * 64 * KIB)
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_pages_larger_than_a_buffer_are_given_back_with_it_alone(gone: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on arm64. Mutation: round to 4 KiB, and giving a small buffer back ends the worker (EINVAL), or takes the
+    bytes of those that lie in the same page."""
+    monkeypatch.setattr(mmap, "PAGESIZE", 64 * KIB)
+    memory = SharedMemory.create(1024 * KIB)
+    memory._map = LargePages(memory._map)  # type: ignore[assignment]
+    pool = BufferPool(1024 * KIB, memory.take, memory.give)
+    buffers = [pool.take(60 * KIB), pool.take(2 * KIB), pool.take(2 * KIB)]
+    for number, buffer in enumerate(buffers):
+        buffer[:] = bytes([number + 1]) * len(buffer)
+    pool.give(buffers[gone])
+    pool.give_back_surplus()
+    pool.give_back_surplus()
+    assert pool.held_bytes == pool.used_bytes
+    assert all(set(buffer) == {number + 1} for number, buffer in enumerate(buffers) if number != gone)

@@ -9,6 +9,7 @@ their host, against 0.3 for the copy from the socket).
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING
 
 from tigrismount.blocks.pages import Pages
@@ -21,8 +22,12 @@ PAGE_BYTES = 4096
 
 
 def page_ceil(size: int) -> int:
-    """Return *size* rounded up to whole pages."""
-    return -(-size // PAGE_BYTES) * PAGE_BYTES
+    """Return *size* rounded up to whole pages, which are the kernel's: 64 KiB on some arm64.
+
+    Less is not had of it, and less is not given back: the rest of a page may be another buffer's.
+    """
+    page_bytes = max(PAGE_BYTES, mmap.PAGESIZE)
+    return -(-size // page_bytes) * page_bytes
 
 
 class BufferPool:
