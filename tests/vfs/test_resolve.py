@@ -163,3 +163,25 @@ async def test_empty_pages_are_followed_to_the_first_row_but_not_for_ever():
     assert await kind(client) == "dir"
     with pytest.raises(ObjectProtocolError, match="come forward"):
         await kind(EmptyPages(1_000_000))
+
+
+class NoLongPrefixes(MemoryObjectClient):
+    """A store that takes a prefix for a key: none is above 1,024 bytes."""
+
+    async def list_page(self, bucket, prefix, **how):
+        if len(prefix.encode()) > 1024:
+            raise ObjectProtocolError("your key is too long", bucket=bucket, key=prefix)
+        return await super().list_page(bucket, prefix, **how)
+
+
+@pytest.mark.parametrize("size_bytes", [1023, 1024])
+async def test_a_file_of_the_longest_key_is_there(size_bytes):
+    """Mutation: look for what lies below it, and it is EIO: no store lists that."""
+    where, client = DirectoryKey("bucket", "d/" * 400), NoLongPrefixes()
+    name = b"n" * (size_bytes - len(where.prefix))
+    key = where.key_of(name)
+    client.put(key, b"x")
+    dentry = await resolve(client, where, name, 5.0)
+    assert dentry is not None
+    assert dentry.info is not None
+    assert dentry.info.id.key == key

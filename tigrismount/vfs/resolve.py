@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import trio
 
 from tigrismount.core.listing import STALLED_PAGES_MAX, Dentry
-from tigrismount.core.names import SIZE_MAX_BYTES
+from tigrismount.core.names import KEY_MAX_BYTES, SIZE_MAX_BYTES, key_bytes
 from tigrismount.errors import ObjectAccessError, ObjectError, ObjectNotFoundError, ObjectProtocolError
 from tigrismount.vfs.links import may_be_link
 
@@ -102,6 +102,8 @@ async def resolve(
 
 
 async def _holds_keys(client: ObjectClient, where: DirectoryKey) -> bool:
+    if len(key_bytes(where.prefix)) > KEY_MAX_BYTES:
+        return False  # nor is a store asked for such a prefix, which some take for a key that is too long
     page = await _first_row(client, where.bucket, where.prefix)
     return bool(page.objects or page.prefixes)
 
