@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tigrismount.cache.directory import CacheDirectory
     from tigrismount.cache.index import CacheIndex
+    from tigrismount.cache.records import ObjectRecord
 
 _UNRECORDED_SLACK_BYTES = 64 << 10
 """What a file may take beyond its blocks: rounding up of the last one, and the filesystem's own."""
@@ -111,6 +112,17 @@ def _runs(numbers: Iterable[int], block_bytes: int) -> list[tuple[int, int]]:
     return runs
 
 
+def _gaps(numbers: Iterable[int], record: ObjectRecord) -> list[tuple[int, int]]:
+    """Return the byte ranges of a version between blocks; by the few there are, and not by all there could be."""
+    gaps: list[tuple[int, int]] = []
+    position, count = 0, -(-record.size_bytes // record.block_bytes)
+    for number in [*sorted(number for number in numbers if number < count), count]:
+        if position < number:
+            gaps.append((position * record.block_bytes, number * record.block_bytes))
+        position = number + 1
+    return gaps
+
+
 def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
     """Remove files that no record speaks of, and records of files that are gone.
 
@@ -146,8 +158,7 @@ def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: byte
             record = index.object(digest)  # anew: it may have been made again, in blocks of another size
             if record is None:
                 return []
-            block_count = -(-record.size_bytes // record.block_bytes)
-            return _runs(set(range(block_count)) - index.blocks(digest).keys(), record.block_bytes)
+            return _gaps(index.blocks(digest), record)
 
         punch_holes(path, choose)
 
