@@ -9,7 +9,8 @@ import struct
 import pytest
 
 from tigrismount.errors import MountError
-from tigrismount.holder.heirloom import Heirloom
+from tigrismount.holder.heirloom import Heirloom, write_memory_file
+from tigrismount.holder.launch import run_resumed
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.request import MountRequest
 from tigrismount.holder.supervisor import LOST, Supervisor
@@ -72,3 +73,24 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
     assert (found["fsname"], found["log_level"], found["s3"]["snapshot_version"]) == served
     supervisor._connection.close()
     log.close()
+
+
+def test_what_nobody_expected_behind_an_upgrade_leaves_the_mount_to_the_next_start(tmp_path, monkeypatch, capfd):
+    """Mutation: it ends with 1, as a start that never served does, and the helper unmounts what the worker serves."""
+
+    def fail(*_: object) -> None:
+        raise OSError(23, "Too many open files in system")
+
+    monkeypatch.setattr(Supervisor, "_adopt", fail)
+    config = {"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False, "log_file": None}
+    config |= {"log_level": "info", "log_format": "text", "nonempty": False, "kernel_read_ahead_kib": None}
+    request = MountRequest(config=config).to_values()
+    for is_held in (True, False):
+        heirloom = Heirloom(request=request, init_request="", init_reply="", held_by_systemd=is_held, foreground=True)
+        state_fd = write_memory_file(heirloom.to_bytes())
+        if is_held:
+            assert run_resumed(state_fd) == LOST
+            assert "is left to the next start" in capfd.readouterr().err
+        else:
+            with pytest.raises(OSError, match="Too many"):
+                run_resumed(state_fd)

@@ -13,7 +13,7 @@ from tigrismount.errors import MountError
 from tigrismount.holder.heirloom import Heirloom, read_memory_file
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.request import MountRequest, Outcome
-from tigrismount.holder.supervisor import Supervisor
+from tigrismount.holder.supervisor import LOST, Supervisor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +111,17 @@ def run_resumed(state_fd: int) -> int:
     os.close(state_fd)
     for fd in heirloom.fds.values():
         os.set_inheritable(fd, False)
+    try:
+        return _resume(heirloom)
+    except Exception as exc:
+        if not heirloom.held_by_systemd:
+            raise
+        # As the supervisor itself does: any other status would have the mount taken for one that never served.
+        print(f"tigrismount: the mount is left to the next start: {exc!r}", file=sys.stderr)  # noqa: T201
+        return LOST
+
+
+def _resume(heirloom: Heirloom) -> int:
     request = heirloom.mount_request()
     log = _open_log(request, foreground=heirloom.foreground)
     try:
