@@ -164,11 +164,25 @@ def test_a_log_file_that_is_a_pipe_stops_nobody(tmp_path):
     """Such as /dev/stderr in a container, whose log driver waits."""
     path = str(tmp_path / "pipe")
     os.mkfifo(path)
-    with pytest.raises(MountError, match="cannot be opened"):
-        DaemonLog(path=path, foreground=False, level="info", json_lines=False)  # nobody reads it at all
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     log = DaemonLog(path=path, foreground=False, level="info", json_lines=False)
     assert not is_stuck(log)
     assert os.read(reader, 1 << 16).startswith(b"x" * 100 + b"\n")
+    log.close()
+    os.close(reader)
+
+
+def test_a_pipe_whose_reader_is_started_anew_refuses_no_mount(tmp_path):
+    """Mutation: a supervisor that is started or upgraded at that moment ends, and its mount with it."""
+    path = str(tmp_path / "pipe")
+    os.mkfifo(path)
+    DaemonLog.check(path)
+    log = DaemonLog(path=path, foreground=False, level="info", json_lines=False)
+    log.line("before")
+    assert not is_stuck(log)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    assert os.read(reader, 1 << 20).startswith(b"before\n" + b"x" * 100 + b"\n")
+    log.line("after")
+    assert os.read(reader, 1 << 20) == b"after\n"
     log.close()
     os.close(reader)

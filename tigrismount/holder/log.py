@@ -10,6 +10,7 @@ Source: syslog(3), RFC 3164 for the priority prefix of ``/dev/log``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -150,7 +151,13 @@ class DaemonLog:
 
 def _open(path: str) -> int:
     try:
-        return os.open(path, os.O_CREAT | _FLAGS, _FILE_MODE)
+        try:
+            return os.open(path, os.O_CREAT | _FLAGS, _FILE_MODE)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            # A pipe whose reader has not come yet, or is started anew: it finds what the pipe takes until then.
+            return os.open(path, (_FLAGS ^ os.O_WRONLY) | os.O_RDWR)
     except OSError as exc:
         raise MountError(f"log file {path}: cannot be opened: {exc.strerror}; choose another with --log-file") from exc
 
