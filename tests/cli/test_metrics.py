@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from tigrismount.cli.metrics import silent_among
+import pytest
+
+from tigrismount.cli import metrics
+from tigrismount.control.paths import socket_path
 from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
+from tigrismount.holder.probe import Finding, Health
 
 
 def entry(mountpoint: str, device: str, uid: int = 0, kind: str = FUSE_TYPE) -> MountEntry:
@@ -17,15 +21,38 @@ def entry(mountpoint: str, device: str, uid: int = 0, kind: str = FUSE_TYPE) -> 
     )
 
 
+def silent(mounts: list[MountEntry], answered: set[str], uids: set[int]) -> set[str]:
+    return {entry.mountpoint for entry in metrics.silent_among(mounts, answered, uids)}
+
+
 def test_a_mount_of_ours_that_said_nothing_is_silent():
-    assert silent_among([entry("/a", "0:1"), entry("/dead", "0:2")], {"/a"}, {0}) == {"/dead"}
+    assert silent([entry("/a", "0:1"), entry("/dead", "0:2")], {"/a"}, {0}) == {"/dead"}
 
 
 def test_what_answers_is_not_silent_where_it_is_bound_to_another_place():
-    assert silent_among([entry("/a", "0:1"), entry("/bound", "0:1")], {"/a"}, {0}) == set()
+    assert silent([entry("/a", "0:1"), entry("/bound", "0:1")], {"/a"}, {0}) == set()
 
 
 def test_mounts_of_others_were_not_asked():
     others = [entry("/b", "0:2", uid=1000), entry("/c", "0:3", kind="fuse.sshfs"), entry("/d", "0:4", kind="ext4")]
-    assert silent_among(others, set(), {0}) == set()
-    assert silent_among(others, set(), {0, 1000}) == {"/b"}, "root asks those of units as well"
+    assert silent(others, set(), {0}) == set()
+    assert silent(others, set(), {0, 1000}) == {"/b"}, "root asks those of units as well"
+
+
+@pytest.mark.parametrize("health", Health)
+def test_a_mount_whose_socket_is_elsewhere_is_missed_once_it_is_dead(tmp_path, monkeypatch, health):
+    """Mutation: volumes of a cluster's driver and mounts of containers are said to be down while they serve."""
+    looks = []
+
+    def look(path: str, *, timeout_s: float) -> Finding:
+        looks.append(path)
+        return Finding(health)
+
+    monkeypatch.setattr(metrics, "probe", look)
+    monkeypatch.setattr(metrics, "_hung", set())
+    monkeypatch.setattr(metrics, "runtime_directories", lambda *_, **__: [str(tmp_path)])
+    volume = entry("/volume", "0:9")
+    assert [metrics._is_missed(volume), metrics._is_missed(volume)] == [health is Health.DEAD] * 2
+    assert len(looks) == (1 if health is Health.HUNG else 2), "who looks at one that hangs may never come back"
+    with open(socket_path(str(tmp_path), "/volume"), "wb"):
+        assert metrics._is_missed(volume), "its daemon was asked, and did not answer"

@@ -17,9 +17,10 @@ import click
 from tigrismount.cli.failure import CommandFailure
 from tigrismount.config.kinds import parse_listen_address
 from tigrismount.control.client import request, sockets
-from tigrismount.control.paths import runtime_directories
+from tigrismount.control.paths import runtime_directories, socket_path
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import read_mounts
+from tigrismount.holder.probe import Health, probe
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _ANSWER_TIMEOUT_S = 3.0
 """A worker that is replaced answers later, and its figures are those of its successor then."""
+_LOOK_S = 0.5
+"""A dead mount says so at once."""
 _CLIENT_TIMEOUT_S = 10.0
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -82,11 +85,11 @@ def _collect() -> bytes:
                 texts[str(answer["mountpoint"])] = str(answer["text"])
             except (MountError, KeyError):
                 continue
-    return merge(texts, silent_among(read_mounts(), texts, uids))
+    return merge(texts, {entry.mountpoint for entry in silent_among(read_mounts(), texts, uids) if _is_missed(entry)})
 
 
-def silent_among(mounts: Iterable[MountEntry], answered: Collection[str], uids: Collection[int]) -> set[str]:
-    """Return the mountpoints of those that should have answered.
+def silent_among(mounts: Iterable[MountEntry], answered: Collection[str], uids: Collection[int]) -> list[MountEntry]:
+    """Return those of these users that did not answer.
 
     Args:
         mounts: The kernel's mounts.
@@ -95,7 +98,31 @@ def silent_among(mounts: Iterable[MountEntry], answered: Collection[str], uids: 
     """
     ours = [entry for entry in mounts if entry.is_ours and entry.owner_uid in uids]
     devices = {entry.device for entry in ours if entry.mountpoint in answered}
-    return {entry.mountpoint for entry in ours if entry.device not in devices}
+    return [entry for entry in ours if entry.device not in devices]
+
+
+def _is_missed(entry: MountEntry) -> bool:
+    """Return whether a mount that did not answer should have.
+
+    Those of containers and of a cluster's driver are seen here as well, and have their sockets elsewhere: of them it
+    shows only when they are dead.
+    """
+    directories = runtime_directories(os.environ, uid=os.geteuid())
+    if any(os.path.exists(socket_path(directory, entry.mountpoint)) for directory in directories):
+        return True
+    if entry in _hung:
+        return False
+    try:
+        health = probe(entry.mountpoint, timeout_s=_LOOK_S).health
+    except MountError:
+        return False
+    if health is Health.HUNG:
+        _hung.add(entry)
+    return health is Health.DEAD
+
+
+_hung: set[MountEntry] = set()
+"""Mounts of others that a look did not come back from: its process may never end, so there is no second one."""
 
 
 class _Handler(BaseHTTPRequestHandler):
