@@ -38,19 +38,21 @@ class Notifier:
         """Whether anybody waits for what is said here."""
         return bool(self._address)
 
-    def say(self, *lines: str, fds: Sequence[int] = ()) -> None:
-        """Send *lines*, and *fds* with them; never raises, as nothing depends on being heard."""
+    def say(self, *lines: str, fds: Sequence[int] = ()) -> bool:
+        """Send *lines*, and *fds* with them; return whether that was possible, where somebody waits for it."""
         if not self._address:
-            return
+            return True
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.connect(self._address)
             sender.sendmsg(["\n".join(lines).encode()], ancillary)
+            return True
+        return False
 
-    def store(self, name: str, fd: int) -> None:
-        """Leave a duplicate of *fd* with systemd, in the place of what it may have under that name."""
+    def store(self, name: str, fd: int) -> bool:
+        """Leave a duplicate of *fd* with systemd, in the place of what it may have under that name; as :meth:`say`."""
         self.remove(name)
-        self.say("FDSTORE=1", f"FDNAME={name}", fds=[fd])
+        return self.say("FDSTORE=1", f"FDNAME={name}", fds=[fd])
 
     def remove(self, *names: str) -> None:
         """Have systemd close what it keeps under *names*."""

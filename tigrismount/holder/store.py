@@ -68,10 +68,10 @@ class Store:
             fd = write_memory_file(heirloom.to_bytes())
         except OSError:  # such as no descriptor left on this machine
             return
-        if self._left[0] != connection.journal_number:
-            self._notify.store(journal_name(connection), connection.journal_fd)
-        self._left = (connection.journal_number, heirloom.count)
-        self._notify.store("state", fd)
+        has_journal = self._left[0] == connection.journal_number
+        has_journal = has_journal or self._notify.store(journal_name(connection), connection.journal_fd)
+        if has_journal and self._notify.store("state", fd):
+            self._left = (connection.journal_number, heirloom.count)
         os.close(fd)
 
     def clear(self) -> None:
