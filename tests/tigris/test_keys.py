@@ -166,6 +166,28 @@ def test_a_key_that_is_handed_in_while_another_is_looked_up_stays(monkeypatch, t
     assert (found, keys.source) == ([False], NEW.source)
 
 
+async def test_a_key_that_is_handed_in_while_a_role_is_asked_for_another_stays():
+    """Mutation: a role has another key each time, so the one that comes late is not known to be outdated."""
+    keys, asked, answers = SigningKeys(OLD), threading.Event(), threading.Event()
+
+    def ask() -> Credentials:
+        asked.set()
+        answers.wait(30)
+        return Credentials(source="a role", access_key_id="session", secret_access_key="of the role")
+
+    renewal, renewed = KeyRenewal(keys, ask), []
+
+    async def renew() -> None:
+        renewed.append(await renewal.renewed(0))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(renew)
+        await trio.to_thread.run_sync(asked.wait, 30)
+        assert keys.hand_in(NEW)
+        answers.set()
+    assert (renewed, keys.source) == ([True], NEW.source), "there is another key than was refused"
+
+
 def test_a_key_that_cannot_be_had_any_more_is_replaced(monkeypatch, tmp_path):
     """Mutation: the profile's lost token keeps every other key out, found or handed in."""
     (tmp_path / "config").write_text("[profile p]\nrole_arn = arn:aws:iam::1:role/r\nweb_identity_token_file = /none\n")

@@ -15,6 +15,7 @@ import hmac
 import logging
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import botocore.credentials
@@ -98,18 +99,19 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         name, secret = (key.access_key, key.secret_key) if key is not None else ("", "")
         return hmac.digest(secret.encode(), name.encode() + b"\0" + text, "sha256")
 
-    def replace(self, credentials: Credentials | None) -> bool:
+    def replace(self, credentials: Credentials | None, generation: int | None = None) -> bool:
         """Take the key that *credentials* name, if it is another one; return whether it is. May read files.
 
-        One that another key was handed in for is not gone back to: an environment, say, has it for ever.
+        One that another key was handed in for is not gone back to: an environment, say, has it for ever. And none is
+        taken that was looked for in the place of one of an earlier *generation*: a role has another each time.
         """
-        return self._take(credentials, is_handed_in=False)
+        return self._take(credentials, is_handed_in=False, generation=generation)
 
     def hand_in(self, credentials: Credentials) -> bool:
         """Take the key that *credentials* name, whatever was before; return whether it is another one."""
         return self._take(credentials, is_handed_in=True)
 
-    def _take(self, credentials: Credentials | None, *, is_handed_in: bool) -> bool:
+    def _take(self, credentials: Credentials | None, *, is_handed_in: bool, generation: int | None = None) -> bool:
         _, inner = _load(credentials, self._metadata_service)
         if inner is None or self.anonymous:
             return False
@@ -119,7 +121,7 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         with self._turn:  # a look-up may take minutes, and know nothing of a key that was handed in meanwhile
             if is_handed_in:
                 self._outdated = (self._outdated | {present}) - {found}
-            elif found in self._outdated:
+            elif found in self._outdated or generation not in {None, self.generation}:
                 return False
             self._inner = inner
             self.source = _source(credentials)
@@ -194,21 +196,22 @@ class KeyRenewal:
             self._looked_s, found = now_s, False
             try:
                 with trio.move_on_after(LOOKUP_S) as patience:
-                    found = await threads.run_sync(self._look, limiter=self._places, abandon_on_cancel=True)
+                    look = partial(self._look, generation)
+                    found = await threads.run_sync(look, limiter=self._places, abandon_on_cancel=True)
             except (ConfigError, threads.NoThreadError) as exc:
                 self._say(str(exc))  # a file that is being written, say: the next refusal looks again
-                return False
+                return self._keys.generation != generation
             if patience.cancelled_caught:
                 self._say(f"it takes more than {LOOKUP_S:.0f} s")
         if found:
             self._fault = ""
             log.info("the store refused the key; going on with the one from %s", self._keys.source)
-        return found
+        return found or self._keys.generation != generation
 
-    def _look(self) -> bool:
+    def _look(self, generation: int) -> bool:
         assert self._find is not None
         try:
-            return self._keys.replace(self._find())
+            return self._keys.replace(self._find(), generation)
         except ConfigError:
             raise
         except Exception as exc:  # a login to be renewed by hand, a role that is refused, a token's file that is gone
