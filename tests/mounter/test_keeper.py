@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
 import sys
@@ -74,6 +75,14 @@ while channel.receive().type != "stop":
     pass
 """
 
+WRITES_ITS_JOURNAL_LAST = """
+import signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+while channel.receive().type != "stop":
+    pass
+channel.send("journal", [os.memfd_create("journal")])
+"""
+
 
 @pytest.fixture
 def adopt(tmp_path, monkeypatch):
@@ -127,3 +136,20 @@ def test_a_worker_that_the_kernel_keeps_is_replaced_without_waiting_for_its_ping
     """As when it was killed for its memory while it pushed pages: it hangs on to its descriptors, and all is quiet."""
     _, _, said = adopt(HOLLOW_ONCE, Deadlines(hang_s=6000.0))
     assert wait_until(lambda: said[-1][1].get("count") == 2, timeout_s=30)
+
+
+def is_ignoring(pid: int, number: int) -> bool:
+    with open(f"/proc/{pid}/status") as file:
+        (mask,) = [line.split()[1] for line in file if line.startswith("SigIgn:")]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_journal_that_is_written_anew_as_its_mount_ends_ends_no_thread(adopt):
+    """Mutation: the connection is let go of first, so there is no journal to close; the worker is never collected."""
+    keeper, _, said = adopt(WRITES_ITS_JOURNAL_LAST)
+    pid = said[-1][1]["pid"]
+    assert wait_until(lambda: is_ignoring(pid, signal.SIGTERM), timeout_s=60)
+    keeper.post(Message("stop", {"order": 7}))
+    keeper.join(60)
+    assert said[-1] == ("stopped", {"id": "one", "order": 7})
+    assert not os.path.exists(f"/proc/{pid}")

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -366,6 +367,9 @@ class Keeper:
     # ------------------------------------------------------------------ what the driver is told
 
     def _keep_journal(self, fd: int) -> None:
+        if self._connection.journal_fd < 0:  # let go of already: what a worker writes while it ends is nobody's
+            os.close(fd)
+            return
         self._connection.keep_journal(fd)
         self._report.say("journal", [fd])
 
