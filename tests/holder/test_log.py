@@ -135,6 +135,44 @@ def test_a_reader_that_has_stopped_stops_nobody_and_is_written_to_again():
         log.close()
 
 
+def test_of_two_mounts_that_find_room_for_one_line_none_waits(monkeypatch):
+    """As in a pod, whose pipe may not be opened anew. Mutation: the mounter's thread for a mount stands in a write."""
+    both = threading.Barrier(2)
+
+    class Poll:
+        def __init__(self) -> None:
+            self._poll = poll()
+
+        def register(self, *arguments: int) -> None:
+            self._poll.register(*arguments)
+
+        def poll(self, timeout_ms: int) -> list[tuple[int, int]]:
+            found = self._poll.poll(timeout_ms)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
+            return found
+
+    poll = select.poll
+    monkeypatch.setattr("tigrismount.holder.log._open_standard_error", lambda: os.dup(2))
+    with stopped_reader() as reader:
+        os.read(reader, select.PIPE_BUF)
+        monkeypatch.setattr(select, "poll", Poll)
+        logs = [DaemonLog(path=None, foreground=True, level="info", json_lines=False) for _ in range(2)]
+        lines = "x" * (select.PIPE_BUF - 1)
+        writing = [threading.Thread(target=log.line, args=(lines,), daemon=True) for log in logs]
+        for thread in writing:
+            thread.start()
+        for thread in writing:
+            thread.join(5)
+        are_stuck = [thread.is_alive() for thread in writing]
+        os.read(reader, 1 << 20)
+        for thread in writing:
+            thread.join(5)
+        assert are_stuck == [False, False]
+        for log in logs:
+            log.close()
+
+
 def is_stuck(log: DaemonLog) -> bool:
     """Whether who writes what nobody reads has to wait for them."""
     writing = threading.Thread(target=lambda: [log.line("x" * 100) for _ in range(3000)], daemon=True)

@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import stat
+import threading
 import time
 
 from tigrismount.errors import MountError
@@ -27,6 +28,7 @@ _MAX_SYSLOG_BYTES = 8 << 10  # journald and rsyslog take this much; longer lines
 _FILE_MODE = 0o640
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # the last for pipes and terminals
 _PATIENCE_MS = 100  # a reader that is only slow takes less; one that has stopped must not stop a mount
+_turn = threading.Lock()  # of two threads that find room for one, the other would wait, where writing cannot but wait
 
 
 class DaemonLog:
@@ -132,7 +134,8 @@ class DaemonLog:
             if self._fd >= 0 and stat.S_ISREG(os.fstat(self._fd).st_mode):
                 os.write(self._fd, data + b"\n")
             elif self._fd >= 0:
-                self._write_to_reader(data + b"\n")
+                with _turn:
+                    self._write_to_reader(data + b"\n")
             elif self._syslog is not None:
                 prefix = f"<{_FACILITY_DAEMON | severity}>tigrismount[{os.getpid()}]: ".encode()
                 self._syslog.send(prefix + data[:_MAX_SYSLOG_BYTES])
