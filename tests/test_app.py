@@ -66,6 +66,28 @@ async def test_a_key_that_comes_when_no_thread_is_left_is_refused_and_ends_nobod
     theirs.close()
 
 
+async def test_a_store_that_says_very_much_keeps_no_answer_from_the_supervisor() -> None:
+    """Mutation: the answer is longer than a message may be and never sent, and a worker that serves counts as hung."""
+
+    class Engine:
+        def degraded(self) -> dict[str, str]:
+            return {"store": "denied: " + "no " * 100_000, "cache": ""}
+
+    ours, theirs = Channel.pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Worker(ours)._listen, None, Engine())  # type: ignore[arg-type] # a ping takes no more
+        theirs.send("ping")
+        with trio.fail_after(5):
+            await trio.lowlevel.wait_readable(theirs)
+        answer = theirs.receive()
+        nursery.cancel_scope.cancel()
+    assert answer is not None
+    (reason,) = answer.body["degraded"]
+    assert reason.startswith("store: denied: no no ")
+    ours.close()
+    theirs.close()
+
+
 def test_an_end_goes_on_where_no_thread_is_left_to_hurry_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the blocks that wait for the disk are lost, and the worker ends as if it had crashed."""
     monkeypatch.setattr(threading.Thread, "start", refuse)

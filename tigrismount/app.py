@@ -73,6 +73,9 @@ _PUSH_S = 1.0
 """How long a block may still go to the kernel before requests are given up: it takes milliseconds."""
 _SETTLE_S = 3.0
 """How long flights may take to settle after that; a body in transit is cut at once."""
+_REASON_CHARACTERS = 1000
+"""Of what a store or a disk has said, that the supervisor is told: a message is short, and one that is never sent is
+no answer at all."""
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
 
@@ -270,7 +273,8 @@ class Worker:
                 log.warning("the supervisor is gone: nobody looks after this mount any more")
                 return
             if message.type == "ping":
-                self._say("pong", degraded=[f"{part}: {why}" for part, why in engine.degraded().items() if why])
+                degraded = {part: why for part, why in engine.degraded().items() if why}
+                self._say("pong", degraded=[f"{part}: {why[:_REASON_CHARACTERS]}" for part, why in degraded.items()])
             elif message.type == "note":
                 engine.note_handover(str(message.body.get("handover", "")))
             elif message.type == "credentials":

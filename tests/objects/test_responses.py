@@ -210,3 +210,9 @@ def test_an_error_names_the_request_that_the_store_refused():
     assert "(403 AccessDenied: no; request 4442587FB7D0A2F9)" in str(error)
     hostile = ErrorAnswer(403, "AccessDenied", "no", {"x-amz-request-id": "\x1b[2J evil"})
     assert error_from_answer(hostile, TARGET).request_id == ""
+
+
+def test_a_store_that_says_very_much_is_quoted_in_short() -> None:
+    """Mutation: a code without end becomes the reason of every message about the mount, which are not sent then."""
+    error = error_from_answer(ErrorAnswer(400, "No" * 50_000, "no " * 50_000, {}), TARGET)
+    assert len(error.detail) < 1000

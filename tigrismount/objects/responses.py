@@ -204,7 +204,7 @@ def _said(answer: ErrorAnswer) -> str:
     words = " ".join(answer.message.split())[:200]
     request_id = _request_id(answer)
     tail = f"; request {request_id}" if request_id else ""
-    return f" ({answer.status} {answer.code}{': ' if words else ''}{words}{tail})"
+    return f" ({answer.status} {answer.code[:100]}{': ' if words else ''}{words}{tail})"
 
 
 def _request_id(answer: ErrorAnswer) -> str:
