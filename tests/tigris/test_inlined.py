@@ -82,6 +82,14 @@ def test_the_oldest_go_when_there_are_too_many():
     assert [files.find(obj) for obj in objects.values()] == [None, b"bbbb", b"cccc"]
 
 
+def test_files_of_a_few_bytes_are_bounded_by_their_number():
+    """Mutation: where bytes alone count, names of millions of them fill the memory."""
+    files = InlinedFiles(limit_files=2)
+    objects = {data: ObjectId("b", data.decode(), _md5(data), 1) for data in (b"a", b"b", b"c")}
+    files.keep(objects.values(), list(objects))
+    assert [files.find(obj) for obj in objects.values()] == [None, b"b", b"c"]
+
+
 def _md5(data: bytes) -> str:
     import hashlib
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 KEPT_BYTES = 8 << 20
 """Most bytes kept: the small files of many model directories."""
+KEPT_FILES = 16_384
+"""Most files, however few bytes they have: the name of each takes half a kilobyte, and some buckets have millions."""
 
 MARK = b"<Data>"
 """What a listing holds in which rows carry anything."""
@@ -46,10 +48,12 @@ class InlinedFiles:
 
     Args:
         limit_bytes: Most bytes kept; the oldest go first.
+        limit_files: Most files kept.
     """
 
-    def __init__(self, limit_bytes: int = KEPT_BYTES) -> None:
+    def __init__(self, limit_bytes: int = KEPT_BYTES, limit_files: int = KEPT_FILES) -> None:
         self._limit_bytes = limit_bytes
+        self._limit_files = limit_files
         self._lock = threading.Lock()
         self._files: OrderedDict[ObjectId, bytes] = OrderedDict()
         self._bytes = 0
@@ -74,7 +78,7 @@ class InlinedFiles:
         with self._lock:
             self._bytes += len(data) - len(self._files.pop(obj, b""))
             self._files[obj] = data
-            while self._bytes > self._limit_bytes:
+            while self._bytes > self._limit_bytes or len(self._files) > self._limit_files:
                 _, oldest = self._files.popitem(last=False)
                 self._bytes -= len(oldest)
 
