@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import mmap
 import os
 import resource
 import signal
@@ -17,7 +19,7 @@ from tigrismount.errors import ObjectAccessError, ObjectProtocolError, ObjectUna
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.fetchers import pool as pools
 from tigrismount.objects.fetchers.memory import SharedMemory
-from tigrismount.objects.fetchers.pool import FetchProcesses
+from tigrismount.objects.fetchers.pool import FetchProcesses, open_fetchers
 from tigrismount.objects.fetchers.process import Patience
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
@@ -361,6 +363,23 @@ def test_memory_that_cannot_be_mapped_takes_no_descriptor_of_others_along():
         os.fstat(other)
     finally:
         os.close(other)
+
+
+def test_a_kernel_that_takes_no_pages_back_is_fetched_on_by_threads(monkeypatch, caplog):
+    """As gVisor's. Mutation: it is found out when the first buffer is given back, and ends the worker."""
+
+    class Keeping(mmap.mmap):
+        def madvise(self, option: int, *where: int) -> None:
+            if option == mmap.MADV_REMOVE:
+                raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+            super().madvise(option, *where)
+
+    config = S3Config(endpoint_url="http://127.0.0.1:1", fetch_processes=1)
+    with monkeypatch.context() as sandbox:
+        sandbox.setattr(mmap, "mmap", Keeping)
+        assert open_fetchers(config, 8 << 20) is None
+    assert "no memory to share with fetch processes (Function not implemented)" in caplog.text
+    assert open_fetchers(config, 8 << 20) is not None
 
 
 async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world):

@@ -55,7 +55,7 @@ class SharedMemory:
         """Return new memory of which *limit_bytes* may be in use at once.
 
         Raises:
-            OSError: The kernel has none such, or an address space is too small.
+            OSError: The kernel has none such, or takes no pages of it back; or an address space is too small.
         """
         size_bytes = _WORDS_BYTES + -(-limit_bytes * SPARE // LARGE_BYTES) * LARGE_BYTES
         fd = os.memfd_create("tigrismount-blocks", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -65,7 +65,9 @@ class SharedMemory:
         except BaseException:
             os.close(fd)
             raise
-        return cls(fd, size_bytes)  # from here on it goes with the object, also where that comes to nothing
+        memory = cls(fd, size_bytes)  # from here on it goes with the object, also where that comes to nothing
+        memory._map.madvise(mmap.MADV_REMOVE, _WORDS_BYTES, mmap.PAGESIZE)  # not every kernel takes pages back
+        return memory
 
     def __del__(self) -> None:
         """Let go of the file; the pages go with the last mapping."""
