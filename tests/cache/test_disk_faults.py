@@ -336,6 +336,46 @@ async def test_full_disk_at_the_start_leaves_what_is_cached(place: Any) -> None:
             assert await fill(cache, object_id("other")) == 4
 
 
+async def test_closing_a_version_on_a_disk_that_is_gone_ends_nothing(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """XFS that has shut down answers EIO to a look at an open file. Mutations: the event loop meets that where a
+    version is closed; what was found right then counts for any file of which nobody can tell whether it is the same."""
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        await check_all(cache, OBJ)
+        assert handle.proven(0)
+        with monkeypatch.context() as disk_is_gone:
+            disk_is_gone.setattr(os, "fstat", fails)
+            handle.close()
+        assert cache.tables() == {"cache_open": 0, "cache_verified": 0}
+        again = await cache.open_object(OBJ)
+        assert again.has(0)
+        assert not again.proven(0)
+        again.close()
+
+
+async def test_closing_a_file_that_says_what_was_lost_ends_nothing(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS does where a quota is spent. Mutation: the event loop meets it where a version is closed."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        handle = await cache.open_object(OBJ)
+        really_close = os.close
+
+        def close_and_say(fd: int) -> None:
+            really_close(fd)
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+        with monkeypatch.context() as quota_is_spent:
+            quota_is_spent.setattr(os, "close", close_and_say)
+            handle.close()
+
+
 async def test_start_on_a_disk_without_one_free_block_needs_none(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where root has filled it into what is reserved: what is written over needs no room, what was cut does.
 

@@ -31,6 +31,8 @@ from tigrismount.errors import CacheCorruptError, CacheError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+UNKNOWN_STATE = 0, 0
+"""State of a file that nobody can look at."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """A filesystem without ``flock``: then only this process's own pins protect a file."""
 _OPEN_ATTEMPTS = 200
@@ -67,13 +69,17 @@ class DataFile:
 
     @property
     def state(self) -> tuple[int, int]:
-        """Inode number of the open file and when it was written last, in nanoseconds; zeros when it is not open.
+        """Inode number of the open file and when it was written last, in nanoseconds; zeros where nobody can tell.
 
-        The number alone says little: filesystems give that of a removed file to the next one.
+        The number alone says little: filesystems give that of a removed file to the next one. A file that is not open
+        has none, nor has any on a disk that is gone: XFS refuses even to look at those that are open.
         """
         if self._fd < 0:
-            return 0, 0
-        facts = os.fstat(self._fd)
+            return UNKNOWN_STATE
+        try:
+            facts = os.fstat(self._fd)
+        except OSError:
+            return UNKNOWN_STATE
         return facts.st_ino, facts.st_mtime_ns
 
     def open_existing(self) -> bool:

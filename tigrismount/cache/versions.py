@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from tigrismount import threads
+from tigrismount.cache.datafile import UNKNOWN_STATE
 from tigrismount.cache.storage import FileGoneError, StoredVersion
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ class OpenVersions:
             return
         del self._open[version.digest]
         storage = version.storage
-        if storage.verified:
-            self._verified[version.digest] = storage.file.state, storage.verified
+        if storage.verified and (state := storage.file.state) != UNKNOWN_STATE:
+            self._verified[version.digest] = state, storage.verified
             self._verified.move_to_end(version.digest)
             if len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)
@@ -202,7 +203,7 @@ class OpenVersions:
             return storage
 
         storage = await self._run(work)
-        state, verified = self._verified.get(digest, ((0, 0), set[int]()))
+        state, verified = self._verified.get(digest, (UNKNOWN_STATE, set[int]()))
         if storage.blocks and state == storage.file.state:
             storage.verified = verified & storage.blocks.keys()
         return storage
