@@ -99,15 +99,19 @@ class Asking:
         self._versions.supersede(self._obj)
 
     async def _ask_without_id(self, gone: ObjectError) -> None:
-        """Ask for what the key holds now: the same bytes may have been put there again, and their old id be gone."""
+        """Ask for what the key holds now: the same bytes may have been put there again, and their old id be gone.
+
+        Only where they were is the id forgotten: what says that there is nothing under it may be a region that lags.
+        """
         assert self._versions is not None
-        self._versions.forget(self._obj, self._manner.version_id)
+        version_id = self._manner.version_id
         self._manner = SURE if self._traits.may_lag else PLAIN
         self._on_again()
         try:
             await self._get(self._manner)
         except (StaleObjectError, ObjectNotFoundError):
             raise self._stale() from gone
+        self._versions.forget(self._obj, version_id)
 
     def _stale(self) -> StaleObjectError:
         detail = "the object was overwritten or deleted, and the version that was open is gone too"
