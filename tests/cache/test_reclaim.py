@@ -89,6 +89,21 @@ async def test_giving_back_what_lies_between_blocks_takes_no_memory_for_those_th
     await cache.aclose()
 
 
+async def test_a_damaged_record_ends_no_sweep(place: Any) -> None:
+    """Whoever opens the version takes it for not cached. Mutation: blocks of no bytes cannot be counted, and the worker
+    ends, as does each one after it."""
+    async with place.open() as cache:
+        await fill(cache, OLD)
+        ((digest, record),), index = cache._index.objects().items(), cache._index
+        block = index.blocks(digest)[0]
+        index.drop_object(digest)
+        index.put_block(digest, replace(record, block_bytes=0, cached_bytes=0), 0, block)
+    cache = await place.start()
+    reclaim.sweep(cache._directory, cache._index)
+    assert await check_all(cache, OLD) == 0
+    await cache.aclose()
+
+
 async def test_version_that_is_made_anew_while_it_is_swept_keeps_its_bytes(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tigrismount.cache.datafile import punch_holes, remove_file
-from tigrismount.cache.records import DIGEST_BYTES
+from tigrismount.cache.records import DIGEST_BYTES, valid_block_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -156,7 +156,7 @@ def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: byte
         def choose() -> list[tuple[int, int]]:
             directory.check_same()
             record = index.object(digest)  # anew: it may have been made again, in blocks of another size
-            if record is None:
+            if record is None or not valid_block_bytes(record.block_bytes):
                 return []
             return _gaps(index.blocks(digest), record)
 
