@@ -9,6 +9,7 @@ import pytest
 from tigrismount.errors import MountError
 from tigrismount.holder.conversation import Conversation, StartError
 from tigrismount.holder.events import Events
+from tigrismount.holder.protocol import Channel
 from tigrismount.holder.worker import Worker
 
 LAST_MESSAGE = """
@@ -57,6 +58,21 @@ def test_a_worker_that_said_nothing_has_an_end_too(run):
     assert worker.has_ended()
     worker.close()
     assert (lines, worker.describe_end()) == ([], "was killed by SIGTERM")
+
+
+def test_a_successor_can_be_told_how_one_ended_that_said_very_much(run):
+    """Mutation: what it is started with is longer than a message may be, so no successor serves and the mount ends."""
+    worker, lines = run("print(chr(34) * 60_000)")
+    assert worker.has_ended()
+    worker.close()
+    assert lines == ['"' * 60_000], "the log has all of it"
+    reason = worker.describe_end()
+    assert reason.startswith('ended with exit status 0: """')
+    ours, theirs = Channel.pair()
+    ours.send("start", takeover_reason=reason)
+    assert theirs.receive().body["takeover_reason"] == reason
+    ours.close()
+    theirs.close()
 
 
 def test_a_worker_that_is_gone_before_it_is_told_anything_is_described(run, events):

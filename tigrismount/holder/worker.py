@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 64 << 10
 _MOST_LINE_BYTES = 64 << 10  # a longer line is passed on in pieces
+_LAST_WORDS = 1000  # characters that are quoted: a successor is told, and a message that is too long is never sent
 
 
 class Worker:
@@ -159,7 +160,7 @@ class Worker:
             how = f"was killed by {_name_of(-status)}"
         else:
             how = f"ended with exit status {status}"
-        return f"{how}: {self.last_line}" if self.last_line else how
+        return f"{how}: {self.last_line[:_LAST_WORDS]}" if self.last_line else how
 
     def drain(self) -> None:
         """Take everything that it has sent and written so far."""
