@@ -6,6 +6,7 @@ import os
 import re
 import select
 import threading
+import time
 
 import pytest
 
@@ -171,6 +172,42 @@ def test_of_two_mounts_that_find_room_for_one_line_none_waits(monkeypatch):
         assert are_stuck == [False, False]
         for log in logs:
             log.close()
+
+
+def test_no_mount_waits_for_the_lines_of_all_others(monkeypatch):
+    """A reader that is slow is waited for at each line. Mutation: each line of a mount waits for one of every other."""
+
+    class Poll:
+        """A reader that takes a line just before it would count as one that has stopped."""
+
+        def register(self, *_: int) -> None:
+            pass
+
+        def poll(self, _: int) -> list[tuple[int, int]]:
+            time.sleep(0.09)
+            return [(0, select.POLLOUT)]
+
+    monkeypatch.setattr(select, "poll", Poll)
+    with stopped_reader() as reader:
+        os.read(reader, 1 << 20)
+        logs = [DaemonLog(path=None, foreground=True, level="info", json_lines=False) for _ in range(20)]
+        waited_s: list[float] = []
+
+        def write(log: DaemonLog) -> None:
+            for _ in range(3):
+                began_s = time.monotonic()
+                log.line("x")
+                waited_s.append(time.monotonic() - began_s)
+
+        writing = [threading.Thread(target=write, args=(log,), daemon=True) for log in logs]
+        for thread in writing:
+            thread.start()
+        for thread in writing:
+            thread.join(30)
+        for log in logs:
+            log.close()
+    assert len(waited_s) == 60
+    assert max(waited_s) < 1.0
 
 
 def is_stuck(log: DaemonLog) -> bool:

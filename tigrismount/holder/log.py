@@ -134,11 +134,20 @@ class DaemonLog:
             if self._fd >= 0 and stat.S_ISREG(os.fstat(self._fd).st_mode):
                 os.write(self._fd, data + b"\n")
             elif self._fd >= 0:
-                with _turn:
-                    self._write_to_reader(data + b"\n")
+                self._write_in_turn(data + b"\n")
             elif self._syslog is not None:
                 prefix = f"<{_FACILITY_DAEMON | severity}>tigrismount[{os.getpid()}]: ".encode()
                 self._syslog.send(prefix + data[:_MAX_SYSLOG_BYTES])
+
+    def _write_in_turn(self, data: bytes) -> None:
+        """Write to a reader when no other thread does, with no more patience for those threads than for the reader."""
+        if not _turn.acquire(timeout=_PATIENCE_MS / 1000 if self._is_read else 0.0):
+            self._is_read = False
+            return
+        try:
+            self._write_to_reader(data)
+        finally:
+            _turn.release()
 
     def _write_to_reader(self, data: bytes) -> None:
         """Write to whoever reads a pipe or a terminal, as far as they do: what they do not take soon is lost."""
