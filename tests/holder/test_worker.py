@@ -53,6 +53,30 @@ def test_nothing_that_a_dead_worker_said_is_lost(run):
     assert worker.describe_end() == "ended with exit status 3: two"
 
 
+def test_the_journal_of_a_dead_worker_is_taken_whatever_it_said_before(events):
+    """Mutation: what is no message to others ends the search; a successor goes on with a journal that is no more."""
+    program = """
+import os, sys
+from tigrismount.holder.protocol import Channel
+channel = Channel.from_fd(int(sys.argv[-1]))
+channel.send("pong")
+channel.send("journal", [os.memfd_create("older")])
+channel.send("pong")
+channel.send("journal", [os.memfd_create("newest")])
+"""
+    kept: list[str] = []
+
+    def keep(fd: int) -> None:
+        kept.append(os.readlink(f"/proc/self/fd/{fd}"))
+        os.close(fd)
+
+    worker = Worker.start((sys.executable, "-c", program), events, print, keep)
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    worker.drain()
+    assert [name.split()[0] for name in kept] == ["/memfd:older", "/memfd:newest"]
+    worker.close()
+
+
 def test_a_worker_that_said_nothing_has_an_end_too(run):
     worker, lines = run("import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
     assert worker.has_ended()

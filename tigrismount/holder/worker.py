@@ -164,10 +164,8 @@ class Worker:
 
     def drain(self) -> None:
         """Take everything that it has sent and written so far."""
-        waiting = -1
-        while self.is_connected and waiting != len(self.messages):
-            waiting = len(self.messages)
-            self._take_message()
+        while self.is_connected and self._receive():
+            pass
         if self._output_fd >= 0:
             self._take_output()
 
@@ -187,13 +185,17 @@ class Worker:
             self._close_output()
 
     def _take_message(self) -> None:
+        self._receive()
+
+    def _receive(self) -> bool:
+        """Take the next message, if there is one; return whether there may be another."""
         try:
             message = self.channel.receive()
         except BlockingIOError:
-            return
+            return False
         if message is None:
             self._disconnect()
-            return
+            return False
         keep = self._keep_journal if message.type == "journal" and len(message.fds) == 1 else os.close
         for fd in message.fds:
             keep(fd)
@@ -202,6 +204,7 @@ class Worker:
             self.degraded = "; ".join(map(str, message.body.get("degraded", ())))
         elif message.type != "journal":
             self.messages.append(message)
+        return True
 
     def _disconnect(self) -> None:
         self._events.unwatch(self.channel.fileno())
