@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 
+from tigrismount.errors import MountError
+from tigrismount.holder import helper
 from tigrismount.holder.connection import Connection
 from tigrismount.holder.heirloom import Heirloom
 from tigrismount.holder.mounting import MountSpec
 from tigrismount.holder.notify import Notifier, take_stored
 from tigrismount.holder.store import Store
+from tigrismount.holder.unit import Unit
 
 
 @pytest.fixture
@@ -85,6 +89,42 @@ def test_what_cannot_be_left_with_systemd_is_left_later(manager, descriptors_lef
     store.leave(connection, heirloom)
     assert store.is_current(connection, 0)
     os.close(connection.journal_fd)
+
+
+def test_what_systemd_could_not_be_told_to_drop_gets_no_second_one_beside_it(manager, monkeypatch):
+    """Mutation: systemd has two under one name, and passes on the older one as the last."""
+    listener, environment = manager
+    refusals = [OSError(23, "Too many open files in system")]
+    make = socket.socket
+
+    def refuse_once(*arguments: int) -> socket.socket:
+        if refusals:
+            raise refusals.pop()
+        return make(*arguments)
+
+    notifier = Notifier(environment)
+    with monkeypatch.context() as system:
+        system.setattr("tigrismount.holder.notify.socket.socket", refuse_once)
+        assert not notifier.store("state", 0)
+        assert notifier.store("state", 0)
+    assert listener.recv(100) == b"FDSTOREREMOVE=1\nFDNAME=state"
+    assert listener.recv(100) == b"FDSTORE=1\nFDNAME=state"
+    listener.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        listener.recv(100)
+
+
+def test_nothing_is_mounted_beside_the_state_of_a_mount_before(tmp_path, monkeypatch):
+    """Mutation: whoever starts takes the new connection for the old one, and the kernel waits for its first answer."""
+    mounted = []
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    monkeypatch.setattr(helper, "mount_at", lambda _: None)
+    monkeypatch.setattr(helper, "_make_directory", lambda _: None)
+    monkeypatch.setattr(helper, "mount", mounted.append)
+    monkeypatch.setattr("pwd.getpwnam", lambda _: SimpleNamespace(pw_uid=1, pw_gid=1))
+    with pytest.raises(MountError, match="cannot be told to forget"):
+        helper._mount(Unit("m", "s3://m", str(tmp_path / "m"), None, {}))
+    assert mounted == []
 
 
 @pytest.mark.parametrize("environment", [{}, {"NOTIFY_SOCKET": "/no/such/socket"}], ids=str)

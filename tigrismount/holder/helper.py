@@ -79,9 +79,11 @@ def _mount(unit: Unit) -> None:
     except KeyError:
         raise MountError(f"there is no user {USER}: run 'tigrismount install-systemd', or systemd-sysusers") from None
     owner = (user.pw_uid, user.pw_gid)
-    fd = mount(MountSpec(mountpoint=unit.mountpoint, fsname=unit.source, allow_other=True, owner=owner))
     notify = Notifier(os.environ)
-    notify.remove("fuse", "init", "state", "journal0", "journal1")
+    if not notify.remove("fuse", "init", "state", "journal0", "journal1"):
+        # With the state of the mount before, this one would be taken for it, and the kernel never be answered.
+        raise MountError(f"{unit.mountpoint}: not mounted: systemd cannot be told to forget the mount before")
+    fd = mount(MountSpec(mountpoint=unit.mountpoint, fsname=unit.source, allow_other=True, owner=owner))
     notify.store("init", write_memory_file(os.read(fd, INIT_REQUEST_BYTES)))
     notify.store("fuse", fd)
     notify.wait_until_heard()

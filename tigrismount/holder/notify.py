@@ -51,13 +51,13 @@ class Notifier:
 
     def store(self, name: str, fd: int) -> bool:
         """Leave a duplicate of *fd* with systemd, in the place of what it may have under that name; as :meth:`say`."""
-        self.remove(name)
-        return self.say("FDSTORE=1", f"FDNAME={name}", fds=[fd])
+        # Of two under one name the older one would be found.
+        return self.remove(name) and self.say("FDSTORE=1", f"FDNAME={name}", fds=[fd])
 
-    def remove(self, *names: str) -> None:
-        """Have systemd close what it keeps under *names*."""
-        for name in names:
-            self.say("FDSTOREREMOVE=1", f"FDNAME={name}")
+    def remove(self, *names: str) -> bool:
+        """Have systemd close what it keeps under *names*; as :meth:`say`."""
+        said = [self.say("FDSTOREREMOVE=1", f"FDNAME={name}") for name in names]
+        return all(said)
 
     def wait_until_heard(self) -> None:
         """Wait until everything said so far was taken: what a process that ends at once has said may get lost."""
