@@ -401,6 +401,42 @@ async def test_a_file_is_kept_while_it_is_open_and_let_go_of_when_nobody_reads_i
     assert scene.written[-1] == OpenState(7, is_through=True)
 
 
+def fail_to_close(monkeypatch: pytest.MonkeyPatch, fd: int | None = None) -> None:
+    """Let closing *fd*, or any, say EIO: NFS does where a server is away, and FUSE where a daemon is."""
+    really_close = os.close
+
+    def close_and_say(one: int) -> None:
+        really_close(one)
+        if fd in (None, one):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "close", close_and_say)
+
+
+async def test_what_close_says_of_a_file_that_the_kernel_did_not_take_ends_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: it leaves the task that answers OPEN, which ends the worker."""
+    scene.kernel.error = errno.ENOMEM
+    with monkeypatch.context() as disk_is_gone:
+        fail_to_close(disk_is_gone)
+        assert not await scene.opened()
+
+
+async def test_what_close_says_of_a_file_that_nobody_reads_ends_nothing(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: it ends who lets go of files, and with it the worker."""
+    await nursery.start(scene.through.run)
+    await scene.opened()
+    with monkeypatch.context() as disk_is_gone:
+        fail_to_close(disk_is_gone, scene.through._held[7].fd)
+        scene.through.uncount(7)
+        await until(lambda: not scene.through.statistics().files)
+        await trio.sleep(10)
+    assert await scene.opened()
+
+
 async def test_a_mapping_keeps_the_file_after_its_release(
     scene: Scene, nursery: trio.Nursery, autojump_clock: object
 ) -> None:

@@ -291,8 +291,13 @@ class DataFile:
         """Close the file and let it be evicted. Idempotent; nothing else may be running. Never fails."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            with suppress(OSError):  # as a network's filesystem does for a write that was lost: syncing tells that
-                os.close(fd)
+            close_quietly(fd)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor of a data file. Never fails: what close says is left to syncing."""
+    with suppress(OSError):  # as a network's filesystem does for a write that was lost, or when its server is gone
+        os.close(fd)
 
 
 def _lock_shared(fd: int) -> bool:

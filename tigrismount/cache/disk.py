@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
 import time
 from contextlib import suppress
@@ -29,6 +28,7 @@ import trio
 from tigrismount import threads
 from tigrismount.cache.base import CacheStatistics, Claim, block_length_bytes, check_piece
 from tigrismount.cache.claims import Claims
+from tigrismount.cache.datafile import close_quietly
 from tigrismount.cache.directory import kernel_boot_id, open_cache_directory, remove_old_caches
 from tigrismount.cache.health import Health
 from tigrismount.cache.kept import KeptRecords
@@ -351,7 +351,7 @@ class DiskBlockCache:
 
         def close() -> None:
             with suppress(IndexError):  # by whoever takes it out, once
-                os.close(made.pop())
+                close_quietly(made.pop())
 
         def work() -> int:
             fd = storage.file.open_again()

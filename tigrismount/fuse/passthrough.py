@@ -19,7 +19,6 @@ What could be taken away from under a reader may not be, for as long as anybody 
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from tigrismount import threads
-from tigrismount.cache.datafile import is_unused
+from tigrismount.cache.datafile import close_quietly, is_unused
 from tigrismount.core import loadlog
 from tigrismount.core.openmodes import OpenModes
 from tigrismount.errors import CacheError
@@ -284,7 +283,7 @@ class Passthrough:
         try:
             backing_id = self._backing.open_backing(fd)
         except OSError as exc:
-            os.close(fd)
+            close_quietly(fd)
             if exc.errno not in FOR_GOOD:
                 log.info("not opened onto its cache file: %s", exc)
                 return "the kernel did not take the cache file"
@@ -412,7 +411,7 @@ class Passthrough:
         self._backing.close_backing(self.modes.of(node_id).backing_id)
         self._journal(self.modes.back(node_id, 0))
         if held.fd >= 0:
-            os.close(held.fd)
+            close_quietly(held.fd)
 
     def statistics(self) -> PassthroughStatistics:
         """Return counters and gauges."""
