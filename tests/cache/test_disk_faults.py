@@ -19,7 +19,7 @@ from tigrismount.cache.base import Claim
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.storage import StoredVersion
 from tigrismount.core.types import ObjectId
-from tigrismount.errors import CacheError
+from tigrismount.errors import CacheCorruptError, CacheError
 from tigrismount.testing.cache_contract import (
     BLOCK_BYTES,
     aligned_buffer,
@@ -281,6 +281,41 @@ async def test_block_that_could_not_be_synced_is_not_read_again(place: Any, monk
     cache._health._next_try_s = 0.0
     assert await write(handle, OBJ, 4)
     await check(handle, OBJ, 4)
+    handle.close()
+    await cache.aclose()
+
+
+@pytest.mark.parametrize("verify", ["once", "off"])
+@pytest.mark.parametrize("closed", [True, False])
+async def test_block_that_could_not_be_synced_nor_dropped_is_looked_at(
+    place: Any, monkeypatch: pytest.MonkeyPatch, verify: Any, closed: bool
+) -> None:
+    """The index lies on the disk that fails. Mutation: what is left of the block is read with no further look, as it
+    was verified before or nothing is, by who opens the version again."""
+
+    def drop_fails(*_: object) -> bool:
+        raise CacheError("the cache index failed")
+
+    cache = await place.start(verify=verify)
+    handle = await cache.open_object(OBJ)
+    assert await write(handle, OBJ, 4)
+    await check(handle, OBJ, 4)
+    if closed:
+        handle.close()
+    with monkeypatch.context() as hooks:
+        hooks.setattr(os, "fdatasync", partial(fails, errno.EIO))
+        hooks.setattr(cache._index, "drop_block", drop_fails)
+        await cache._attempt(cache._publisher.publish)
+    (path,) = (path for path in (place.path / "objects").rglob("*") if path.is_file())
+    before = path.stat()
+    place.flip(4 * BLOCK_BYTES)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk changes bytes, which is no writing
+    again = await cache.open_object(OBJ)
+    assert again.has(4)
+    assert not again.proven(4)
+    with pytest.raises(CacheCorruptError):
+        await check(again, OBJ, 4)
+    again.close()
     handle.close()
     await cache.aclose()
 

@@ -9,12 +9,14 @@ comes in while one runs waits for the next.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from tigrismount import threads
+from tigrismount.errors import CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,8 +100,9 @@ class Publisher:
             except OSError as error:
                 failures.append(error)
                 lost += [(digest, i, block) for i, block in blocks.items()]
-                for i, block in blocks.items():
-                    self._index.drop_block(digest, i, block)
+                with suppress(CacheError):  # it is on the same disk; who reads them here looks at their bytes
+                    for i, block in blocks.items():
+                        self._index.drop_block(digest, i, block)
         if changes:
             self._index.replace_blocks(changes)
         if used_ms:

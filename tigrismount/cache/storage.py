@@ -83,6 +83,8 @@ class StoredVersion:
         """Blocks known to be on disk. Changed in the event loop only."""
         self.verified: set[int] = set()
         """Blocks found right since this process started. Changed in the event loop only."""
+        self.suspect: set[int] = set()
+        """Blocks that could not be synced: no record of them is believed. Changed in the event loop only."""
         self.claimed: set[int] = set()
         """Blocks that this process has claimed. Changed in the event loop only."""
         self.asking: dict[int, trio.Event] = {}
@@ -136,7 +138,7 @@ class StoredVersion:
             return True
         if index in self.verified:
             return False
-        return verify == "once" or not self._trust.covers(block)
+        return verify == "once" or index in self.suspect or not self._trust.covers(block)
 
     def forget(self, index: int, block: BlockRecord) -> None:
         """Know no more of a block, unless it has been written anew since *block* was looked up. Event loop only."""

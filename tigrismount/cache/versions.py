@@ -9,7 +9,7 @@ with (``using``), so that a file is closed when its last reader is done and neve
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -98,6 +98,8 @@ class OpenVersions:
         self._open: dict[bytes, OpenVersion] = {}
         self._verified: OrderedDict[bytes, tuple[tuple[int, int], set[int]]] = OrderedDict()
         """What was found right in versions that nobody has open, and the file's state, least recently closed first."""
+        self._suspect: defaultdict[bytes, set[int]] = defaultdict(set)
+        """Blocks that could not be synced, by version: the index, on the same disk, may not have dropped them."""
         self._limiter = trio.CapacityLimiter(_THREADS)
 
     @property
@@ -206,6 +208,8 @@ class OpenVersions:
         state, verified = self._verified.get(digest, (UNKNOWN_STATE, set[int]()))
         if storage.blocks and state == storage.file.state:
             storage.verified = verified & storage.blocks.keys()
+        if digest in self._suspect:
+            storage.suspect = self._suspect[digest]
         return storage
 
     async def _run(self, work: Callable[[], StoredVersion]) -> StoredVersion:
@@ -262,10 +266,19 @@ class OpenVersions:
         self._verified.pop(digest, None)
 
     def note_lost(self, digest: bytes, index: int, block: BlockRecord) -> None:
-        """Know no more of a block, whatever was found of it before: its data did not get to the disk."""
+        """Know no more of a block, whatever was found of it before: its data did not get to the disk.
+
+        Where its record is found again its bytes are looked at, however much records are believed.
+        """
+        self._suspect[digest].add(index)
+        if digest in self._verified:
+            self._verified[digest][1].discard(index)
         version = self._open.get(digest)
-        known = version.storage.blocks.get(index) if version is not None else None
-        if version is not None and known is not None and known[:2] == block[:2]:
+        if version is None:
+            return
+        version.storage.suspect = self._suspect[digest]
+        known = version.storage.blocks.get(index)
+        if known is not None and known[:2] == block[:2]:
             version.storage.forget(index, known)
 
     def note_verified(self, storage: StoredVersion, index: int, block: BlockRecord) -> BlockRecord | None:
