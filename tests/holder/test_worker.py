@@ -155,3 +155,23 @@ def test_an_answer_tells_what_works_less_well_than_it_should(run):
     assert worker.unanswered == 0
     assert worker.degraded == "store: away; cache: full"
     worker.close()
+
+
+NEW_JOURNAL = """
+import os, sys
+from tigrismount.holder.protocol import Channel
+channel = Channel.from_fd(int(sys.argv[-1]))
+channel.send("journal", [os.memfd_create("journal")])
+channel.send("pong", degraded=["store: away"])
+"""
+
+
+def test_a_journal_that_finds_no_descriptor_left_is_lost_and_the_mount_is_not(run, descriptors_left):
+    """Mutation: the supervisor takes it for a mistake of its own, and unmounts; a mounter gives the mount up."""
+    worker, lines = run(NEW_JOURNAL)
+    with descriptors_left(0):
+        worker._take_message()
+    worker.drain()
+    assert worker.degraded == "store: away"
+    worker.close()
+    assert "what it said is lost: a message from the other process was cut" in lines[0]

@@ -193,6 +193,9 @@ class Worker:
             message = self.channel.receive()
         except BlockingIOError:
             return False
+        except MountError as exc:  # such as of a journal that came while this machine had no descriptor left
+            self._log(f"worker {self.pid}: what it said is lost: {exc}")
+            return True
         if message is None:
             self._disconnect()
             return False
