@@ -106,11 +106,11 @@ def make_mount(at: Path, fsname: str, read_ahead_kib: int | None) -> tuple[int, 
     try:
         init = os.read(fd, INIT_REQUEST_BYTES)
         describe_init(init)
-    except (OSError, MountError) as exc:
+        entry = mount_at(str(at))
+    except (OSError, MountError) as exc:  # while the connection is held, whoever looks at the mount waits for ever
         os.close(fd)
         unmount(str(at), lazy=True)
-        raise MountError(f"{at}: the kernel did not begin the conversation: {exc}") from exc
-    entry = mount_at(str(at))
+        raise MountError(f"{at}: the mount could not be begun with: {exc}") from exc
     if entry is not None and read_ahead_kib is not None:
         raise_read_ahead(entry.device, read_ahead_kib)
     return fd, init
