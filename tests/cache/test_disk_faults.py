@@ -320,6 +320,42 @@ async def test_block_that_could_not_be_synced_nor_dropped_is_looked_at(
     await cache.aclose()
 
 
+async def test_block_that_could_not_be_synced_is_proven_as_the_disk_has_it(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that fails leaves its bytes in memory, as if they were on the disk.
+
+    Mutation: they are found right there, and what the disk has is read past them, or after them, with no further look.
+    """
+
+    def drop_fails(*_: object) -> bool:
+        raise CacheError("the cache index failed")
+
+    def shows_the_disk(_fd: int, offset: int, length_bytes: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        assert (offset, offset + length_bytes) == (4 * BLOCK_BYTES, OBJ.size_bytes), "not to its end: its page stays"
+        place.flip(4 * BLOCK_BYTES)
+
+    cache = await place.start(verify="once")
+    handle = await cache.open_object(OBJ)
+    assert await write(handle, OBJ, 4)
+    handle.close()
+    with monkeypatch.context() as hooks:
+        hooks.setattr(os, "fdatasync", partial(fails, errno.EIO))
+        hooks.setattr(cache._index, "drop_block", drop_fails)
+        await cache._attempt(cache._publisher.publish)
+    handle = await cache.open_object(OBJ)
+    (path,) = (path for path in (place.path / "objects").rglob("*") if path.is_file())
+    fd = os.open(path, os.O_RDONLY)
+    monkeypatch.setattr(os, "posix_fadvise", shows_the_disk)
+    with pytest.raises(CacheCorruptError):
+        await handle.prove_block(4, fd)
+    assert not handle.has(4)
+    os.close(fd)
+    handle.close()
+    await cache.aclose()
+
+
 async def test_system_without_a_thread_costs_blocks_and_nothing_else(
     place: Any, autojump_clock: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -176,6 +176,14 @@ class DataFile:
         """Tell whether *fd* is of the open file, and not of one that has had its name."""
         return os.fstat(fd).st_ino == self.inode
 
+    def drop_pages(self, offset: int, length_bytes: int) -> None:
+        """Have the kernel drop what it keeps of a range, so that it is read from the disk. Never fails.
+
+        A write that failed leaves in memory what the disk does not have.
+        """
+        with suppress(OSError):
+            os.posix_fadvise(self._fd, offset, length_bytes, os.POSIX_FADV_DONTNEED)
+
     def linked(self) -> bool:
         """Tell whether the open file still has a name."""
         return os.fstat(self._fd).st_nlink > 0

@@ -183,6 +183,8 @@ class StoredVersion:
     @contextmanager
     def _dropping(self, index: int, block: BlockRecord) -> Iterator[None]:
         try:
+            if index in self.suspect:  # found right in memory, it would be believed to be so on the disk
+                self.file.drop_pages(index * self.record.block_bytes, block.length_bytes)
             yield
         except CacheError:
             with suppress(CacheError):  # an index that fails as well will be told by the next one who reads
