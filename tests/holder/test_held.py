@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import struct
@@ -91,6 +92,16 @@ def test_what_nobody_expected_behind_an_upgrade_leaves_the_mount_to_the_next_sta
         if is_held:
             assert run_resumed(state_fd) == LOST
             assert "is left to the next start" in capfd.readouterr().err
+            with monkeypatch.context() as gone:
+                gone.setattr("sys.stderr", Unread())
+                assert run_resumed(write_memory_file(heirloom.to_bytes())) == LOST, "also where nobody hears it"
         else:
             with pytest.raises(OSError, match="Too many"):
                 run_resumed(state_fd)
+
+
+class Unread(io.StringIO):
+    """A standard error whose reader is gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")

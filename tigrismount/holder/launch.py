@@ -117,7 +117,8 @@ def run_resumed(state_fd: int) -> int:
         if not heirloom.held_by_systemd:
             raise
         # As the supervisor itself does: any other status would have the mount taken for one that never served.
-        print(f"tigrismount: the mount is left to the next start: {exc!r}", file=sys.stderr)  # noqa: T201
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"tigrismount: the mount is left to the next start: {exc!r}", file=sys.stderr, flush=True)  # noqa: T201
         return LOST
 
 
