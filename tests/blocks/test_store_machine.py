@@ -138,7 +138,7 @@ def _act(world: World, kind: str, a: int, b: int) -> None:
         world.nursery.start_soon(world.read, obj, start, stop, priority, scope)
     elif kind == "plan":
         extents = [Extent(start, stop)] if b % 4 else [Extent(start, obj.size_bytes), Extent(0, start)]
-        later = [Extent(0, obj.size_bytes)] if a % 3 == 0 else []
+        later = ([Extent(0, obj.size_bytes)], [], None)[a % 3]
         priority = (Priority.READAHEAD, Priority.PREFETCH, Priority.LATER)[a % 3]
         world.store.plan(obj, extents, priority, later=later, cut=b % 5 == 0)
     elif kind == "unplan":

@@ -128,6 +128,66 @@ async def test_a_cache_that_refuses_is_not_filled_again_and_again(client, open_s
     assert client.statistics().bytes_fetched <= 8 * BLOCK
 
 
+async def test_what_was_said_of_the_rest_holds_until_more_is_said(client, open_store) -> None:
+    """A plan that says nothing of the rest leaves it; what is planned or read meanwhile is not fetched for it again."""
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", pattern(20 * BLOCK))
+    gate = client.hold("GET")
+    async with open_store(cache=disk, memory_limit_bytes=8 * BLOCK, part_bytes=BLOCK, concurrency=1) as store:
+        store.plan(obj, [Extent(0, BLOCK)], Priority.PREFETCH, later=[Extent(0, 20 * BLOCK)])
+        await wait_all_tasks_blocked()
+        store.plan(obj, [Extent(BLOCK, 3 * BLOCK)], Priority.PREFETCH, later=None)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert all(disk.block(obj, index) is not None for index in range(20))
+        starts = [start for _, _, start, _ in client.requests]
+        assert starts == [index * BLOCK for index in range(20)]
+
+
+async def test_nothing_said_of_the_rest_means_nothing_where_nothing_was(client, open_store) -> None:
+    obj = client.put("a", pattern(20 * BLOCK))
+    async with open_store(cache=MemoryBlockCache(block_bytes=BLOCK), part_bytes=BLOCK) as store:
+        store.plan(obj, [], Priority.PREFETCH, later=None)
+        store.plan(obj, [Extent(0, BLOCK)], Priority.PREFETCH, later=None)
+        await wait_all_tasks_blocked()
+    assert client.statistics().bytes_fetched == BLOCK
+
+
+async def test_what_was_read_and_refused_by_the_disk_is_not_fetched_for_it_again(client, open_store) -> None:
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    disk.refuse_writes = True
+    obj, other = client.put("a", pattern(20 * BLOCK)), client.put("b", pattern(BLOCK))
+    gate = client.hold("GET", "b")
+    async with open_store(cache=disk, memory_limit_bytes=4 * BLOCK, part_bytes=BLOCK, concurrency=1) as store:
+        store.plan(other, [Extent(0, BLOCK)], Priority.PREFETCH)  # nothing is fetched but for readers
+        await wait_all_tasks_blocked()
+        store.plan(obj, [], Priority.PREFETCH, later=[Extent(0, 12 * BLOCK)])
+        for index in reversed(range(12)):  # each pushes an earlier one out of memory
+            await store.read(obj, index * BLOCK, (index + 1) * BLOCK)
+            store.plan(obj, [], Priority.PREFETCH, later=None)
+        gate.set()
+        await wait_all_tasks_blocked()
+    assert client.statistics().bytes_fetched == 13 * BLOCK
+
+
+async def test_the_rest_waits_for_memory_and_is_not_lost_for_want_of_it(client, open_store) -> None:
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    obj, other = client.put("a", pattern(8 * BLOCK)), client.put("b", pattern(4 * BLOCK))
+    async with open_store(cache=disk, memory_limit_bytes=4 * BLOCK, part_bytes=BLOCK) as store:
+        gate = client.hold("GET")
+        async with trio.open_nursery() as nursery:
+            for index in range(4):  # all of the memory is waited for
+                nursery.start_soon(store.read, other, index * BLOCK, (index + 1) * BLOCK)
+            await wait_all_tasks_blocked()
+            store.plan(obj, [], Priority.PREFETCH, later=[Extent(0, 8 * BLOCK)])
+            await wait_all_tasks_blocked()
+            gate.set()
+        await wait_all_tasks_blocked()
+        store.plan(obj, [], Priority.PREFETCH, later=None)
+        await wait_all_tasks_blocked()
+        assert all(disk.block(obj, index) is not None for index in range(8))
+
+
 async def test_a_kernel_without_memory_costs_speed_only(client, open_store, caplog) -> None:
     data = pattern(16 * BLOCK)
     obj = client.put("a", data)

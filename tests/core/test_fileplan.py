@@ -171,8 +171,23 @@ def test_a_reader_of_half_a_file_does_not_pull_the_other_half():
 def test_a_file_read_in_earnest_is_wanted_to_its_end_by_the_disk():
     layout = layout_of(*[16 * MIB] * 64)
     store = load(plan_of(layout), list(layout.tensors[:48]))
-    assert store.plan.rest()[-1].stop == layout.tensors[-1].stop
-    assert all(extent.start >= 47 * 16 * MIB for extent in store.plan.rest())
+    rest = store.plan.rest()
+    assert rest is not None
+    assert rest[-1].stop == layout.tensors[-1].stop
+    assert all(extent.start >= 47 * 16 * MIB for extent in rest)
+
+
+def test_what_is_left_of_a_large_file_is_said_a_few_times_and_not_at_every_block():
+    blocks = 4000
+    plan = FilePlan(blocks * BLOCK, StreamPolicy(block_bytes=BLOCK, max_window_bytes=16 * BLOCK))
+    said = []
+    for start in range(0, blocks * BLOCK, BLOCK):
+        plan.observe(start, start + BLOCK, missed=True)
+        said.append(plan.rest())
+    lengths = [sum(extent.size_bytes for extent in rest) // BLOCK for rest in said if rest]
+    assert lengths[0] == 1600, "once it is read in earnest"
+    assert sum(lengths) < 10 * 1600, "at every block it would be 800 times"
+    assert said[-1] == [], "and nothing is left"
 
 
 def test_an_order_found_late_is_followed_at_once_if_reads_agree_with_it():
@@ -229,6 +244,7 @@ class FilePlanMachine(RuleBasedStateMachine):
         self.size = blocks * BLOCK - tail
         policy = StreamPolicy(block_bytes=BLOCK, max_window_bytes=window * BLOCK)
         self.plan = FilePlan(self.size, policy)
+        self.said: set[int] = set()
 
     @rule(at=st.floats(0, 0.999), length=st.sampled_from([1, 4096, 128 << 10, MIB, 20 * MIB]), missed=st.booleans())
     def read(self, at, length, missed):
@@ -278,8 +294,13 @@ class FilePlanMachine(RuleBasedStateMachine):
     @invariant()
     def holds(self):
         self.plan.check_invariants()
-        for extent in self.plan.rest():
-            assert 0 <= extent.start < extent.stop <= self.size
+        rest = self.plan.rest()
+        if rest is not None:
+            assert all(0 <= extent.start < extent.stop <= self.size for extent in rest)
+            self.said = {i for extent in rest for i in range(extent.start // BLOCK, -(-extent.stop // BLOCK))}
+        if self.plan.earnest:
+            wanted = self.plan.order.blocks if self.plan.order is not None else range(-(-self.size // BLOCK))
+            assert {i for i in wanted if i not in self.plan._touched} <= self.said, "all that is left was said"
 
 
 TestFilePlanMachine = FilePlanMachine.TestCase

@@ -82,11 +82,12 @@ class FakeStore:
         extents: Sequence[Extent],
         priority: Priority,
         *,
-        later: Sequence[Extent] = (),
+        later: Sequence[Extent] | None = (),
         cut: bool = False,
     ) -> None:
         self.plans[obj].append(list(extents))
-        self.later[obj] = list(later)
+        if later is not None:
+            self.later[obj] = list(later)
         self.cuts += cut
         self.priorities.append(priority)
         self.priority[obj] = priority

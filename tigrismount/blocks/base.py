@@ -50,7 +50,7 @@ class BlockSource(Protocol):
         extents: Sequence[Extent],
         priority: Priority,
         *,
-        later: Sequence[Extent] = (),
+        later: Sequence[Extent] | None = (),
         cut: bool = False,
     ) -> None:
         """Say which bytes of *obj* will be wanted next, in order; replaces the plan said before.
@@ -63,7 +63,8 @@ class BlockSource(Protocol):
             obj: The version.
             extents: What is wanted next.
             priority: Place of *extents* in the queue, behind what readers ask for.
-            later: What the disk cache may be filled with when nothing else is wanted; memory keeps none of it.
+            later: What the disk cache may be filled with when nothing else is wanted; memory keeps none of it. None
+                for what was said of it before.
             cut: Whether what is in flight for an earlier plan alone is cut short too. Never cuts where a reader waits.
         """
 

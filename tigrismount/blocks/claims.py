@@ -66,7 +66,11 @@ class Claims:
         part.cut(count)
         state = part.state
         for block in reversed(rest):
-            (state.pending if block.index in state.planned else state.later).append(block.index)
+            if block.index in state.planned:
+                state.pending.append(block.index)
+            else:
+                state.later.append(block.index)
+                state.later_tried.discard(block.index)
             for waiter in block.waiters:
                 waiter.event.set()
             self._memory.forget_if_empty(block)

@@ -258,7 +258,7 @@ class Flights:
             block = state.block(pending[-1])
             on_disk = state.cached is not None and not block.have.total and state.cached.has(block.index)
             drive = state.cached.drive if state.cached is not None and on_disk else None
-            if block.complete or block.parts or (spare and on_disk):
+            if block.complete or block.parts or (spare and (on_disk or not state.wants_later(block.index))):
                 self._memory.forget_if_empty(block)
                 pending.pop()
                 continue
@@ -279,10 +279,12 @@ class Flights:
         return False
 
     def _allocate_planned(self, block: Block, *, spare: bool) -> bool:
-        if spare:
-            block.state.later_tried.add(block.index)
-            return self._memory.allocate_spare(block)
-        return self._memory.allocate(block, demand=False)
+        if not spare:
+            return self._memory.allocate(block, demand=False)
+        if not self._memory.allocate_spare(block):
+            return False
+        block.state.later_tried.add(block.index)
+        return True
 
     def _launch_gaps(self, block: Block, lane: Priority, pending: list[int]) -> None:
         """Start fetching what a planned block lacks, in one part with blocks behind it or in as many as it needs."""
@@ -304,9 +306,11 @@ class Flights:
         while pending and pending[-1] == index:
             block = state.block(index)
             on_disk = state.cached is not None and state.cached.has(index)
+            spare = pending is state.later
             wanted = not (block.complete or block.parts or block.have.total or on_disk)
+            wanted = wanted and (not spare or state.wants_later(index))
             fits = block.stop - part.start <= self._config.part_bytes
-            if not wanted or not fits or not self._allocate_planned(block, spare=pending is state.later):
+            if not wanted or not fits or not self._allocate_planned(block, spare=spare):
                 self._memory.forget_if_empty(block)
                 return
             part.add_block(block)
@@ -418,6 +422,7 @@ class Flights:
             block.parts.remove(part)
             if not block.complete and block.have.covers(block.start, block.stop):
                 block.complete, block.on_disk = True, part.from_disk
+                block.state.later_tried.add(block.index)
                 self.writes.keep(block)
                 if self._on_complete is not None:
                     self._on_complete(block.state.obj, block.index)

@@ -75,9 +75,11 @@ class ObjectState:
         self.pending: list[int] = []
         """Planned blocks not asked for yet, *last first*."""
         self.later: list[int] = []
-        """The same for what only the disk cache wants: fetched when nothing else is, and not protected in memory."""
+        """The same for what only the disk cache wants: fetched when nothing else is, and not protected in memory. What
+        was planned or tried since is passed over, see :meth:`wants_later`."""
         self.later_tried: set[int] = set()
-        """Blocks fetched for the disk cache once; what it refused then is not fetched for it again."""
+        """Blocks that came, or were fetched for the disk cache, once; what it refused then is not fetched for it
+        again."""
         self.refetching: set[int] = set()
         """Those in ``later`` that were fetched before, and that the disk had no time for then."""
         self.pieces: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_PIECES)
@@ -95,6 +97,10 @@ class ObjectState:
             return self.priority
         return Priority.LATER if self.later else None
 
+    def wants_later(self, index: int) -> bool:
+        """Tell whether a block that stands in ``later`` is still to be fetched for the disk cache."""
+        return index not in self.planned and (index not in self.later_tried or index in self.refetching)
+
     def block(self, index: int) -> Block:
         """Return block *index*, absent at first."""
         block = self.blocks.get(index)
@@ -107,7 +113,6 @@ class ObjectState:
         """Raise AssertionError where fields contradict each other; for tests."""
         assert self.users >= 0
         assert len(set(self.pending)) == len(self.pending)
-        assert not set(self.later) & set(self.planned), "what is planned is protected"
         for index, block in self.blocks.items():
             assert (block.state, block.index) == (self, index)
             assert block.stop - block.start == min(self.block_bytes, self.obj.size_bytes - block.start)

@@ -244,7 +244,7 @@ class BlockStore:
         extents: Sequence[Extent],
         priority: Priority,
         *,
-        later: Sequence[Extent] = (),
+        later: Sequence[Extent] | None = (),
         cut: bool = False,
     ) -> None:
         """Replace what is wanted next of *obj*; see ``BlockSource.plan``."""
@@ -263,11 +263,13 @@ class BlockStore:
         self._flights.pump()
         self._retire(state)
 
-    def _set_plan(self, state: ObjectState, extents: Iterable[Extent], later: Iterable[Extent] = ()) -> None:
+    def _set_plan(self, state: ObjectState, extents: Iterable[Extent], later: Iterable[Extent] | None = ()) -> None:
         blocks = state.blocks
         state.planned = planned = _indexes(state, extents)
         state.pending = [i for i in planned if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.pending.reverse()
+        if later is None:
+            return
         wanted_later = [i for i in _indexes(state, later) if i not in planned and i not in state.later_tried]
         state.later = [i for i in wanted_later if (b := blocks.get(i)) is None or not (b.complete or b.parts)]
         state.later.reverse()

@@ -41,6 +41,8 @@ ASIDES = 4
 EARNEST = 0.6
 """Share of a file's blocks that were touched from which its reader is taken to want all of it: readers who take half
 of a file (pipeline stages) stay below."""
+REST_SHARE = 8
+"""One part in so many of what is left of a file is read between two times that it is said; see ``FilePlan.rest``."""
 WHOLE = 0.9
 """The same from which it counts as read whole; kernel read-ahead and the page cache hide some blocks from us."""
 ORDER_PROOF_BLOCKS = 8
@@ -77,6 +79,8 @@ class FilePlan:
         self._touched: dict[int, None] = {}
         """Blocks that were read of, in order."""
         self._read_bytes = 0
+        self._rest_due = 0
+        """Touched blocks from which the rest of the file is said again."""
         self._asides: deque[Extent] = deque(maxlen=ASIDES)
         self._granted_bytes = 0
 
@@ -187,13 +191,23 @@ class FilePlan:
             wanted.update(dict.fromkeys(self._untouched([Extent(0, self._granted_bytes)])))
         return self._extents(wanted)
 
-    def rest(self) -> list[Extent]:
-        """Return what a disk cache may be filled with: all that was not read, once reading is in earnest."""
+    def rest(self) -> list[Extent] | None:
+        """Return what a disk cache may be filled with: all that was not read, once reading is in earnest.
+
+        Returns:
+            None while it is what was said before but for what was read of it since: saying all that is left of a file
+            of 30,000 blocks at each of them would take longer than fetching them.
+        """
         if not self.earnest:
+            self._rest_due = 0
             return []
+        if len(self._touched) < self._rest_due:
+            return None
         whole = [Extent(0, self._size_bytes)]
         blocks = self._order.order.blocks if self._order is not None else self._blocks(whole)
-        return self._extents(index for index in blocks if index not in self._touched)
+        left = [index for index in blocks if index not in self._touched]
+        self._rest_due = len(self._touched) + max(1, len(left) // REST_SHARE)
+        return self._extents(left)
 
     def learned(self) -> BlockOrder | None:
         """Return the order in which blocks were read since the last :meth:`begin_again`; None where it says nothing.
@@ -245,6 +259,7 @@ class FilePlan:
         """
         if self._touched:
             self._touched.clear()
+            self._rest_due = 0
             self._read_bytes = 0
             if self._order is not None:
                 self._begin_order(self._order.order)
@@ -277,6 +292,7 @@ class FilePlan:
             growth=GROWTH,
             trust_start=False,
         )
+        self._rest_due = 0
         read = self._touched if self._guessed else ()
         self._order = OrderPlan(order, policy, read, guessed=self._guessed)
         self._streams = self._order.streams
@@ -331,6 +347,7 @@ class FilePlan:
     def _forget_order(self) -> None:
         """Go on without an order: it was another one that this reader has."""
         self._order = self._observed = None
+        self._rest_due = 0
         self._streams = StreamTable(self._size_bytes, self._policy)
         if self._layout is not None:
             self._load = LoadPlan(self._layout, self._streams)
