@@ -16,7 +16,7 @@ import trio
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.core.types import ObjectId
-from tigrismount.demo.command import run_command, wait_until
+from tigrismount.demo.command import run_child, run_command, wait_until
 from tigrismount.demo.faults import FaultRule
 from tigrismount.testing.mount import mounted
 
@@ -423,3 +423,13 @@ def test_a_read_fails_when_its_time_is_over(bucket, mount, mountpoint, python, s
         assert errno_of(python, "open(path, 'rb').read()", mountpoint / "file") == "EIO"
         s3.inject()
         assert answer(python, "print(json.dumps(len(open(path, 'rb').read())))", mountpoint / "file") == 1000
+
+
+@pytest.mark.claim("fail-archived")
+def test_an_archived_file_is_read_once_it_was_restored(bucket, mount, mountpoint):
+    """As the error tells people to do; its class stays what it was."""
+    bucket.put("cold", b"weights", StorageClass="GLACIER")
+    with mount(f"s3://{bucket.name}"):
+        assert "Permission denied" in run_child("cat", str(mountpoint / "cold")).errors
+        bucket.client.restore_object(Bucket=bucket.name, Key="cold", RestoreRequest={"Days": 1})
+        assert run_child("cat", str(mountpoint / "cold")).check().output == "weights"

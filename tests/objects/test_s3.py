@@ -440,6 +440,20 @@ async def test_a_head_without_a_length_is_of_an_empty_object_if_its_etag_says_so
     assert (info.id, info.storage_class, info.mtime_s) == (ObjectId("b", "k", EMPTY_ETAG, 0), "GLACIER", 0.0)
 
 
+@pytest.mark.parametrize(
+    ("restore", "restored"),
+    [
+        ('ongoing-request="false", expiry-date="Fri, 21 Dec 2035 00:00:00 GMT"', True),
+        ('ongoing-request="true"', False),
+        (None, False),
+    ],
+)
+async def test_a_head_tells_whether_an_archived_object_can_be_read(server, say, client, restore, restored):
+    server.answer(say.response(200, ETag='"e"', Content_Length=1, x_amz_storage_class="GLACIER", x_amz_restore=restore))
+    info = await client.head("b", "k")
+    assert (info.restored, info.archived) == (restored, not restored)
+
+
 async def test_a_head_without_a_length_makes_no_file_short(server, say, client):
     server.answer(say.response(200, ETag='"e"', Content_Length=None))
     with pytest.raises(ObjectProtocolError, match="no Content-Length"):

@@ -9,6 +9,7 @@ import pytest
 from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.errors import (
     IsDirectoryError,
+    ObjectAccessError,
     ObjectArchivedError,
     ObjectNotFoundError,
     ObjectProtocolError,
@@ -177,6 +178,36 @@ async def test_an_archived_object_is_seen_but_not_opened(new_world, storage_clas
     world.put("a", storage_class="GLACIER_IR")
     await world.names()
     await world.fs.open(node_id)
+
+
+@pytest.mark.claim("fail-archived")
+async def test_an_archived_object_is_opened_while_its_restored_copy_is_there(new_world):
+    """It stays in its class for ever; a mount that went by that would refuse it for ever."""
+    world = new_world()
+    world.put("a", storage_class="GLACIER")
+    node_id = await world.walk("a")
+    with pytest.raises(ObjectArchivedError):
+        await world.fs.open(node_id)
+    world.put("a", storage_class="GLACIER", restored=True)
+    _ = world.requests
+    await world.fs.open(node_id)
+    await world.fs.open(node_id)
+    assert [kind for kind, *_ in world.requests] == ["HEAD"], "who has it open is asked no more"
+    assert bytes(await world.fs.read(node_id, 0, 4)) == b"data"
+    world.fs.release(node_id)
+    world.fs.release(node_id)
+    world.put("a", storage_class="GLACIER")
+    with pytest.raises(ObjectArchivedError, match="restore"):
+        await world.fs.open(node_id)
+
+
+async def test_a_key_that_may_not_look_is_told_that_the_object_is_archived(new_world):
+    world = new_world()
+    world.put("a", storage_class="GLACIER", restored=True)
+    node_id = await world.walk("a")
+    world.client.fail(ObjectAccessError("denied", bucket="bucket", key="a"), "HEAD")
+    with pytest.raises(ObjectArchivedError, match="restore"):
+        await world.fs.open(node_id)
 
 
 def test_release_and_forget_of_what_is_not_known_never_raise(new_world):

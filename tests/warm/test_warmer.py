@@ -282,6 +282,14 @@ async def test_versions_that_cannot_be_kept_are_said_so(bench) -> None:
         ]
 
 
+async def test_what_was_restored_from_an_archive_is_warmed(bench) -> None:
+    async with bench() as b:
+        b.client.put("m/back", bytes(BLOCK), storage_class="GLACIER", restored=True)
+        report = await b.warm("m")
+        assert report.failures == []
+        assert [key for _, key, *_ in b.gets()] == ["m/back"]
+
+
 async def test_what_was_evicted_meanwhile_does_not_count_as_cached(bench) -> None:
     async with bench(capacity_bytes=4 * BLOCK) as b:
         first = b.client.put("m/1", bytes(2 * BLOCK))

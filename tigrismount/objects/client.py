@@ -33,6 +33,13 @@ class ObjectInfo:
     """SHA-256 of the whole object in hexadecimal where the answer named it."""
     checksums: tuple[tuple[str, str], ...] = ()
     """Further checksums of the whole object that a HEAD named: algorithm and hexadecimal sum."""
+    restored: bool = False
+    """Whether a HEAD named a copy of an archived object that can be read for some days; listings do not say."""
+
+    @property
+    def archived(self) -> bool:
+        """Whether a GET is answered with InvalidObjectState, as far as this answer tells."""
+        return self.storage_class in ARCHIVE_CLASSES and not self.restored
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from tigrismount.errors import (
     ObjectNotFoundError,
     StaleObjectError,
 )
-from tigrismount.objects.client import ARCHIVE_CLASSES, ListPage, ObjectInfo, ObjectStatistics
+from tigrismount.objects.client import ListPage, ObjectInfo, ObjectStatistics
 
 if TYPE_CHECKING:
     from tigrismount.objects.client import FetchSink
@@ -97,6 +97,7 @@ class MemoryObjectClient:
         symlink_target: bytes = b"",
         sha256: str = "",
         checksums: tuple[tuple[str, str], ...] = (),
+        restored: bool = False,
     ) -> ObjectId:
         """Put an object, replacing the version that was there.
 
@@ -110,6 +111,7 @@ class MemoryObjectClient:
             symlink_target: What the user metadata of an empty object say; only a HEAD tells.
             sha256: What a HEAD says; listings do not.
             checksums: Likewise.
+            restored: Whether an archived object can be fetched all the same; a HEAD says so.
 
         Returns:
             The version now stored.
@@ -119,7 +121,7 @@ class MemoryObjectClient:
         obj = ObjectId(self.bucket, key, etag, len(data))
         if self.versioned and version_id is None:
             version_id = f"v{len(self._kept) + 1}"
-        info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256, checksums)
+        info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256, checksums, restored)
         self._objects[key] = (info, memoryview(data))
         if self.versioned and version_id is not None:
             self._kept[version_id] = self._objects[key]
@@ -290,7 +292,7 @@ class MemoryObjectClient:
             info, data = kept
         if not _is(obj, info):
             raise StaleObjectError("another version is stored now", bucket=obj.bucket, key=obj.key)
-        if info.storage_class in ARCHIVE_CLASSES:
+        if info.archived:
             raise ObjectArchivedError(f"archived as {info.storage_class}", bucket=obj.bucket, key=obj.key)
         self.know_version(obj, info.version_id or "")
         return data

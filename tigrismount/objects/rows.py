@@ -23,4 +23,5 @@ def info_of(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> O
         mtime_s=mtime_s,
         storage_class=row.get("StorageClass") or "STANDARD",
         version_id=row.get("VersionId"),
+        restored='ongoing-request="false"' in (row.get("Restore") or ""),
     )

@@ -28,6 +28,7 @@ from tigrismount.errors import (
     InvalidNameError,
     IsDirectoryError,
     NotDirectoryError,
+    ObjectAccessError,
     ObjectArchivedError,
     ObjectNotFoundError,
     PathError,
@@ -294,7 +295,7 @@ class FileSystem:
     # -- files -------------------------------------------------------------------------------------------------
 
     async def open(self, node_id: int, *, direct: bool = False) -> None:
-        """Open a file; its handle is the node id. No request is made.
+        """Open a file; its handle is the node id. No request is made, but for one of an archived object.
 
         Args:
             node_id: The file.
@@ -304,7 +305,11 @@ class FileSystem:
             UnknownNodeError: The node is not known.
             IsDirectoryError: It is a directory.
             ObjectArchivedError: The object must be restored before it can be read.
+            ObjectError: The store did not say whether it was restored.
         """
+        node = self._inodes.get(node_id)
+        if node.obj is not None and node.storage_class in ARCHIVE_CLASSES and node_id not in self._open:
+            await self._check_restored(node.obj, node.storage_class)
         file = self._open_file(node_id)
         file.is_direct = file.is_direct or direct
 
@@ -443,6 +448,14 @@ class FileSystem:
             return self._inodes.directory(where.child(dentry.name))
         return self._inodes.file(dentry.info)
 
+    async def _check_restored(self, obj: ObjectId, storage_class: str) -> None:
+        """Raise unless an archived object was restored: only a HEAD tells, and its copy goes after some days."""
+        with contextlib.suppress(ObjectAccessError):  # a key that may only list and read is told no more than before
+            if not (await self._client.head(obj.bucket, obj.key)).archived:
+                return
+        detail = f"archived as {storage_class}: restore the object, then try again"
+        raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key)
+
     def _open_file(self, node_id: int) -> OpenFile:
         """Count one open of a file and return it."""
         node = self._inodes.get(node_id)
@@ -451,9 +464,6 @@ class FileSystem:
             raise IsDirectoryError("a directory has no bytes", bucket=node.bucket, key=node.key)
         file = self._open.get(node_id)
         if file is None:
-            if node.storage_class in ARCHIVE_CLASSES:
-                detail = f"archived as {node.storage_class}: restore the object, then try again"
-                raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key)
             file = self._open[node_id] = OpenFile(self._readers.open(obj, obj.key), node, obj)
             self._open_ids[obj] = node_id
         file.opens += 1

@@ -11,6 +11,8 @@ to the disk, so little is left to do when the last one has.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,7 +22,6 @@ from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheError, ObjectError
 from tigrismount.integrity.verdicts import refusal
-from tigrismount.objects.client import ARCHIVE_CLASSES
 from tigrismount.warm.filling import Filling, Work
 from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Selector
@@ -220,10 +221,27 @@ class Warmer:
         self.progress.objects = self.report.objects = len(selector.found)
         self.progress.objects_done = len(selector.found) - len(infos)
         self.progress.bytes = self.report.bytes = sum(info.id.size_bytes for info in infos)
+        infos = await self._look_for_restored(infos)
         refused = {info.id: reason for info in infos if (reason := _why_not(info))}
         for obj, reason in refused.items():
             self._fail(obj, reason)
         return [info for info in infos if info.id not in refused]
+
+    async def _look_for_restored(self, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
+        """Return *infos* with what a HEAD says of those in an archive class; a listing does not tell."""
+        known = list(infos)
+        rows = iter([(place, info) for place, info in enumerate(infos) if info.archived])
+
+        async def look() -> None:
+            for place, info in rows:
+                with suppress(ObjectError):  # then it stays what the listing made of it
+                    head = await self._client.head(info.id.bucket, info.id.key)
+                    known[place] = replace(info, restored=head.restored)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(_OPENS_AT_ONCE):
+                nursery.start_soon(look)
+        return known
 
     async def compare(self, infos: Sequence[ObjectInfo]) -> list[Work]:
         """Return what each version lacks in the cache, in the order given."""
@@ -337,7 +355,7 @@ async def _reads_back(cached: CachedObject, index: int, buffer: memoryview) -> b
 
 def _why_not(info: ObjectInfo) -> str:
     """Return why an object cannot be brought into the cache, or nothing."""
-    if info.storage_class in ARCHIVE_CLASSES:
+    if info.archived:
         return f"archived as {info.storage_class}: restore the object, then warm it again"
     if not info.id.cacheable:
         return "the store gives it no strong ETag, so it cannot be kept between reads"
