@@ -42,6 +42,46 @@ def test_a_worker_that_is_killed_as_it_starts_is_told_with_what_to_look_at(tmp_p
     assert "memory limit" in body["message"]
 
 
+BECOMES_READY = """
+import sys
+from tigrismount.holder.protocol import Channel
+channel = Channel.from_fd(int(sys.argv[-1]))
+channel.receive()
+channel.send("ready")
+channel.receive()
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "abandon"])
+def test_a_connection_that_came_together_with_the_end_is_let_go_of(tmp_path, end):
+    """As where a driver ends, or its time does, once it has mounted: held on to, who looks at the mount waits for ever.
+
+    The next driver could not even mount on top of it: it would take the mount for one that is being taken over.
+    """
+    order = Order(mount_id="one", source="s3://models/llama", options={}, mountpoint=str(tmp_path), secret={})
+    installation = Installation(
+        environment={**os.environ, "TIGRISMOUNT_CACHE_DIR": "off"},
+        flags={"cache_dir": ("off",)},
+        worker_command=(sys.executable, "-c", BECOMES_READY),
+    )
+    kernel, fuse = socket.socketpair()
+    fds = fuse.detach(), os.memfd_create("journal")
+
+    def say(type_, _fds=(), /, **_body):
+        if type_ == "ready":  # the thread is busy with this, and finds both when it looks again
+            assert keeper.post(Message("attach", {"order": 2, "init": ""}, fds))
+            assert keeper.post(Message(end, {}))
+
+    log = MountLog("one", level="error", json_lines=False)
+    keeper = Keeper(order, installation, log, say, lambda _: None, threading.Semaphore())
+    keeper.begin(Message("start", {**order.to_values(), "order": 1, "within_s": 60.0}))
+    keeper.join(60)
+
+    with kernel:
+        kernel.settimeout(10)
+        assert kernel.recv(1) == b""
+
+
 SERVE = """
 import ctypes, os, sys, threading, time
 from tigrismount.holder.protocol import Channel

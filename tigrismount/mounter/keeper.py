@@ -217,7 +217,8 @@ class Keeper:
             if not talk.left_s:
                 raise StartError("the driver did not mount in time")
             talk.turn()
-        return self._attach
+        message, self._attach = self._attach, None
+        return message
 
     def _attach_worker(self, talk: Conversation, message: Message) -> None:
         self._connection.adopt(message.fds[0], message.fds[1], bytes.fromhex(message.body["init"]), b"")
@@ -409,7 +410,9 @@ class Keeper:
         self._let_go()
         self.has_released.set()
         self._on_end(self)
-        for message in (*self._inbox.close(), *([self._goal] if self._goal is not None else ())):
+        # An attach that came together with the end was never begun: held on to, whoever looks at the mount would wait.
+        kept = [message for message in (self._goal, self._attach) if message is not None]
+        for message in (*self._inbox.close(), *kept):
             drop(message)
             if message.type == "stop":
                 self._report.answer(message, "stopped")
