@@ -415,6 +415,41 @@ async def test_a_refusal_holds_while_it_is_being_kept(cache) -> None:
     assert obj in verdicts.refused
 
 
+async def test_a_refusal_holds_where_its_finder_is_cancelled_while_it_is_being_kept(cache) -> None:
+    """As who asked for ``warm --check`` leaves: never kept, it would be gone when verdicts are learned again."""
+    records = _SlowChanges(cache.records, "put")
+    verdicts = Verdicts(records, "tigris")
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verdicts.keep, obj, [Compared("sha256", WRONG, SHA, "a test")])
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        records.go_on.set()
+    await verdicts.load()
+    assert obj in verdicts.refused
+
+
+@pytest.mark.parametrize("found_right", [True, False])
+async def test_a_refusal_does_not_come_back_where_who_takes_it_back_is_cancelled(cache, found_right) -> None:
+    """Mutation: the model was found right, and is an EIO again for as long as nobody looks once more."""
+    records = _SlowChanges(cache.records, "delete")
+    verdicts = Verdicts(records, "tigris")
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    records.go_on.set()
+    await verdicts.keep(obj, [Compared("sha256", WRONG, SHA, "a test")])
+    records.go_on = trio.Event()
+    async with trio.open_nursery() as nursery:
+        if found_right:
+            nursery.start_soon(verdicts.keep, obj, [Compared("sha256", SHA, SHA, "a test")])
+        else:
+            nursery.start_soon(verdicts.forget, obj)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        records.go_on.set()
+    await verdicts.load()
+    assert verdicts.refused == {}
+
+
 @pytest.mark.parametrize("found_right", [True, False])
 async def test_a_refusal_that_is_being_taken_back_does_not_come_back(cache, found_right) -> None:
     """Mutation: learned once more before the records have forgotten it, it is an EIO for another minute."""

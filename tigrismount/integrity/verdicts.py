@@ -152,10 +152,15 @@ class Verdicts:
 
     @contextmanager
     def _settled(self, obj: ObjectId) -> Iterator[None]:
-        """Let what is known here of *obj* count, and not the records, while they are changed."""
+        """Let what is known here of *obj* count, and not the records, while they are changed.
+
+        Whoever is cancelled meanwhile, as by a client that leaves, waits for that: half of a change in the records
+        would undo what is known here as soon as they are learned. A disk that hangs is waited for briefly.
+        """
         self._settling[obj] += 1
         try:
-            yield
+            with trio.CancelScope(shield=True):
+                yield
         finally:
             self._changes += 1
             self._settling[obj] -= 1
