@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import trio
 from click.testing import CliRunner
 
 from tigrismount import __version__
@@ -141,3 +142,28 @@ def test_ctrl_c_is_said_in_one_line(capsys, monkeypatch):
     monkeypatch.setattr(cli, "main", interrupted)
     assert main(["status"]) == 130
     assert capsys.readouterr().err == "tigrismount: error: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("work", "command"),
+    [
+        ("doctor._examine", "doctor"),
+        ("inspect._inspect", "inspect"),
+        ("ls._print_rows", "ls"),
+        ("snapshots._taken", "snapshots"),
+    ],
+)
+def test_ctrl_c_is_said_in_one_line_whatever_is_on_its_way(tigrismount, monkeypatch, work, command):
+    """A request may have a task beside it, and what ends those is a group: it came out as a traceback, and status 1."""
+
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    async def ask(*_: object, **__: object) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(interrupted)
+            await trio.sleep_forever()
+
+    monkeypatch.setattr(f"tigrismount.cli.{work}", ask)
+    ended = tigrismount(command, "s3://bucket/model")
+    assert (ended.exit_code, ended.err.strip()) == (130, "tigrismount: error: interrupted")

@@ -15,6 +15,7 @@ import click
 from tigrismount.cli.connection import load_without_mount
 from tigrismount.cli.failure import FAILED
 from tigrismount.cli.flags import CONNECTION, flags
+from tigrismount.cli.running import run_engine
 from tigrismount.cli.table import print_wrapped, visible
 from tigrismount.config.host import read_disk_space, read_host_facts
 from tigrismount.config.source import SOURCE_VARIABLES
@@ -44,11 +45,9 @@ def doctor(source: str | None, as_json: bool, **given: object) -> int:
     the key may do with the bucket, how far it is and how fast. Changes nothing; writes up to 256 MiB to the cache's
     disk and removes them, and fetches up to 80 MiB.
     """
-    import trio
-
     config, has_bucket = _configuration(source, given)
     report = _Report(as_json=as_json)
-    trio.run(partial(_examine, config, has_bucket, report))
+    run_engine(partial(_examine, config, has_bucket, report))
     line = summary(report.findings, report.rates)
     if as_json:
         findings = [dataclasses.asdict(finding) for finding in report.findings]

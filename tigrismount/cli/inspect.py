@@ -13,6 +13,7 @@ from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import FAILED, NOT_FOUND, CommandFailure, print_warning
 from tigrismount.cli.flags import CONNECTION, flags
 from tigrismount.cli.place import is_source
+from tigrismount.cli.running import run_engine
 from tigrismount.errors import FormatError, ObjectNotFoundError
 
 if TYPE_CHECKING:
@@ -39,14 +40,12 @@ def inspect(what: str, as_json: bool, plan: bool, plot: str | None, **given: obj
     machine or under a mount. A SOURCE (s3://bucket/key, bucket:key) is read without a mount. Only headers are read.
     The flags that name a store, a snapshot or a cache are for a SOURCE.
     """
-    import trio
-
     if plot is not None:
         from tigrismount.cli.inspect_plot import require_matplotlib
 
         require_matplotlib()
     try:
-        inspected = trio.run(partial(_inspect, what, given, plan=plan or plot is not None, plot=plot))
+        inspected = run_engine(partial(_inspect, what, given, plan=plan or plot is not None, plot=plot))
     except FormatError as exc:
         raise CommandFailure(f"{what}: {exc.detail}") from exc
     except ObjectNotFoundError as exc:

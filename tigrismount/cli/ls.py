@@ -17,6 +17,7 @@ import click
 from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.flags import CONNECTION, flags
+from tigrismount.cli.running import run_engine
 from tigrismount.cli.table import visible
 from tigrismount.config.units import format_size
 from tigrismount.errors import ObjectNotFoundError
@@ -39,14 +40,12 @@ def ls(source: str | None, hidden: bool, as_json: bool, **given: object) -> int:
     above 255 bytes) and those that a directory of the same name hides; control characters and backslashes are written
     as escapes. The whole prefix is walked for that.
     """
-    import trio
-
     config = load_without_mount(source, given)
     if hidden and not config.vfs.bucket:
         raise click.UsageError("--hidden looks into one bucket: name it as SOURCE", click.get_current_context())
     rows = _hidden_rows if hidden else _shown_rows
     try:
-        trio.run(partial(_print_rows, config, rows, as_json=as_json))
+        run_engine(partial(_print_rows, config, rows, as_json=as_json))
     except ObjectNotFoundError as exc:
         raise CommandFailure(str(exc), NOT_FOUND) from exc
     return 0

@@ -13,6 +13,7 @@ import click
 from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.flags import CONNECTION, flags
+from tigrismount.cli.running import run_engine
 from tigrismount.cli.table import print_table
 from tigrismount.errors import ObjectNotFoundError
 
@@ -32,11 +33,9 @@ def snapshots(source: str | None, as_json: bool, **given: object) -> int:
     'mount --snapshot' takes a VERSION or a NAME of them, and also any other moment, as a time or as nanoseconds since
     the epoch.
     """
-    import trio
-
     config = load_without_mount(source, given)
     try:
-        taken = trio.run(partial(_taken, config))
+        taken = run_engine(partial(_taken, config))
     except ObjectNotFoundError as exc:
         raise CommandFailure(str(exc), NOT_FOUND) from exc
     if as_json:
