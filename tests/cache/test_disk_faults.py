@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
+import trio.testing
 
 from tigrismount.cache import datafile, disk
 from tigrismount.cache.base import Claim
@@ -385,6 +386,38 @@ async def test_system_without_a_thread_costs_blocks_and_nothing_else(
     assert [record.message for record in caplog.records if "no thread" in record.message] == [
         f"the cache in {place.path} is not used for now: the system has no thread left: raise the limit of tasks"
     ]
+
+
+async def test_what_could_not_be_published_for_want_of_a_thread_is_published_later(place: Any) -> None:
+    """Else its data is never synced, and nobody would hear that the disk has lost it."""
+    cache = await place.start()
+    await fill(cache, OBJ)
+    with no_threads(), pytest.raises(OSError, match="no thread left"):
+        await cache._publisher.publish()
+    await cache._publisher.publish()
+    assert all_synced(cache)
+    await cache.aclose()
+
+
+async def test_what_waits_for_a_thread_when_the_mount_ends_is_published_on_its_way_out(place: Any) -> None:
+    cache = await place.start()
+    await fill(cache, OBJ)
+    limiter = trio.to_thread.current_default_thread_limiter()
+    most, limiter.total_tokens = limiter.total_tokens, 1
+    try:
+        async with limiter, trio.open_nursery() as nursery:
+            nursery.start_soon(cache._publisher.publish)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    finally:
+        limiter.total_tokens = most
+    await cache._publisher.publish()
+    assert all_synced(cache)
+    await cache.aclose()
+
+
+def all_synced(cache: disk.DiskBlockCache) -> bool:
+    return all(block.synced for digest in cache._index.objects() for block in cache._index.blocks(digest).values())
 
 
 def fails(number: int, *_: Any) -> int:

@@ -81,9 +81,21 @@ class Publisher:
             lost: list[tuple[bytes, int, BlockRecord]] = []
             try:
                 await threads.run_sync(partial(self._publish, *work, lost))
+            except (trio.Cancelled, threads.NoThreadError):  # it did not even begin
+                self._put_back(*work)
+                raise
             finally:
                 for digest, index, block in lost:
                     self._on_lost(digest, index, block)
+
+    def _put_back(
+        self, written: dict[bytes, dict[int, BlockRecord]], changes: list[Change], used_ms: dict[bytes, int]
+    ) -> None:
+        """Leave what was taken to the next call; what came in meanwhile is newer."""
+        for digest, blocks in written.items():
+            self._written[digest] = blocks | self._written.get(digest, {})
+        self._confirmed = changes + self._confirmed
+        self._used_ms = used_ms | self._used_ms
 
     def _publish(
         self,
