@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.cache.memory import MemoryBlockCache, _MemoryObject
 from tigrismount.core.types import Extent, Priority
 from tigrismount.errors import ObjectError
 
@@ -189,3 +189,30 @@ async def test_a_block_of_another_process_is_read_once_for_all_who_wait_for_it(c
     assert disk.reads == [(obj, 0)]
     assert client.requests == []
     assert disk.claimed(obj) == set()
+
+
+async def test_nothing_is_claimed_any_more_when_the_mount_ends(client, open_store, disk, monkeypatch) -> None:
+    """A GET has a task beside it, so that its end is that of a nursery: after it blocks were claimed once more.
+
+    On a disk that hangs each claim would be waited for.
+    """
+    obj = client.put("a", pattern(4 * BLOCK))
+    asked: list[int] = []
+    claim = _MemoryObject.claim
+
+    async def noted(self, indexes):
+        asked.extend(indexes)
+        return await claim(self, indexes)
+
+    async def fetch(*_: object) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await trio.sleep_forever()
+
+    monkeypatch.setattr(_MemoryObject, "claim", noted)
+    monkeypatch.setattr(client, "fetch", fetch)
+    async with open_store(cache=disk, concurrency=1, part_bytes=BLOCK) as store:
+        store.plan(obj, [Extent(0, 4 * BLOCK)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        assert asked == [0]
+    assert asked == [0]

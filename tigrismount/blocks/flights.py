@@ -354,7 +354,7 @@ class Flights:
                     await (self._fetch(part) if is_ours else self._read_cached_elsewhere(part))
         except ObjectError as exc:
             error = exc
-        except trio.Cancelled:
+        except (trio.Cancelled, BaseExceptionGroup):  # a group of them where a task watches the GET
             self._close()
             raise
         finally:
