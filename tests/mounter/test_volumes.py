@@ -61,6 +61,25 @@ def test_the_secret_may_name_the_endpoint_and_the_installation_may_insist_on_its
     assert resolve(order(secret=secret), Installation(environment=environment)).s3.endpoint_url == "http://ours:9000"
 
 
+@pytest.mark.parametrize(
+    ("options", "secret"),
+    [({"endpoint_url": "http://anybody:9000"}, {}), ({}, {"AWS_ENDPOINT_URL": "http://anybody:9000"})],
+    ids=["option", "secret"],
+)
+def test_the_node_names_the_store_behind_its_own_endpoint_and_not_behind_a_volumes(options, secret):
+    # Else whoever writes a volume has what his own server says taken for Tigris's: he could leave bytes in the cache
+    # for everybody, and be served those of others whose keys and entity tags he knows.
+    environment = {**ENV, "AWS_ENDPOINT_URL": "http://tag:8080", "TIGRISMOUNT_STORE_ID": "tigris"}
+    config = resolve(order(options, secret=secret), Installation(environment=environment))
+    assert (config.s3.endpoint_url, config.vfs.store_id) == ("http://anybody:9000", "http://anybody:9000")
+
+
+@pytest.mark.parametrize("options", [{}, {"endpoint_url": "http://TAG:8080/"}], ids=["unsaid", "said again"])
+def test_a_volume_at_the_nodes_own_endpoint_has_the_nodes_name_of_the_store(options):
+    environment = {**ENV, "TIGRISMOUNT_ENDPOINT_URL": "http://tag:8080", "TIGRISMOUNT_STORE_ID": "tigris"}
+    assert resolve(order(options), Installation(environment=environment)).vfs.store_id == "tigris"
+
+
 def test_an_order_keeps_its_secret_out_of_what_is_printed():
     assert "hidden" not in repr(order(secret={"AWS_SECRET_ACCESS_KEY": "hidden"}))
 

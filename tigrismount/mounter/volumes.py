@@ -17,9 +17,10 @@ from tigrismount.config.options import BY_KEY
 from tigrismount.errors import ConfigError
 from tigrismount.holder.request import WORKER_COMMAND, Deadlines
 from tigrismount.mounter.wire import Order
+from tigrismount.objects.endpoints import store_id
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tigrismount.config.model import MountConfig
 
@@ -66,15 +67,8 @@ def resolve(order: Order, installation: Installation) -> MountConfig:
     if endpoint := order.secret.get(_ENDPOINT):
         environment[_ENDPOINT] = endpoint
         environment.pop(f"{_ENDPOINT}_S3", None)
-    config = load(
-        source=order.source,
-        mountpoint=order.mountpoint,
-        flags={"cache_dir": (DEFAULT_CACHE_DIR,), **installation.flags},
-        mount_options=[f"{name}={value}" for name, value in order.options.items()],
-        config_file=installation.config_file,
-        debug=False,
-        environment=environment,
-    ).config
+    options = [f"{name}={value}" for name, value in order.options.items()]
+    config = _of_its_own_store(_load(order, installation, options, environment), order, installation)
     memory_bytes = read_host_facts(environment).memory_bytes
     if config.blocks.memory_limit_bytes > memory_bytes:
         raise ConfigError(
@@ -83,6 +77,35 @@ def resolve(order: Order, installation: Installation) -> MountConfig:
         )
     version = order.snapshot_version
     return config if version is None else replace(config, s3=replace(config.s3, snapshot_version=version))
+
+
+def _load(
+    order: Order, installation: Installation, options: Sequence[str], environment: Mapping[str, str]
+) -> MountConfig:
+    return load(
+        source=order.source,
+        mountpoint=order.mountpoint,
+        flags={"cache_dir": (DEFAULT_CACHE_DIR,), **installation.flags},
+        mount_options=options,
+        config_file=installation.config_file,
+        debug=False,
+        environment=environment,
+    ).config
+
+
+def _of_its_own_store(config: MountConfig, order: Order, installation: Installation) -> MountConfig:
+    """Return *config* with the name that its endpoint has by itself, unless it is the one that the node has named.
+
+    The node's ``store_id`` is a word about the node's own endpoint. Behind one that a volume chose may be anybody, who
+    would leave bytes in the cache under that name, and be served those that others have left.
+    """
+    named = store_id(config.s3.endpoint_url)
+    if config.vfs.store_id == named:
+        return config
+    of_the_node = _load(order, installation, (), installation.environment)
+    if store_id(of_the_node.s3.endpoint_url) == named:
+        return config
+    return replace(config, vfs=replace(config.vfs, store_id=named))
 
 
 def check(installation: Installation) -> None:
