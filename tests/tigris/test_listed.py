@@ -12,6 +12,7 @@ import trio
 from tigrismount.core.types import ObjectId
 from tigrismount.objects.client import ListPage, ObjectInfo
 from tigrismount.objects.listed import ListedMetadata, metadata_of
+from tigrismount.objects.metadata import symlink_target
 from tigrismount.testing.fake_http import serving
 from tigrismount.vfs.links import LinkFinder
 
@@ -46,6 +47,18 @@ async def test_links_cost_no_request_where_metadata_come_with_the_listing(hub, c
     look_up, page = hub.tigris.operations("ListObjectsV2")
     assert "x-tigris-list-metadata" not in look_up.headers
     assert "x-tigris-list-metadata" in page.signed_headers
+
+
+@pytest.mark.parametrize("target", ["modèles/a", "模型/a", "Ã©"])
+def test_a_target_of_any_alphabet_is_the_one_that_a_head_tells(target):
+    """TigrisFS escapes no letter. Else the link leads nowhere, and is another file to a look-up than to a listing."""
+    row = ET.Element("Contents")
+    pair = ET.SubElement(row, "Metadata")
+    ET.SubElement(pair, "Name").text, ET.SubElement(pair, "Value").text = "--symlink-target", target
+    page = ListPage((ObjectInfo(ObjectId("models", "link", "e", 0), 0.0, "STANDARD"),), (), None)
+    (listed_info,) = ListedMetadata().complete(page, metadata_of([row])).objects
+    headers = {"ContentLength": 0, "Metadata": {"--symlink-target": target.encode().decode("latin-1")}}
+    assert listed_info.symlink_target == symlink_target(headers) == target.encode()
 
 
 async def test_links_are_found_by_a_head_where_nothing_comes_with_the_listing(hub, connect):

@@ -68,7 +68,9 @@ def _metadata_of(row: ET.Element) -> Mapping[str, str]:
     for element in row:
         if _name(element) == "Metadata":
             pair = {_name(child): child.text or "" for child in element}
-            found[pair.get("Name", "").lower().removeprefix(_HTTP_PREFIX)] = pair.get("Value", "")
+            # As a HEAD has it, whose values reach us as Latin-1: TigrisFS escapes no letter, of whatever alphabet.
+            value = pair.get("Value", "").encode().decode("latin-1")
+            found[pair.get("Name", "").lower().removeprefix(_HTTP_PREFIX)] = value
     return found
 
 
