@@ -221,6 +221,28 @@ def test_a_file_that_is_another_one_now_is_not_opened_again(tmp_path: Path) -> N
     os.close(fd)
 
 
+def test_a_file_of_the_same_number_on_another_disk_is_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new cache disk, mounted over a running daemon's and filled alike, has the numbers of the old one: the kernel
+    would read the holes in its file by itself."""
+    path = tmp_path / "file"
+    file = DataFile(str(path), 5000)
+    file.ensure()
+    really, own_fd = os.fstat, file._fd
+
+    def fstat(fd: int) -> os.stat_result:
+        facts = list(really(fd))
+        facts[2] += fd != own_fd  # st_dev
+        return os.stat_result(facts)
+
+    monkeypatch.setattr(os, "fstat", fstat)
+    with pytest.raises(CacheError, match="not the file that it was"):
+        file.open_again()
+    monkeypatch.undo()
+    file.close()
+
+
 @pytest.mark.parametrize("size_bytes", [4096, 6000])
 def test_a_file_that_is_not_as_long_as_the_object_is_not_opened_again(tmp_path: Path, size_bytes: int) -> None:
     """The kernel would read it by itself. Mutation: without the look at its size, readers get a short file."""

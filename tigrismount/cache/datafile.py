@@ -169,12 +169,15 @@ class DataFile:
 
     def _check_same(self, fd: int) -> None:
         facts = os.fstat(fd)
-        if facts.st_ino != self.inode or facts.st_size != self._size_bytes or not facts.st_nlink:
+        if not self.is_same(fd) or facts.st_size != self._size_bytes or not facts.st_nlink:
             raise CacheError(f"{self._path} is not the file that it was")
 
     def is_same(self, fd: int) -> bool:
-        """Tell whether *fd* is of the open file, and not of one that has had its name."""
-        return os.fstat(fd).st_ino == self.inode
+        """Tell whether *fd* is of the open file, and not of one that has had its name.
+
+        Another disk that is mounted there now may have the number, too: disks that were filled alike have them alike.
+        """
+        return self._fd >= 0 and os.path.sameopenfile(fd, self._fd)
 
     def drop_pages(self, offset: int, length_bytes: int) -> None:
         """Have the kernel drop what it keeps of a range, so that it is read from the disk. Never fails.
