@@ -13,6 +13,7 @@ from tigrismount.errors import MountError
 from tigrismount.holder.heirloom import Heirloom, write_memory_file
 from tigrismount.holder.launch import run_resumed
 from tigrismount.holder.log import DaemonLog
+from tigrismount.holder.reload import another_mount
 from tigrismount.holder.request import MountRequest
 from tigrismount.holder.supervisor import LOST, Supervisor
 
@@ -41,30 +42,37 @@ def test_what_nobody_expected_leaves_the_mount_to_the_next_start(tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("source", "served"),
-    [("s3://models", ("s3://models", "new", "1")), ("s3://others", ("s3://models", "old", "1"))],
-    ids=["of the same", "of another"],
+    ("source", "snapshot", "served"),
+    [
+        ("s3://models", "latest", ("s3://models", "new", "1")),
+        ("s3://others", "latest", ("s3://models", "old", "1")),
+        ("s3://models", "monday", ("s3://models", "old", "1")),
+        ("s3://models", None, ("s3://models", "old", "1")),
+    ],
+    ids=["of the same", "of another", "of another snapshot", "of the present"],
 )
-def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypatch, source, served):
+def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypatch, source, snapshot, served):
     """Mutation: it shows another bucket behind open files, and that as of the moment of the first one's snapshot."""
 
-    def config(source: str, log_level: str, version: str | None) -> dict[str, object]:
+    def config(source: str, log_level: str, snapshot: str | None, version: str | None) -> dict[str, object]:
         return {
             "mountpoint": str(tmp_path),
             "fsname": source,
             "allow_other": False,
             "log_level": log_level,
-            "s3": {"snapshot_version": version},
+            "s3": {"snapshot": snapshot, "snapshot_version": version},
         }
 
     body = struct.pack("=IIIII", 7, 45, 131072, 0, 0) + bytes(44)
     init = struct.pack("=IIQQIIIHH", 40 + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body
-    before = MountRequest(config=config("s3://models", "old", "1"))
+    before = MountRequest(config=config("s3://models", "old", "latest", "1"))
     heirloom = Heirloom(
         request=before.to_values(), init_request=init.hex(), init_reply="11", fds={"fuse": os.dup(0), "journal": -1}
     )
     log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
-    supervisor = Supervisor(MountRequest(config=config(source, "new", None)), log, lambda _: None, is_held=True)
+    supervisor = Supervisor(
+        MountRequest(config=config(source, "new", snapshot, None)), log, lambda _: None, is_held=True
+    )
     monkeypatch.setattr(supervisor._store, "take", lambda: (heirloom.fds["fuse"], init, heirloom))
     monkeypatch.setattr(supervisor._replacement, "take_over", lambda how: "")
     monkeypatch.setattr(supervisor, "_begin_to_serve", lambda: None)
@@ -74,6 +82,21 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
     assert (found["fsname"], found["log_level"], found["s3"]["snapshot_version"]) == served
     supervisor._connection.close()
     log.close()
+
+
+def test_a_mount_of_the_present_does_not_become_one_of_a_snapshot():
+    """Each worker would find out anew what 'latest' means, and names of several moments be believed for ever."""
+
+    def config(snapshot: str | None) -> dict[str, object]:
+        return {
+            "mountpoint": "/models",
+            "fsname": "s3://models",
+            "allow_other": False,
+            "s3": {"snapshot": snapshot, "snapshot_version": None},
+        }
+
+    assert another_mount(config("latest"), config(None)) == "snapshot is another one now"
+    assert not another_mount(config("latest"), config("latest"))
 
 
 def test_what_nobody_expected_behind_an_upgrade_leaves_the_mount_to_the_next_start(tmp_path, monkeypatch, capfd):

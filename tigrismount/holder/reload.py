@@ -29,8 +29,14 @@ _FIXED = ("mountpoint", "fsname", "allow_other")
 
 
 def another_mount(config: dict[str, Any], before: dict[str, Any]) -> str:
-    """Return what makes *config* that of another mount than *before*; empty where nothing does."""
+    """Return what makes *config* that of another mount than *before*; empty where nothing does.
+
+    Another snapshot does, or none: files that are open are of the one there was, and of a mount that was not frozen no
+    version was found that all workers after this one would stay with.
+    """
     other = next((name for name in _FIXED if config[name] != before[name]), "")
+    if not other and config["s3"].get("snapshot") != before["s3"].get("snapshot"):
+        other = "snapshot"
     return other and f"{other} is another one now"
 
 
