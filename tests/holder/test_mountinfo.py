@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import struct
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tigrismount.errors import ConfigError
+from tigrismount.holder import connection as connection_module
 from tigrismount.holder import mountinfo
 from tigrismount.holder.connection import Connection
 from tigrismount.holder.mountinfo import canonical_mountpoint, mount_at, parse_mounts, read_mounts
 from tigrismount.holder.mounting import MountSpec
+from tigrismount.holder.probe import Finding, Health
 
 LINES = rb"""
 22 27 0:21 / /proc rw,relatime - proc proc rw
@@ -70,6 +73,69 @@ def test_an_unmounted_filesystem_is_not_taken_for_the_next_mount_of_the_host():
     assert connection.is_mounted()
     connection.entry = dataclasses.replace(root, mountpoint="/gone")
     assert not connection.is_mounted()
+
+
+def listed(*mounts: tuple[int, str, str]) -> bytes:
+    return b"".join(f"{number} 1 0:{number} / /m ro - {kind} {source} ro\n".encode() for number, kind, source in mounts)
+
+
+OURS, THEIRS = (90, "fuse.tigrismount", "s3://m"), (91, "nfs", "server:/models")
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The mounts at one place, the topmost last; taking one away takes the topmost."""
+    mounts = [OURS]
+
+    def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+        mounts.pop()
+
+    monkeypatch.setattr(mountinfo, "_read_list", lambda: listed(*mounts))
+    monkeypatch.setattr(connection_module, "unmount", unmount)
+    return mounts
+
+
+@pytest.fixture
+def connection(kernel):
+    said: list[str] = []
+    found = Connection(MountSpec(mountpoint="/m", fsname="s3://m", allow_other=False), said.append)
+    found.entry = mount_at("/m")
+    return found, said
+
+
+def test_what_somebody_has_mounted_over_ours_is_not_taken_away(connection, kernel):
+    """Mutation: the end of the supervisor unmounts what the administrator has mounted there since, and not ours."""
+    found, said = connection
+    kernel.append(THEIRS)
+    assert found.unmount_within(0.0, None, said.append)
+    found.try_unmount(lazy=True)
+    assert kernel == [OURS, THEIRS]
+    assert said == ["/m: server:/models has been mounted over it: unmount both by hand"] * 2
+    kernel.pop()
+    assert not found.unmount_within(0.0, None, said.append)
+    assert kernel == []
+
+
+def test_a_mount_that_is_covered_while_its_supervisor_is_replaced_is_known(connection, kernel):
+    """Mutation: the one that comes after takes what lies on top for its own, and unmounts that."""
+    _, said = connection
+    kernel.append(THEIRS)
+    after = Connection(MountSpec(mountpoint="/m", fsname="s3://m", allow_other=False), said.append)
+    init = struct.pack("=IIQQIIIHH", 60, 26, 2, 0, 0, 0, 0, 0, 0) + struct.pack("=IIIII", 7, 31, 131072, 0, 0)
+    after.adopt(-1, -1, init, b"")
+    assert after.entry is not None
+    assert after.entry.mount_id == OURS[0]
+    after.close()
+
+
+@pytest.mark.parametrize(("health", "left"), [(Health.OK, [OURS]), (Health.DEAD, [])], ids=["serves", "is lost"])
+def test_a_mount_that_was_given_the_number_of_a_lost_one_stays(connection, kernel, monkeypatch, health, left):
+    """Somebody has removed both and mounted anew, while what had files open kept the old connection alive."""
+    found, _ = connection
+    found.leave_below()
+    monkeypatch.setattr(connection_module, "probe", lambda path, *, timeout_s: Finding(health))
+    found.remove_lost()
+    assert kernel == left
 
 
 def test_a_mount_that_one_reading_of_the_list_lacks_is_there(monkeypatch):

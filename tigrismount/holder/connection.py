@@ -19,6 +19,7 @@ from tigrismount.holder.init import INIT_REQUEST_BYTES, InitRequest, describe_in
 from tigrismount.holder.knobs import raise_read_ahead
 from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
 from tigrismount.holder.mounting import BusyError, mount, unmount
+from tigrismount.holder.probe import Health, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tigrismount.holder.mounting import MountSpec
 
 _BUSY_RETRY_S = 0.25  # how soon a busy mount is tried again
+_LOOK_S = 2.0  # how long a mount that may be a lost one is asked: that of a dead worker answers at once
 
 
 class Connection:
@@ -121,7 +123,8 @@ class Connection:
         if journal_fd < 0:
             journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         self.journal_fd = journal_fd
-        self.entry = mount_at(self.spec.mountpoint)
+        # Not what covers it by now, which is somebody else's.
+        self.entry = mount_at(self.spec.mountpoint, [entry for entry in read_mounts() if entry.is_ours])
 
     def answer(self, reply: bytes) -> None:
         """Answer INIT; only once in the life of a connection.
@@ -174,16 +177,28 @@ class Connection:
         if not self.may_unmount:
             return
         try:
-            unmount(self.spec.mountpoint, lazy=lazy)
+            self._unmount(lazy=lazy)
         except MountError as exc:
             self._complain(str(exc))
+
+    def _unmount(self, *, lazy: bool = False) -> None:
+        """Unmount ours, and nothing that somebody has mounted over it.
+
+        Raises:
+            BusyError: It is in use.
+            MountError: It is covered, or could not be unmounted for another reason.
+        """
+        top = mount_at(self.spec.mountpoint)
+        if top is not None and self.entry is not None and not top.is_same_as(self.entry, may_have_moved=False):
+            raise MountError(f"{self.spec.mountpoint}: {top.source} has been mounted over it: unmount both by hand")
+        unmount(self.spec.mountpoint, lazy=lazy)
 
     def unmount_within(self, grace_s: float, events: Events, warn: Callable[[str], None]) -> bool:
         """Unmount, waiting *grace_s* seconds for the last user; return whether some were left."""
         deadline_s = time.monotonic() + grace_s
         while self.is_mounted():
             try:
-                unmount(self.spec.mountpoint)
+                self._unmount()
             except BusyError:
                 if time.monotonic() >= deadline_s or _wants_haste(events):
                     warn(f"{self.spec.mountpoint} is in use: its open files fail from now on")
@@ -205,7 +220,13 @@ class Connection:
         """Remove the mounts that were left below."""
         while self._lost and (entry := mount_at(self.spec.mountpoint)) is not None and entry.mount_id in self._lost:
             self._lost.discard(entry.mount_id)
-            self.try_unmount(lazy=True)
+            try:
+                # Its number is given to the next one once somebody has removed it: who answers is no lost mount.
+                if probe(self.spec.mountpoint, timeout_s=_LOOK_S).health is Health.OK:
+                    return
+                unmount(self.spec.mountpoint, lazy=True)
+            except MountError as exc:
+                self._complain(str(exc))
 
     def close(self) -> None:
         """Let go: where nobody else holds it, requests that wait end in an error."""
