@@ -521,6 +521,19 @@ def test_s11_a_rotation_that_fails_is_tried_again(node, kubelet, volume, refused
     assert only_mount(node).secret == OTHER_SECRET
 
 
+def test_s11_a_secret_without_a_key_does_not_lend_the_mounters_own(node, kubelet, volume, refused):
+    """Mutation: the worker goes on with the old key, and the one after it signs with the installation's."""
+    target, key = kubelet.target("a"), dict(volume.secret)
+    kubelet.publish(volume, target)
+
+    volume.secret = {}
+    code, message = refused(kubelet.publish, volume, target)
+
+    assert code == "INVALID_ARGUMENT"
+    assert "no key any more" in message
+    assert only_mount(node).secret == key
+
+
 # -- S12: volumes in a pod -------------------------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from tigrismount.csi.ledger import Ledger, Record, with_target, without_target
 from tigrismount.csi.look import UNKNOWN, Amount
 from tigrismount.csi.mounts import MountFailure
-from tigrismount.csi.refusal import Code, RefusalError, refusal_of
+from tigrismount.csi.refusal import Code, RefusalError, invalid, refusal_of
 from tigrismount.csi.turns import Turns
 
 if TYPE_CHECKING:
@@ -218,6 +218,9 @@ class Volumes:
     def _publish_again(self, record: Record, wanted: Publication, deadline_s: float) -> None:
         if (record.volume_id, record.spec) != (wanted.volume_id, wanted.spec.own):
             raise RefusalError(Code.ALREADY_EXISTS, _difference(record, wanted))
+        if record.secret and not wanted.keys:
+            # To the mounter no key means its own: the next worker of this mount would sign with that.
+            raise invalid(f"{wanted.target}: its Secret has no key any more; the mount goes on with the one it has")
         self._rotate(record, wanted)
         self._start(record, wanted, deadline_s)
         self._bind_again(record)
