@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import tigrismount
+from tigrismount.errors import MountError
 from tigrismount.holder import helper
+from tigrismount.holder.mountinfo import parse_mounts
+from tigrismount.holder.probe import Finding, Health
 from tigrismount.holder.unit import Unit
 from tigrismount.objects.credentials import find_credentials
 from tigrismount.objects.options import S3Config
@@ -93,6 +97,27 @@ def test_the_key_that_the_guide_puts_beside_a_unit_is_found_on_tigris():
 )
 def test_the_helper_understands_a_read_ahead_however_it_is_written(settings, kib):
     assert helper._read_ahead_kib(Unit("b", "s3://b", "/mnt/b", "/etc/tigrismount/b.toml", settings)) == kib
+
+
+@pytest.mark.parametrize(("owner", "left"), [(0, 1), (990, 0)], ids=["somebody's own", "a unit's"])
+def test_the_helper_takes_no_mount_away_that_somebody_made_by_hand(monkeypatch, owner, left):
+    """Mutation: a unit that is started, or that does not start, unmounts what others read at the same place."""
+    line = f"90 27 0:50 / /mnt/b ro - fuse.tigrismount s3://b ro,user_id={owner}".encode()
+    mounts = parse_mounts(line)
+    monkeypatch.setattr(helper, "mount_at", lambda _: mounts[-1] if mounts else None)
+    monkeypatch.setattr(helper, "unmount", lambda _, lazy=False: mounts.pop())
+    monkeypatch.setattr(helper, "probe", lambda _, timeout_s: Finding(Health.OK))
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    monkeypatch.setattr(helper, "_make_directory", lambda _: pytest.fail("goes on") if left else sys.exit())
+    unit = Unit("b", "s3://b", "/mnt/b", "/etc/tigrismount/b.toml", {})
+    with pytest.raises(MountError if left else SystemExit, match="is mounted there already" if left else None):
+        helper._mount(unit)
+    assert len(mounts) == left
+    mounts[:] = parse_mounts(line)
+    monkeypatch.setenv("SERVICE_RESULT", "exit-code")
+    monkeypatch.setenv("EXIT_STATUS", "1")
+    helper._unmount(unit)
+    assert len(mounts) == left
 
 
 def test_the_helper_is_small_and_needs_the_standard_library_only():

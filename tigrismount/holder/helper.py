@@ -7,6 +7,7 @@ the supervisor's, the standard library, and no network: that is all that root ru
 
 ``mount`` leaves alone a connection that systemd still holds, which waits for a worker to take over, and replaces a dead
 one. ``unmount`` acts where the unit was stopped or did not start; after a crash it leaves the mount to the next start.
+What somebody else has mounted there and serves is refused by the one, and left by the other.
 """
 
 from __future__ import annotations
@@ -69,15 +70,18 @@ def _enter_host_namespace() -> None:
 
 
 def _mount(unit: Unit) -> None:
-    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:
-        if probe(unit.mountpoint, timeout_s=_PROBE_S).health is Health.HUNG:
-            return
-        unmount(unit.mountpoint, lazy=True)
-    _make_directory(unit.mountpoint)
     try:
         user = pwd.getpwnam(USER)
     except KeyError:
         raise MountError(f"there is no user {USER}: run 'tigrismount install-systemd', or systemd-sysusers") from None
+    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:
+        health = probe(unit.mountpoint, timeout_s=_PROBE_S).health
+        if health is Health.HUNG:
+            return
+        if health is Health.OK and entry.owner_uid != user.pw_uid:
+            raise MountError(f"{unit.mountpoint}: {entry.source} is mounted there already, and not by a unit")
+        unmount(unit.mountpoint, lazy=True)
+    _make_directory(unit.mountpoint)
     owner = (user.pw_uid, user.pw_gid)
     notify = Notifier(os.environ)
     if not notify.remove("fuse", "init", "state", "journal0", "journal1"):
@@ -114,7 +118,11 @@ def _unmount(unit: Unit) -> None:
     result, status = os.environ.get("SERVICE_RESULT", "success"), os.environ.get("EXIT_STATUS", "")
     if result != "success" and not (result == "exit-code" and status in _FAILED_START):
         return
-    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:
+    try:
+        uid = pwd.getpwnam(USER).pw_uid
+    except KeyError:  # then nothing was mounted for it
+        return
+    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours and entry.owner_uid == uid:
         try:
             unmount(unit.mountpoint)
         except BusyError:
