@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -92,6 +93,32 @@ def test_an_answer_goes_to_who_asked_and_the_rest_to_the_driver(link, connect, h
         thread.join(30)
     assert answers == {"a": "a", "b": "b"}
     assert [message.type for message in heard] == ["state"]
+
+
+def test_an_answer_to_a_driver_before_this_one_is_nobodys(tmp_path, connect):
+    """Mutation: the worker of one volume has ended, and the driver takes another one's for ready, or for serving."""
+    orders, answers = [], []
+    for _ in range(2):
+        link = Link(str(tmp_path / "comm"), os.geteuid(), lambda _: None)
+        link.open()
+        mounter = connect()
+        assert link.wait_for_mounter(30)
+
+        def ask(link=link):
+            with contextlib.suppress(MounterGoneError):
+                answers.append(link.ask("start", timeout_s=30).type)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        orders.append(mounter.receive().body["order"])
+        if len(orders) == 2:
+            mounter.send("stopped", order=orders[0])
+            mounter.send("ready", order=orders[1])
+            thread.join(30)
+        link.close()
+        mounter.close()
+        thread.join(30)
+    assert answers == ["ready"]
 
 
 def test_a_question_ends_with_the_mounter(link, connect):

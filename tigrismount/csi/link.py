@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 4
 _SOCKET_UMASK = 0o111
+_NUMBER_BYTES = 6
+"""Of the first question's number: whole in any program's idea of a number in JSON."""
 
 
 class MounterGoneError(Exception):
@@ -57,7 +59,8 @@ class Link:
         self._changed = threading.Condition()
         self._alone_since_s = time.monotonic()
         self._waiting: dict[int, queue.SimpleQueue[Message | None]] = {}
-        self._numbers = itertools.count(1)
+        # Not from 1: the mounter may still owe an answer to a driver before this one, and gives it to whoever is there.
+        self._numbers = itertools.count(int.from_bytes(os.urandom(_NUMBER_BYTES)))
 
     def open(self) -> None:
         """Listen, and serve mounters from now on.
