@@ -344,6 +344,25 @@ async def test_an_answer_that_will_not_change_is_asked_for_once(server, say, cli
     assert client.statistics().errors == (0 if expected is ObjectNotFoundError else 1)
 
 
+async def test_a_head_that_says_no_more_than_400_has_another_key_looked_for(server, say):
+    """S3 says so of a token that has expired, and an answer to HEAD has no body that could tell: every look-up would
+    fail although there is another key by now."""
+    another = Credentials(source="another place", access_key_id="id2", secret_access_key="s2")
+    config = S3Config(endpoint_url=server.url, region="us-east-1")
+    client = S3Client(config, KEY, find_credentials=lambda: another, draw=lambda: 0.0)
+
+    def head(request) -> bytes:
+        return found if "Credential=id2/" in request.headers["authorization"] else say.response(400)
+
+    found = say.response(200, ETag='"abc"', Content_Length=SIZE)
+    server.answer(head)
+    try:
+        assert (await client.head("b", "k")).id == OBJ
+        assert len(server.requests) == 2
+    finally:
+        await client.aclose()
+
+
 async def test_a_moved_bucket_names_its_region(server, say, client):
     server.answer(say.error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"))
     with pytest.raises(ObjectAccessError, match="--region eu-west-1"):

@@ -288,8 +288,10 @@ def _misunderstood(answer: ErrorAnswer, target: Target) -> ObjectError:
 _denied = _access("access denied: the key from {source} needs s3:ListBucket and s3:GetObject here")
 _unknown_key = _key("the store does not know the access key from {source}: check it, and that it is for {endpoint}")
 _expired = _key("the key from {source} has expired: renew it")
+_unsaid = _access("the store refuses the request and does not say why: has the key from {source} expired?")
 
 _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
+    "400": _unsaid,  # S3's status for a token that has expired, and answers to HEAD have no body that could say so
     "AccessDenied": _denied,
     "AllAccessDisabled": _denied,
     "AccountProblem": _access("the account of the key from {source} has a problem"),
