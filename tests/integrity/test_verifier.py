@@ -22,6 +22,7 @@ from tigrismount.integrity.readers import CheckedReaders
 from tigrismount.integrity.sums import MAKERS, SUMMABLE
 from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.integrity.verifier import Verifier
+from tigrismount.objects.client import ListPage
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.testing.waiting import no_threads
 
@@ -151,6 +152,21 @@ async def test_a_manifest_beside_it_is_compared(
     assert (obj in verdicts.refused) is not matches
     if not matches:
         assert f"s3://bucket/m/{name} says {WRONG}" in verdicts.refused[obj]
+
+
+async def test_a_manifest_behind_a_page_without_a_row_is_compared(client, cache, verifier, monkeypatch) -> None:
+    """Stores send such pages where rows were deleted; a model whose sum nobody found could be opened, poisoned."""
+    obj = client.put("m/a", DATA)
+    client.put("m/SHA256SUMS", f"{WRONG}  a\n".encode())
+    list_page = client.list_page
+
+    async def late(*place: str, token: str | None = None, **how: object) -> ListPage:
+        page = await list_page(*place, token=None if token == "first" else token, **how)
+        return ListPage((), (), "first") if token is None else page
+
+    monkeypatch.setattr(client, "list_page", late)
+    fill(cache, obj)
+    assert await verified(verifier, obj) == [False]
 
 
 async def test_a_manifest_that_is_older_than_the_object_says_nothing_of_it(client, cache, verifier) -> None:

@@ -174,3 +174,17 @@ async def test_a_listing_that_has_no_end_fails_whatever_named_it(client, monkeyp
     monkeypatch.setattr(client, "list_page", endless)
     selector = await select(client, "m/*", "m/", "i/model.safetensors.index.json")
     assert ["does not come forward" in failure.reason for failure in selector.failures] == [True] * 3
+
+
+async def test_a_page_without_a_row_before_those_that_have_some_hides_nothing(client, monkeypatch) -> None:
+    """Stores send one where rows were deleted, with a token for what follows: a name would be said not to be there."""
+    for key in ("m/a", "n", "p[1].gguf"):
+        client.put(key, b"1")
+    list_page = client.list_page
+
+    async def late(bucket: str, prefix: str, *, token: str | None = None, **how: object) -> ListPage:
+        page = await list_page(bucket, prefix, token=None if token == "first" else token, **how)
+        return ListPage((), (), "first") if token is None else page
+
+    monkeypatch.setattr(client, "list_page", late)
+    assert await keys(client, "m", "n", "p[1].gguf") == ["m/a", "n", "p[1].gguf"]

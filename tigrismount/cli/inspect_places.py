@@ -23,6 +23,7 @@ from tigrismount.core.loadpreview import extents_of
 from tigrismount.core.types import Extent, ObjectId
 from tigrismount.errors import CacheError, MountError, ObjectNotFoundError
 from tigrismount.holder.mountinfo import read_mounts
+from tigrismount.objects.firstpage import first_page
 from tigrismount.reader.modelfiles import ModelFile
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class StorePlace:
 
     async def single(self) -> ModelFile | None:
         """See ``InspectedPlace``; a directory wins over a key of its name, as in a mount."""
-        page = await self._client.list_page(self._bucket, self._prefix, max_keys=1)
+        page = await first_page(self._client, self._bucket, self._prefix, max_keys=1)
         if page.objects or page.prefixes:
             return None
         try:

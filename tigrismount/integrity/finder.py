@@ -20,6 +20,7 @@ from tigrismount.core.checksums import (
 )
 from tigrismount.errors import ObjectError
 from tigrismount.integrity.sums import SUMMABLE
+from tigrismount.objects.firstpage import first_page
 
 if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
@@ -84,7 +85,7 @@ class ChecksumFinder:
         place = (bucket, directory)
         if place not in self._beside:
             try:
-                page = await self._client.list_page(bucket, directory)
+                page = await first_page(self._client, bucket, directory)
             except ObjectError as exc:
                 if exc.transient:
                     raise  # what a manifest says may be why the version is refused

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 
-from tigrismount.core.listing import STALLED_PAGES_MAX, Dentry
+from tigrismount.core.listing import Dentry
 from tigrismount.core.names import KEY_MAX_BYTES, SIZE_MAX_BYTES, key_bytes
 from tigrismount.errors import ObjectAccessError, ObjectError, ObjectNotFoundError, ObjectProtocolError
+from tigrismount.objects.firstpage import first_page
 from tigrismount.vfs.links import may_be_link
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tigrismount.core.names import DirectoryKey
-    from tigrismount.objects.client import ListPage, ObjectClient, ObjectInfo
+    from tigrismount.objects.client import ObjectClient, ObjectInfo
 
 T = TypeVar("T")
 
@@ -104,22 +105,11 @@ async def resolve(
 async def _holds_keys(client: ObjectClient, where: DirectoryKey) -> bool:
     if len(key_bytes(where.prefix)) > KEY_MAX_BYTES:
         return False  # nor is a store asked for such a prefix, which some take for a key that is too long
-    page = await _first_row(client, where.bucket, where.prefix)
+    page = await first_page(client, where.bucket, where.prefix, max_keys=1)
     return bool(page.objects or page.prefixes)
 
 
 async def _find_in_listing(client: ObjectClient, bucket: str, key: str) -> ObjectInfo | None:
     """Return the version of *key* as the listing has it: of all keys that begin so, it is the first."""
-    page = await _first_row(client, bucket, key)
+    page = await first_page(client, bucket, key, max_keys=1)
     return next((info for info in page.objects if info.id.key == key), None)
-
-
-async def _first_row(client: ObjectClient, bucket: str, prefix: str) -> ListPage:
-    """Return the first page that has a row, or the last page."""
-    token: str | None = None
-    for _ in range(STALLED_PAGES_MAX):
-        page = await client.list_page(bucket, prefix, token=token, max_keys=1)
-        if page.objects or page.prefixes or page.next_token is None:
-            return page
-        token = page.next_token
-    raise ObjectProtocolError("the listing does not come forward", bucket=bucket, key=prefix)

@@ -20,6 +20,7 @@ from tigrismount.core.listing import Listing
 from tigrismount.core.names import DirectoryKey
 from tigrismount.errors import FormatError, ObjectAccessError, ObjectError, ObjectNotFoundError
 from tigrismount.formats.shards import MAX_INDEX_BYTES, is_index, parse_index
+from tigrismount.objects.firstpage import first_page
 from tigrismount.vfs.links import LinkFinder
 from tigrismount.warm.report import Failure
 
@@ -115,7 +116,7 @@ class Selector:
         """Tell whether a name with a bracket in it is simply a key's: quantised files have them."""
         if "[" not in target.name or "*" in target.name or "?" in target.name:
             return False
-        page = await self._client.list_page(target.bucket, target.name, delimiter="", max_keys=1)
+        page = await first_page(self._client, target.bucket, target.name, delimiter="", max_keys=1)
         return bool(page.objects)
 
     async def _named(self, target: Target) -> list[ObjectInfo]:
@@ -124,15 +125,15 @@ class Selector:
         if not name or name.endswith("/"):
             return [info async for info in self._below(bucket, name)]
         try:
-            page = await self._client.list_page(bucket, name, delimiter="")
+            page = await first_page(self._client, bucket, name, delimiter="")
         except ObjectAccessError:  # public buckets refuse listings
             return [await self._client.head(bucket, name)]
         directory = name + "/"
-        first_page = [info for info in page.objects if info.id.key.startswith(directory)]
+        listed = [info for info in page.objects if info.id.key.startswith(directory)]
         decided = page.next_token is None or (page.objects and page.objects[-1].id.key >= directory)
-        if first_page or not decided:
+        if listed or not decided:
             if page.next_token is None:
-                return await self._shown(directory, first_page)
+                return await self._shown(directory, listed)
             below = [info async for info in self._below(bucket, directory)]
             if below:
                 return below
