@@ -38,6 +38,20 @@ async def test_what_is_no_file_is_left_out(new_world):
     assert await describe_nodes(world.fs, MemoryBlockCache(), [ROOT_NODE_ID, 12345, "x", None, {}]) == {}
 
 
+async def test_blocks_are_looked_for_no_further_than_there_are_any(new_world, monkeypatch):
+    """A store may say any size: to look for 2**50 blocks would stop the mount."""
+    cache = MemoryBlockCache(block_bytes=BLOCK)
+    world = new_world(cache=cache)
+    world.put("a", bytes(1 << 24))
+    node_id = await world.walk("a")
+    held = await cache.open_object(world.fs.version_of(node_id))
+    await held.write_block(1, memoryview(bytearray(BLOCK)), BLOCK)
+    asked, has = [], type(held).has
+    monkeypatch.setattr(type(held), "has", lambda held, index: asked.append(index) or has(held, index))
+    (found,) = (await describe_nodes(world.fs, cache, [node_id])).values()
+    assert (found["cached"], asked) == ([[BLOCK, 2 * BLOCK]], [0, 1])
+
+
 async def test_a_cache_in_trouble_holds_nothing(new_world):
     class Broken(MemoryBlockCache):
         async def open_object(self, obj):

@@ -271,6 +271,27 @@ async def test_more_than_the_cache_may_hold_is_refused(bench) -> None:
         assert b.gets() == []
 
 
+async def test_a_size_that_no_cache_has_is_refused_before_its_blocks_are_counted(bench, monkeypatch) -> None:
+    """A store may say any size: to list 2**46 blocks would end the daemon, and stop its mount on the way."""
+    async with bench(capacity_bytes=8 * BLOCK) as b:
+        b.client.put("m/a", bytes(BLOCK))
+        huge, data = b.client._lookup("bucket", b.client.put("m/huge", b"x").key)
+        b.client._objects["m/huge"] = replace(huge, id=replace(huge.id, size_bytes=1 << 62)), data
+        opened = []
+        open_object = b.cache.open_object
+
+        async def open_other(obj) -> base.CachedObject:
+            opened.append(obj.key)
+            assert obj.size_bytes <= 8 * BLOCK
+            return await open_object(obj)
+
+        monkeypatch.setattr(b.cache, "open_object", open_other)
+        for job in (b.job().run, b.job().check):
+            report = await job([Target("bucket", "m")])
+            assert "s3://bucket/m/huge: it has 4096 PiB and the disk cache may hold 512 KiB" in told(report)[0]
+        assert set(opened) == {"m/a"}
+
+
 async def test_versions_that_cannot_be_kept_are_said_so(bench) -> None:
     async with bench() as b:
         b.client.put("m/weak", b"x", etag='W/"1"')

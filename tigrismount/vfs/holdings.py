@@ -6,6 +6,7 @@ and names are nobody's business here. No request is made.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.core.loadpreview import extents_of
@@ -55,6 +56,7 @@ async def _cached(cache: BlockCache, obj: ObjectId) -> tuple[int, tuple[Extent, 
     try:
         size = held.block_bytes
         blocks = (index for index in range(-(-obj.size_bytes // size)) if held.has(index))
-        return size, extents_of(blocks, size, obj.size_bytes)
+        # No further than there are any: a store may say a size whose blocks nobody can count.
+        return size, extents_of(islice(blocks, held.count()), size, obj.size_bytes)
     finally:
         held.close()

@@ -222,7 +222,10 @@ class Warmer:
         self.progress.objects_done = len(selector.found) - len(infos)
         self.progress.bytes = self.report.bytes = sum(info.id.size_bytes for info in infos)
         infos = await self._look_for_restored(infos)
-        refused = {info.id: reason for info in infos if (reason := _why_not(info))}
+        held = self._cache.statistics()
+        # What has more than that cannot be there already; and a store may say a size whose blocks nobody can count.
+        most_bytes = max(held.capacity_bytes, held.bytes_cached)
+        refused = {info.id: reason for info in infos if (reason := _why_not(info, most_bytes))}
         for obj, reason in refused.items():
             self._fail(obj, reason)
         return [info for info in infos if info.id not in refused]
@@ -353,10 +356,13 @@ async def _reads_back(cached: CachedObject, index: int, buffer: memoryview) -> b
     return True
 
 
-def _why_not(info: ObjectInfo) -> str:
-    """Return why an object cannot be brought into the cache, or nothing."""
+def _why_not(info: ObjectInfo, most_bytes: int) -> str:
+    """Return why an object cannot be brought into a cache of *most_bytes*, or nothing."""
     if info.archived:
         return f"archived as {info.storage_class}: restore the object, then warm it again"
     if not info.id.cacheable:
         return "the store gives it no strong ETag, so it cannot be kept between reads"
+    if info.id.size_bytes > most_bytes:
+        size, most = format_size(info.id.size_bytes), format_size(most_bytes)
+        return f"it has {size} and the disk cache may hold {most}: raise --cache-size"
     return ""
