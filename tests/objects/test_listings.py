@@ -152,6 +152,14 @@ def test_what_is_no_page_is_refused(body, reason):
         parse_listing(body, QUERY, TARGET)
 
 
+@pytest.mark.parametrize("page", [document([row("mx")]), document(prefixes=["n/"]), document([row("m/a"), row("m")])])
+def test_rows_that_were_not_asked_for_are_refused(page):
+    """A file would pass for a directory where a store says that something lies below it, and warm what nobody named."""
+    with pytest.raises(ObjectProtocolError, match="was not asked for"):
+        parse_listing(page, {**QUERY, "Prefix": "m/"}, TARGET)
+    assert parse_listing(page, {**QUERY, "Prefix": ""}, TARGET)
+
+
 def test_a_page_that_leads_to_itself_is_refused():
     body = document(IsTruncated="true", NextContinuationToken="t")
     with pytest.raises(ObjectProtocolError, match="where to go on"):

@@ -58,7 +58,7 @@ def parse_listing(document: bytes, query: Mapping[str, Any], target: Target) -> 
         target: What it was about.
 
     Raises:
-        ObjectProtocolError: It is no listing, or leads in circles.
+        ObjectProtocolError: It is no listing or another one, or leads in circles.
         LookupError: A row lacks what every row has.
         ValueError: A number or a date is none.
     """
@@ -87,11 +87,22 @@ def parse_listing(document: bytes, query: Mapping[str, Any], target: Target) -> 
         tuple([_decoded(_fields(row, names)["Prefix"], encoded=encoded) for row in prefixes]),
         _token(about, query, target),
     )
+    _check_asked_for(page, query.get("Prefix", ""), target)
     return Listing(
         page,
         inlined.contents_of(rows) if inlined.MARK in document else (),
         listed.metadata_of(rows) if listed.MARK in document else (),
     )
+
+
+def _check_asked_for(page: ListPage, prefix: str, target: Target) -> None:
+    """Refuse rows of other places: whoever asks whether there is anything under a prefix would be told so by them."""
+    if not prefix:
+        return
+    for key in (*(info.id.key for info in page.objects), *page.prefixes):
+        if not key.startswith(prefix):
+            detail = f"the listing of {prefix!r} holds {key[:200]!r}, which was not asked for"
+            raise ObjectProtocolError(detail, bucket=target.bucket)
 
 
 def _token(about: Mapping[str, str], query: Mapping[str, Any], target: Target) -> str | None:
