@@ -382,6 +382,13 @@ def test_a_kernel_that_takes_no_pages_back_is_fetched_on_by_threads(monkeypatch,
     assert open_fetchers(config, 8 << 20) is not None
 
 
+@pytest.mark.parametrize("limit_bytes", [1 << 60, 1 << 62])
+def test_the_largest_limit_that_is_taken_leaves_the_work_to_threads(limit_bytes, caplog):
+    """The mount would end in a traceback, for a value that the configuration took."""
+    assert open_fetchers(S3Config(fetch_processes=1), limit_bytes) is None
+    assert "going on with threads" in caplog.text
+
+
 async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world):
     world = await make_world()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -215,8 +215,9 @@ def open_fetchers(config: S3Config, memory_limit_bytes: int, *, log_json: bool =
         return None
     try:
         memory = SharedMemory.create(memory_limit_bytes)
-    except OSError as exc:
-        log.warning("no memory to share with fetch processes (%s): going on with threads", exc.strerror or exc)
+    except (OSError, OverflowError) as exc:  # the latter: four times the largest limit is no size of a file
+        why = getattr(exc, "strerror", None) or exc
+        log.warning("no memory to share with fetch processes (%s): going on with threads", why)
         return None
     return FetchProcesses(config, memory, log_json=log_json)
 
