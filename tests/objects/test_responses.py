@@ -61,7 +61,16 @@ def test_what_a_proxy_has_compressed_is_refused_where_no_length_tells_it(status)
     for obj in (OBJ, ObjectId("b", "k", "W/abc", 1000)):
         with pytest.raises(ObjectProtocolError, match="encoded on the way"):
             check_range_answer(status, answer(etag='W/"abc"', **framed, **ranged), obj, 0, 10)
-    check_range_answer(status, answer(**framed, **ranged), OBJ, 0, 10)  # stored so
+    if status == 206:
+        check_range_answer(status, answer(**framed, **ranged), OBJ, 0, 10)  # stored so
+
+
+def test_what_a_proxy_has_unpacked_is_refused_where_no_length_tells_it():
+    """nginx's gunzip takes encoding and length away, weakens the tag, and leaves the range of what was packed."""
+    framed = {"content_length": None, "transfer_encoding": "chunked", "content_range": "bytes 0-9/1000"}
+    with pytest.raises(ObjectProtocolError, match="decoded on the way"):
+        check_range_answer(206, answer(etag='W/"abc"', **framed), OBJ, 0, 10)
+    check_range_answer(206, answer(etag='W/"abc"', **framed), ObjectId("b", "k", "W/abc", 1000), 0, 10)  # always so
 
 
 @pytest.mark.parametrize("stop", [1000, 10])

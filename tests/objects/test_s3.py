@@ -220,6 +220,17 @@ async def test_what_is_encoded_on_the_way_is_no_answer(server, say, client):
         await fetch(client, 0, 100)
 
 
+async def test_what_the_store_unpacks_is_no_answer(server, say, client):
+    """Google's unpacks what was stored with Content-Encoding: gzip, and says neither range, length nor encoding: the
+    first bytes of something else, cut off at the size of what is stored, passed for the object."""
+    header = say.response(200, Content_Length=None, Transfer_Encoding="chunked", ETag='"abc"')
+    unpacked = DATA + DATA
+    server.answer(header + b"%x\r\n%s\r\n0\r\n\r\n" % (len(unpacked), unpacked))
+    for stop in (100, SIZE):
+        with pytest.raises(ObjectProtocolError, match="nobody says that it is the whole object"):
+            await fetch(client, 0, stop)
+
+
 # -- bodies that break -----------------------------------------------------------------------------------------
 
 

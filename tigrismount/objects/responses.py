@@ -98,7 +98,8 @@ def check_range_answer(status: int, headers: Mapping[str, str], obj: ObjectId, s
     """Return if the body that follows begins with bytes ``[start, stop)`` of exactly the version *obj*.
 
     Status 200 is accepted with a right ``Content-Range`` (some stores answer so), and for a range from byte 0 when
-    the body is the whole object.
+    the body is the whole object, by its length: Google's store ignores ranges where it unpacks what it has as gzip, and
+    says no length then.
 
     Args:
         status: HTTP status, not an error.
@@ -161,6 +162,9 @@ def _check_length(headers: Mapping[str, str], obj: ObjectId, expected_bytes: int
     length = headers.get("content-length")
     if length is None and "chunked" in headers.get("transfer-encoding", "").lower():
         _check_untouched(headers, obj)
+        if "content-range" not in headers:
+            detail = "the answer has neither range nor length: nobody says that it is the whole object, as it is stored"
+            raise ObjectProtocolError(detail, bucket=obj.bucket, key=obj.key)
         return  # no length to compare; the body is counted as it is read
     if length is None or not re.fullmatch(r"\d+", length, re.ASCII) or int(length) != expected_bytes:
         detail = f"Content-Length is {length!r}, expected {expected_bytes}"
@@ -168,13 +172,18 @@ def _check_length(headers: Mapping[str, str], obj: ObjectId, expected_bytes: int
 
 
 def _check_untouched(headers: Mapping[str, str], obj: ObjectId) -> None:
-    """Refuse what a proxy has compressed: it weakens the tag then, and there is no length to tell it by.
+    """Refuse what a proxy has compressed or unpacked: it weakens the tag then, and there is no length to tell it by.
 
     An encoding that the object is stored in is another thing: that is what its bytes are.
     """
+    if not bare_etag(headers.get("etag")).startswith("W/"):
+        return
     encoding = headers.get("content-encoding", "").strip().lower()
-    if encoding not in {"", "identity", "aws-chunked"} and bare_etag(headers.get("etag")).startswith("W/"):
+    if encoding not in {"", "identity", "aws-chunked"}:
         detail = f"the answer was encoded on the way ({encoding[:40]}), and holds other bytes than the object"
+        raise ObjectProtocolError(detail, bucket=obj.bucket, key=obj.key)
+    if obj.cacheable:
+        detail = "the answer was decoded on the way, and holds other bytes than the object"
         raise ObjectProtocolError(detail, bucket=obj.bucket, key=obj.key)
 
 
