@@ -14,6 +14,7 @@ from tigrismount.errors import (
     StaleObjectError,
 )
 from tigrismount.objects.responses import (
+    HEAD_REFUSED,
     ErrorAnswer,
     Target,
     bare_etag,
@@ -153,7 +154,8 @@ TARGET = Target("https://s3.example.org", "AWS_ACCESS_KEY_ID", "b", "k")
         (502, "502", ObjectUnavailableError, "in trouble"),
         (504, "504", ObjectUnavailableError, "in trouble"),
         (400, "WhatEver", ObjectProtocolError, "is it an S3 endpoint"),
-        (400, "400", ObjectAccessError, "has the key from AWS_ACCESS_KEY_ID expired"),
+        (400, "400", ObjectProtocolError, "is it an S3 endpoint"),
+        (400, HEAD_REFUSED, ObjectAccessError, "has the key from AWS_ACCESS_KEY_ID expired"),
         (405, "405", ObjectProtocolError, "is it an S3 endpoint"),
     ],
 )

@@ -374,6 +374,13 @@ async def test_a_head_that_says_no_more_than_400_has_another_key_looked_for(serv
         await client.aclose()
 
 
+async def test_a_get_that_is_answered_400_by_somebody_on_the_way_is_sent_again(server, say, client):
+    """Mutation: where it counts as a refusal as well, one bad proxy among several fails a read at once."""
+    server.answer(say.response(400))
+    server.answer(say.truth(DATA))
+    assert await fetch(client) == DATA
+
+
 async def test_a_moved_bucket_names_its_region(server, say, client):
     server.answer(say.error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"))
     with pytest.raises(ObjectAccessError, match="--region eu-west-1"):

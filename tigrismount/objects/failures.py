@@ -24,7 +24,7 @@ from tigrismount.errors import (
     ObjectProtocolError,
     ObjectUnavailableError,
 )
-from tigrismount.objects.responses import ErrorAnswer, error_from_answer
+from tigrismount.objects.responses import HEAD_REFUSED, ErrorAnswer, error_from_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +90,8 @@ def _answer(exc: boto.ClientError) -> ErrorAnswer:
     metadata = exc.response.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))
     code = str(error.get("Code") or status)
+    if code == "400" and exc.operation_name.startswith("Head"):
+        code = HEAD_REFUSED
     return ErrorAnswer(status, code, str(error.get("Message") or ""), metadata.get("HTTPHeaders", {}))
 
 

@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 _EMPTY_ETAGS = frozenset({"d41d8cd98f00b204e9800998ecf8427e", "59adb24ef3cdbe0297f05b395827453f-1"})
 """Entity tags of no bytes: put at once, and as an upload of one part."""
 
+HEAD_REFUSED = "HeadRefused"
+"""Our own code for status 400 to a HEAD: it is S3's for a token that has expired, and no body can say so there. To any
+other request a 400 without a code is somebody's on the way, and may be another answer the next time."""
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
@@ -300,7 +304,7 @@ _expired = _key("the key from {source} has expired: renew it")
 _unsaid = _access("the store refuses the request and does not say why: has the key from {source} expired?")
 
 _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
-    "400": _unsaid,  # S3's status for a token that has expired, and answers to HEAD have no body that could say so
+    HEAD_REFUSED: _unsaid,
     "AccessDenied": _denied,
     "AllAccessDisabled": _denied,
     "AccountProblem": _access("the account of the key from {source} has a problem"),
