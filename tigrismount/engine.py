@@ -99,7 +99,7 @@ class Engine:
             cache.records,
             counters=client.statistics,
             identity={"source": config.source, "mountpoint": config.mountpoint},
-            epoch_s=time.time() - time.monotonic(),
+            wall_clock=time.time,
         )
         room = MemoryRoom(time.monotonic)
         self.kernel = Kernel()

@@ -30,13 +30,13 @@ def counters():
 
 @pytest.fixture
 def recorder(log, counters):
-    def make(records):
+    def make(records, wall_clock=lambda: 1e9 + trio.current_time()):
         return LoadRecorder(
             log,
             records,
             counters=lambda: ObjectStatistics(**counters),
             identity={"source": "s3://models", "mountpoint": "/models"},
-            epoch_s=1e9,
+            wall_clock=wall_clock,
         )
 
     return make
@@ -89,6 +89,23 @@ async def test_reports_come_newest_last_and_the_newest_survive_a_limit(autojump_
 
         assert [report["bytes_needed"] for report in await here.reports()] == [MIB, 2 * MIB, 3 * MIB]
         assert [report["bytes_needed"] for report in await here.reports(1)] == [3 * MIB]
+
+
+async def test_a_load_began_when_the_clock_said_so_then(autojump_clock, log, recorder):
+    """A mount begins at boot, and the clock is set after it: all its loads would be of 1970, behind any other."""
+    wall_s = [100.0]
+    here = recorder(MemoryRecords(), lambda: wall_s[0] + trio.current_time())
+    async with running(here):
+        wall_s[0] = 1.7e9
+        at_s = wall_s[0] + trio.current_time()
+        read(log, 0, 4 * MIB)
+        (load,) = here.in_progress()
+        assert load["started"] == pytest.approx(at_s, abs=0.01)
+        wall_s[0] += 3600
+        assert here.in_progress()[0]["started"] == load["started"], "it is known by that"
+        await trio.sleep(QUIET_S + 2)
+    (report,) = await here.reports()
+    assert report["started"] == load["started"]
 
 
 async def test_reports_can_be_had_without_their_timelines(autojump_clock, log, recorder):

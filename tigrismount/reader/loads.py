@@ -63,7 +63,8 @@ class LoadRecorder:
         records: Where reports are kept.
         counters: Gives the counters of the store's client.
         identity: What every report says beside its load: source and mountpoint.
-        epoch_s: Seconds since 1970 at the zero of the log's clock.
+        wall_clock: Returns seconds since 1970. Looked at when a load begins: a machine sets its clock after a mount
+            began at boot, and the log's clock stands still while it is suspended.
     """
 
     def __init__(
@@ -73,16 +74,18 @@ class LoadRecorder:
         *,
         counters: Callable[[], ObjectStatistics],
         identity: dict[str, str],
-        epoch_s: float,
+        wall_clock: Callable[[], float],
     ) -> None:
         self._log = log
         self._records = records
         self._counters = counters
         self._identity = identity
-        self._epoch_s = epoch_s
+        self._wall_clock = wall_clock
         self._tracker = LoadTracker()
         self._before: dict[Load, ObjectStatistics] = {}
         """The counters as they were when a load was first seen."""
+        self._epochs_s: dict[Load, float] = {}
+        """Seconds since 1970 at the zero of the log's clock, as of then."""
         self._unkept: deque[dict[str, Any]] = deque(maxlen=MOST_SHOWN)
         self._finished = FinishedLoads()
 
@@ -102,7 +105,7 @@ class LoadRecorder:
     def in_progress(self) -> list[dict[str, Any]]:
         """Return what ``status`` shows of each load in progress, oldest first."""
         self._fold()
-        return [load.summary(self._epoch_s) for load in self._tracker.active]
+        return [load.summary(self._epoch_s(load)) for load in self._tracker.active]
 
     def finished(self) -> FinishedLoads:
         """Return what the loads that have ended came to."""
@@ -128,6 +131,15 @@ class LoadRecorder:
         for load in self._tracker.active:
             if load not in self._before:
                 self._before[load] = self._counters()
+                self._epochs_s[load] = self._epoch_now_s()
+
+    def _epoch_s(self, load: Load) -> float:
+        """Return what was so when the load was first seen; what is so now for one that somebody else has kept."""
+        known = self._epochs_s.get(load)
+        return self._epoch_now_s() if known is None else known
+
+    def _epoch_now_s(self) -> float:
+        return self._wall_clock() - self._log.clock()
 
     async def _keep(self, loads: list[Load]) -> None:
         for load in loads:
@@ -137,11 +149,11 @@ class LoadRecorder:
             if not await self._records.put(TABLE, key, pack_report(report)):
                 self._unkept.append(report)
         for load in self._before.keys() - set(self._tracker.active):
-            del self._before[load]
+            del self._before[load], self._epochs_s[load]
 
     def _report(self, load: Load) -> dict[str, Any]:
         before, now = self._before.get(load), self._counters()
-        report = load.report(self._epoch_s)
+        report = load.report(self._epoch_s(load))
         # Of the whole mount: retries are not told apart by object, and two loads at once are rare.
         report["gets"]["retries"] = now.retries - before.retries if before else 0
         report["gets"]["slow_downs"] = now.slow_downs - before.slow_downs if before else 0
