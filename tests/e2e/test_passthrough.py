@@ -276,3 +276,15 @@ def test_status_says_why_not(mount, source, body, python) -> None:
     with mount(source, "--passthrough=off") as mounted:
         assert python("print(len(open(path, 'rb').read()))", f"{mounted.path}/file").strip() == str(SIZE)
         assert mounted.status()["passthrough"]["off"] == "--passthrough off"
+
+
+def test_who_makes_the_mount_writable_cannot_write_into_the_cache(mount, source, body, hold) -> None:
+    """Without a refusal of ours what root writes goes to the cache's own file, and to every reader."""
+    with mount(source, *TRUSTING) as mounted:
+        subprocess.run(["mount", "-i", "-o", "remount,rw", mounted.path], check=True)
+        holder = hold(f"{mounted.path}/file", "mmap")
+        for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+            with pytest.raises(OSError, match="Read-only file system"):
+                os.close(os.open(f"{mounted.path}/file", flags))
+        assert holder.sum() == sum_of(body)
+        holder.close()

@@ -169,6 +169,14 @@ async def test_opening_keeps_the_kernels_pages() -> None:
     assert info.fh == 7
 
 
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC])
+async def test_nobody_may_open_a_file_to_write(flags: int) -> None:
+    """The kernel asks where root has mounted again without ``ro``: a page that is written to is every reader's."""
+    with pytest.raises(pyfuse3.FUSEError) as caught:
+        await adapter(None).open(7, flags, None)
+    assert caught.value.errno == errno.EROFS
+
+
 def test_a_page_that_fails_again_and_again_is_answered_ever_more_slowly() -> None:
     now_s = [0.0]
     failures = RepeatedFailures(lambda: now_s[0])

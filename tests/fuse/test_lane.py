@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -208,6 +209,18 @@ async def test_a_file_with_a_backing_file_is_opened_and_released_without_the_lib
     assert await running.told() == reply(8)
     assert running.through.modes.of(7).opens == 1
     assert running.nothing_more()
+
+
+async def test_who_opens_a_file_to_write_gets_no_backing_file(running: Ends) -> None:
+    """What they write would be in the cache, and every reader's."""
+    running.through.modes.back(7, 5)
+    running.through.choices[7] = True
+    asked = request(wire.OPEN, 2, 7, struct.pack("=II", os.O_RDWR, 0))
+    running.kernel.send(asked)
+    assert await running.handed() == asked
+    running.library.send(reply(2, error=errno.EROFS))
+    assert await running.told() == reply(2, error=errno.EROFS)
+    assert running.through.modes.of(7).opens == 0
 
 
 async def test_where_no_file_is_opened_onto_another_the_library_answers_each_open_and_release(

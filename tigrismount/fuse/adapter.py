@@ -170,7 +170,12 @@ class Adapter(pyfuse3.Operations):
     # ------------------------------------------------------------------ files
 
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        """Open a version; its pages in the kernel stay valid for ever, because the node is one version."""
+        """Open a version; its pages in the kernel stay valid for ever, because the node is one version.
+
+        Nobody may write, also where root has taken ``ro`` from the mount: what is mapped would change for all readers.
+        """
+        if is_for_writing(flags):
+            raise pyfuse3.FUSEError(errno.EROFS)
         try:
             await self._filesystem.open(inode, direct=bool(flags & os.O_DIRECT))
         except Exception as exc:  # noqa: BLE001 - the guard
@@ -234,6 +239,11 @@ class Adapter(pyfuse3.Operations):
             log.error("%s failed unexpectedly; please report this", request, exc_info=exc)
         self.errors[errno.errorcode[number]] += 1
         raise pyfuse3.FUSEError(number) from exc
+
+
+def is_for_writing(flags: int) -> bool:
+    """Tell whether flags of open(2) ask for more than to read."""
+    return bool(flags & (os.O_ACCMODE | os.O_TRUNC))
 
 
 class RepeatedFailures:

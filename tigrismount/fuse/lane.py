@@ -25,6 +25,7 @@ import pyfuse3
 import trio
 
 from tigrismount.fuse import wire
+from tigrismount.fuse.adapter import is_for_writing
 
 if TYPE_CHECKING:
     from tigrismount.blocks.base import Buffer
@@ -167,6 +168,9 @@ class Lane:
 
     def _open(self, nursery: trio.Nursery, through: Passthrough, request: wire.Request, message: memoryview) -> None:
         node_id = request.node_id
+        if is_for_writing(wire.parse_open_flags(message)):
+            self._relay.hand(message)  # is refused; onto a file of the cache it would change what is cached
+            return
         if node_id in self._choosing:
             self._choosing[node_id].append(bytearray(message))
             return
