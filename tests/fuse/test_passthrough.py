@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import trio
@@ -22,9 +22,6 @@ from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.passthrough import LEAST_BYTES, PagesInMemory, Passthrough
 from tigrismount.fuse.permission import effective_capabilities, why_off
 from tigrismount.testing.waiting import until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = LEAST_BYTES + 5
 OBJ = ObjectId("bucket", "file", "etag", SIZE)
@@ -58,11 +55,14 @@ class FakeCache:
         self.path = path
         self.unproven: list[int] | None = []
         self.hangs = False
+        self.has_no_descriptor = False
 
-    async def open_object(self, obj: ObjectId) -> FakeCached:
+    async def open_object(self, obj: ObjectId) -> UncachedObject:
         if self.hangs:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
+        if self.has_no_descriptor:
+            return UncachedObject(1 << 20)
         return FakeCached(self.path, self.unproven)
 
 
@@ -491,15 +491,41 @@ async def test_who_leaves_lets_go_of_nothing_that_a_successor_may_open_again(
     assert list(scene.kernel.files) == [scene.written[-1].backing_id]
 
 
-async def test_a_successor_lets_go_of_a_file_that_the_cache_has_lost(
+async def test_a_successor_that_cannot_have_a_file_yet_keeps_it_for_whoever_has_it_mapped(
     scene: Scene, nursery: trio.Nursery, autojump_clock: object
 ) -> None:
+    """Else the kernel gives up the lock, and holes are punched under a mapping: zeros, and no error."""
+    await scene.opened()
+    scene.through.uncount(7)
+    mapping = os.open(scene.cache.path, os.O_RDONLY)
+    scene.take_over()
+    scene.cache.has_no_descriptor = True
+    await nursery.start(scene.through.run)
+    await trio.sleep(100)
+    assert is_locked(scene.cache.path)
+    assert scene.through.choice(7), "and who opens it meanwhile gets the same file"
+
+    scene.cache.has_no_descriptor = False
+    await trio.sleep(100)
+    assert list(scene.kernel.files) == [2], "the kernel holds the successor's descriptor now"
+    assert is_locked(scene.cache.path)
+    os.close(mapping)
+    await until(lambda: not scene.kernel.files)
+    assert not is_locked(scene.cache.path)
+
+
+async def test_a_successor_keeps_a_file_that_the_cache_has_lost_until_there_is_another(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    """Nothing tells it from one that the cache cannot give at the moment."""
     await scene.opened()
     os.unlink(scene.cache.path)
     scene.take_over()
     await nursery.start(scene.through.run)
-    await until(lambda: scene.through.statistics().files == 1)
     scene.through.uncount(7)
+    await trio.sleep(100)
+    assert list(scene.kernel.files) == [1]
+    Path(scene.cache.path).write_bytes(bytes(SIZE))
     await until(lambda: not scene.kernel.files)
 
 

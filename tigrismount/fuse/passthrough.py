@@ -52,6 +52,8 @@ _PATIENCE_S = 0.25
 _NOT_PROVEN = "not proven yet"
 _LOOK_S = 1.0
 """How often it is looked whether a file that was closed is still mapped."""
+_TRY_AGAIN_S = 30.0
+"""How long until a file that was taken over, and could not be opened, is tried again."""
 
 
 class Backing(Protocol):
@@ -73,9 +75,11 @@ class _Held:
 
     obj: ObjectId
     fd: int
-    """Locked; -1 where the file is gone."""
+    """Locked; -1 where it could not be opened yet, so that only the kernel has it locked."""
     is_inherited: bool = False
     """Whether the kernel holds the file as an earlier process opened it, and not as *fd*."""
+    try_again_s: float = 0.0
+    """When one that could not be opened is tried again."""
     waiting_since_s: float | None = None
     """Since when its first open waited for a proof."""
     uses: int = 0
@@ -368,17 +372,32 @@ class Passthrough:
         if obj is None or node_id in self._held:
             return
         held = self._held[node_id] = _Held(obj, -1, is_inherited=True)
-        cached = await self._cache.open_object(obj)
+        await self._open_inherited(held)
+
+    async def _open_inherited(self, held: _Held) -> None:
+        """Open a file that the kernel holds for an earlier process.
+
+        Until that succeeds nobody can tell whether it is mapped, and the kernel's lock alone keeps others from punching
+        holes into it: so it stays, whether the cache has lost the file or only cannot give it at the moment.
+        """
+        is_first = not held.try_again_s
+        held.try_again_s = trio.current_time() + _TRY_AGAIN_S
+        cached = await self._cache.open_object(held.obj)
         try:
             held.fd = await cached.open_file()
         except CacheError as exc:
-            log.warning("what is open onto a cache file goes on from there, though the cache has lost it: %s", exc)
+            level = logging.WARNING if is_first else logging.DEBUG
+            log.log(level, "a cache file of an earlier worker stays locked, as it cannot be looked at: %s", exc)
         finally:
             cached.close()
 
     async def _let_go_unused(self, node_id: int) -> None:
         held, state = self._held[node_id], self.modes.of(node_id)
         if self._is_leaving or state.is_passthrough:
+            return
+        if held.fd < 0:
+            if trio.current_time() >= held.try_again_s:
+                await self._open_inherited(held)
             return
         if held.is_inherited and not self._take_over(node_id, held, state):
             return
@@ -393,9 +412,6 @@ class Passthrough:
 
     def _take_over(self, node_id: int, held: _Held, state: OpenState) -> bool:
         """Have the kernel hold our descriptor in the place of a dead worker's; return whether it does."""
-        if held.fd < 0:
-            self._let_go(node_id, held)
-            return False
         try:
             backing_id = self._backing.open_backing(held.fd)
         except OSError as exc:
@@ -410,8 +426,7 @@ class Passthrough:
         del self._held[node_id]
         self._backing.close_backing(self.modes.of(node_id).backing_id)
         self._journal(self.modes.back(node_id, 0))
-        if held.fd >= 0:
-            close_quietly(held.fd)
+        close_quietly(held.fd)
 
     def statistics(self) -> PassthroughStatistics:
         """Return counters and gauges."""
