@@ -491,6 +491,25 @@ async def test_who_leaves_lets_go_of_nothing_that_a_successor_may_open_again(
     assert list(scene.kernel.files) == [scene.written[-1].backing_id]
 
 
+async def test_no_journal_names_a_file_that_the_kernel_has_closed(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that dies between the two would leave it to its successor, which answers opens with it: EIO."""
+    close, named = scene.kernel.close_backing, list[int]()
+
+    def close_and_look(backing_id: int) -> None:
+        close(backing_id)
+        named.append(scene.written[-1].backing_id)
+
+    monkeypatch.setattr(scene.kernel, "close_backing", close_and_look)
+    await scene.opened()
+    scene.take_over()
+    scene.through.uncount(7)
+    await nursery.start(scene.through.run)
+    await until(lambda: not scene.kernel.files)
+    assert named == [2, 0]
+
+
 async def test_a_successor_that_cannot_have_a_file_yet_keeps_it_for_whoever_has_it_mapped(
     scene: Scene, nursery: trio.Nursery, autojump_clock: object
 ) -> None:

@@ -417,15 +417,16 @@ class Passthrough:
         except OSError as exc:
             log.warning("a cache file stays locked: %s", why_refused(exc))
             return False
+        self._journal(self.modes.back(node_id, backing_id))  # first, else a successor answers opens with what is closed
         self._backing.close_backing(state.backing_id)
-        self._journal(self.modes.back(node_id, backing_id))
         held.is_inherited = False
         return True
 
     def _let_go(self, node_id: int, held: _Held) -> None:
         del self._held[node_id]
-        self._backing.close_backing(self.modes.of(node_id).backing_id)
-        self._journal(self.modes.back(node_id, 0))
+        backing_id = self.modes.of(node_id).backing_id
+        self._journal(self.modes.back(node_id, 0))  # first, as above
+        self._backing.close_backing(backing_id)
         close_quietly(held.fd)
 
     def statistics(self) -> PassthroughStatistics:
