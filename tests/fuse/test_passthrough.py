@@ -260,6 +260,28 @@ async def test_what_is_refused_while_it_is_proven_is_not_opened_so(scene: Scene,
     assert (scene.kernel.files, is_locked(scene.cache.path)) == ({}, False)
 
 
+@pytest.mark.parametrize("is_proven", [True, False])
+async def test_what_is_refused_while_it_is_looked_for_is_not_opened_so(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch, is_proven: bool
+) -> None:
+    """The verdict of another daemon may come in that moment, and nothing takes a mapping back."""
+    open_object = scene.cache.open_object
+
+    async def open_and_hear(obj: ObjectId) -> UncachedObject:
+        found = await open_object(obj)
+        if is_proven or scene.proofs.waited:
+            scene.refused.add(obj)
+        return found
+
+    monkeypatch.setattr(scene.cache, "open_object", open_and_hear)
+    if not is_proven:
+        scene.cache.unproven, scene.proofs.proves = [0], True
+    await nursery.start(scene.through.run)
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    await until(lambda: not scene.kernel.files)
+
+
 async def test_who_is_in_a_hurry_ends_every_wait_and_no_other_begins(scene: Scene) -> None:
     """Mutations: a ``hurry`` that ends no wait; one that forgets that it was."""
     scene.cache.unproven = [0]

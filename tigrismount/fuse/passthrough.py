@@ -237,6 +237,7 @@ class Passthrough:
                 reason = self._refused_meanwhile(obj) or await self._look(node_id, obj)
                 if not reason:
                     self._held[node_id].waiting_since_s = since_s
+            reason = reason or self._refused_meanwhile(obj)  # a look waits for the disk, too
         finally:
             del self._patience[node_id]
         return True if not reason else self._pass_over(reason)
