@@ -123,6 +123,11 @@ while channel.receive().type != "stop":
 channel.send("journal", [os.memfd_create("journal")])
 """
 
+KEEPS_THE_CONNECTION = """
+while channel.receive():
+    pass
+"""
+
 
 @pytest.fixture
 def adopt(tmp_path, monkeypatch):
@@ -193,3 +198,14 @@ def test_a_journal_that_is_written_anew_as_its_mount_ends_ends_no_thread(adopt):
     keeper.join(60)
     assert said[-1] == ("stopped", {"id": "one", "order": 7})
     assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_a_worker_that_does_not_let_go_is_gone_before_the_next_mounter_begins(adopt, monkeypatch):
+    """Mutation: it takes requests beside its successor for ten seconds more, and what it has then is never answered."""
+    monkeypatch.setattr("tigrismount.mounter.keeper._RELEASE_S", 0.5)
+    keeper, _, said = adopt(KEEPS_THE_CONNECTION, Deadlines(stop_s=60))
+    pid = said[-1][1]["pid"]
+    keeper.post(Message("leave", {}))
+    assert keeper.has_released.wait(30)
+    assert not os.path.exists(f"/proc/{pid}")
+    keeper.join(30)

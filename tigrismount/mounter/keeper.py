@@ -19,7 +19,6 @@ turn, also while a successor starts. A worker is killed by the kernel when this 
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
 import signal
 import threading
@@ -394,10 +393,15 @@ class Keeper:
         """End the worker; what it had begun is left to whoever takes over where this process only leaves."""
         worker = self._workers.current
         if self._goal is not None and self._goal.type == "leave" and worker is not None and not worker.has_ended():
-            with contextlib.suppress(StartError, MountError):
+            try:
                 self._workers.talk(worker, _RELEASE_S).release(cancel=True)
+            except (StartError, MountError) as exc:
+                # What it takes from now on nobody would ever answer: the next mounter's has it sent again only once.
+                self._log.warning(f"worker {worker.pid} is killed: {exc}")
+                self._workers.kill(worker)
             self.has_released.set()
-            self._workers.end(worker, ask_first=False)
+            if not worker.has_ended():
+                self._workers.end(worker, ask_first=False)
             self._workers.current = None
         self._let_go()
         self._workers.end_all(ask_first=True)
