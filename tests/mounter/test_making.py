@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from tigrismount.csi import kernel
+from tigrismount.csi.held import HeldMounts
 from tigrismount.csi.holding import Held, Operations
 from tigrismount.csi.link import AnswerTimeoutError
 from tigrismount.csi.making import Maker
-from tigrismount.csi.mounts import MountFailure
+from tigrismount.csi.mounts import MountFailure, MountSpec
 from tigrismount.csi.records import Records
 from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.protocol import Message
@@ -81,3 +83,14 @@ def test_one_at_a_time_is_busy_with_a_mount_and_nobody_waits_for_ever():
     with operations.on("one", 0.0):
         pass
     assert operations.busy == set(), "volumes come and go for as long as a driver runs"
+
+
+def test_a_mount_is_not_replaced_because_the_child_that_looked_was_killed(tmp_path, monkeypatch, order):
+    """Mutation: a driver that is short of memory ends the mounts of pods when they are published again."""
+    mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)
+    mounts._register(Held(order))
+    monkeypatch.setattr(kernel, "is_mounted", lambda _: True)
+    monkeypatch.setattr(kernel, "_LOOK", "import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(mounts, "_make", lambda *_: pytest.fail("another one is made on top"))
+    with pytest.raises(MountFailure, match="the look failed: the process that looked ended"):
+        mounts.start("one", Path(order.mountpoint), MountSpec(order.source), {}, 30.0)

@@ -204,7 +204,7 @@ class HeldMounts:
         """Return whether the mount answers; one whose worker is being replaced is waited for.
 
         Raises:
-            MountFailure: It is there and does not answer.
+            MountFailure: It is there and does not answer, or that cannot be told.
         """
         with self._lock:
             held = self._mounts.get(mount_id)
@@ -213,6 +213,9 @@ class HeldMounts:
         finding = kernel.look(held.at, deadline_s - time.monotonic())
         if finding.health is Health.HUNG:
             raise MountFailure("timeout", f"{mount_id}: is mounted, and no worker answers; try again")
+        if finding.health is Health.FAILED and not held.lost:
+            # As where the child that looked was killed for want of memory: another mount would be the end of this one.
+            raise MountFailure("internal", f"{mount_id}: is mounted, and the look failed: {finding.detail}; try again")
         return finding.health is Health.OK
 
     def _make(self, order: Order, deadline_s: float) -> None:

@@ -149,6 +149,8 @@ def finding_from(result: bytes, *, answered: bool) -> Finding:
         return Finding(Health.HUNG)
     if result == _OK:
         return Finding(Health.OK)
+    if not result:
+        return Finding(Health.FAILED, "the process that looked ended before it had an answer")
     call, _, number = result.decode(errors="replace").partition(" ")
     code = int(number) if number.isdecimal() else errno.EIO
     return Finding(Health.DEAD if code in _DEAD_ERRNOS else Health.FAILED, f"{call}: {os.strerror(code)}")
