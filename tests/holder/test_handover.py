@@ -65,6 +65,16 @@ def test_descriptors_do_not_pile_up_over_upgrades(supervise, mountpoint):
     end(supervised, mountpoint)
 
 
+def test_a_child_that_looks_at_the_mount_is_waited_for_before_an_upgrade(supervise, mountpoint):
+    """Mutation: of each third upgrade a process is left that has ended, for as long as the mount lasts."""
+    supervised = supervise(deadlines=Deadlines(hang_s=5))
+    assert wait_until(lambda: len(children(supervised.pid)) == 2), "a probe, for half a second"
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "has taken over from")
+    assert wait_until(lambda: len(children(supervised.pid)) == 1, timeout_s=10)
+    end(supervised, mountpoint)
+
+
 def test_a_worker_killed_after_an_upgrade_gets_a_successor(supervise, mountpoint):
     supervised = supervise()
     os.kill(supervised.pid, signal.SIGHUP)

@@ -338,6 +338,7 @@ class Supervisor:
         request, refusal = reload.ask()
         if not refusal:
             request = replace(request, config=keep_snapshot(request.config, self._replacement.config))
+            self._watchdog.reset()  # nobody would wait for the end of its child behind an exec
             try:
                 execute(self._heirloom(request, with_worker=True), self._events)
             except OSError as exc:
