@@ -41,6 +41,29 @@ def test_what_nobody_expected_leaves_the_mount_to_the_next_start(tmp_path, monke
     assert f"{tmp_path} is left to the next start: {fault!r}" in capfd.readouterr().err
 
 
+def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_start(tmp_path, monkeypatch, capfd):
+    """Mutation: a host that is short of descriptors as the unit is started again loses the files that are open."""
+
+    def fail(*_: object) -> None:
+        raise OSError(23, "Too many open files in system")
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.setblocking(False)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+        request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+        heirloom = Heirloom(request=request.to_values(), init_request="", init_reply="", fds={"fuse": -1})
+        supervisor = Supervisor(request, log, lambda _: None, is_held=True)
+        monkeypatch.setattr(supervisor._store, "take", lambda: (-1, b"", heirloom))
+        monkeypatch.setattr(supervisor._connection, "adopt", fail)
+        assert supervisor.run() == LOST
+        with pytest.raises(BlockingIOError):
+            systemd.recv(100)
+        log.close()
+    assert f"{tmp_path} is left to the next start: OSError(23" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("source", "snapshot", "served"),
     [

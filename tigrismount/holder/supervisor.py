@@ -120,7 +120,9 @@ class Supervisor:
                 exit_code = exc.exit_code if isinstance(exc, StartError) else _FAILED
                 self._report(Outcome(ok=False, exit_code=exit_code, message=str(exc)))
                 return exit_code
-            except BaseException:  # a mistake of ours must not leave a mount that nobody looks after
+            except BaseException as exc:  # a mistake of ours must not leave a mount that nobody looks after
+                if self._is_held and self._serves and isinstance(exc, Exception):
+                    return self._leave_to_next_start(exc)
                 self._undo()
                 raise
 
@@ -240,10 +242,16 @@ class Supervisor:
         except Exception as exc:
             if not self._is_held:
                 raise
-            # A mistake of ours. systemd has all that the mount needs: the next start takes over, as after a kill.
-            self._log.error(f"{self._request.spec.mountpoint} is left to the next start: {exc!r}")
-            return LOST
+            return self._leave_to_next_start(exc)
         return status
+
+    def _leave_to_next_start(self, exc: Exception) -> int:
+        """Return the exit status after a mistake of ours, behind a mount that has served.
+
+        systemd has all that the mount needs: the next start takes over, as after a kill.
+        """
+        self._log.error(f"{self._request.spec.mountpoint} is left to the next start: {exc!r}")
+        return LOST
 
     def _turn(self) -> int | None:
         """Wait for the next event and see to what follows; return the exit status at the end."""
@@ -386,9 +394,9 @@ class Supervisor:
         if heirloom is None:
             self._connection.adopt(fuse_fd, -1, init_request, b"")
             return False
+        self._serves = True
         self._adopt(heirloom)
         self._replacement.config = self._go_on(heirloom.request["config"])
-        self._serves = True
         refusal = self._replacement.take_over("and its supervisor ended")
         if refusal:
             self._let_go()
