@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import signal
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -81,3 +84,32 @@ async def test_signals_dump_the_state_and_switch_the_level(written, capsys):
     assert "from level debug on" in said[1][0]
     assert "from level info on" in said[2][0]
     assert [level for _, level in said] == [logging.INFO, logging.DEBUG, logging.INFO]
+
+
+TALKS = """
+import logging
+from tigrismount.loglines import log_to_standard_error
+log_to_standard_error("info", json_lines=False)
+for number in range(3000):
+    logging.getLogger("tigrismount.test").info("%d %s", number, "x" * 100)
+print("done", flush=True)
+input()
+logging.getLogger("tigrismount.test").info("the last one")
+"""
+
+
+def test_who_has_stopped_reading_stops_nobody():
+    """Mutation: with a supervisor that is stopped (Ctrl-Z) the worker stands at its next line, and all who read."""
+    command = [sys.executable, "-c", TALKS]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            assert select.select([process.stdout], [], [], 30)[0], "it waits for its reader"
+            first = os.read(process.stderr.fileno(), 1 << 20)
+            _, rest = process.communicate(b"\n", timeout=30)
+        finally:
+            process.kill()
+    *lines, last, end = (first + rest).decode().split("\n")
+    assert [line.partition(".test: ")[2].split()[0] for line in lines[:100]] == list(map(str, range(100)))
+    assert last.endswith("tigrismount.test: the last one")
+    assert not end
