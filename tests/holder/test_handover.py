@@ -215,6 +215,31 @@ def test_a_hangup_during_an_upgrade_is_not_lost(supervise, mountpoint, tmp_path)
     end(supervised, mountpoint)
 
 
+def test_a_hangup_while_the_configuration_is_read_is_not_lost(supervise, mountpoint, tmp_path):
+    """Mutation: what somebody has changed behind the first reading is in force after the next upgrade alone."""
+    fresh, asked, flag = tmp_path / "request.json", tmp_path / "asked", tmp_path / "wait"
+    flag.touch()
+    script = f"cat {fresh}; touch {asked}; while [ -e {flag} ]; do sleep 0.05; done"
+    supervised = supervise(reload_command=("/bin/sh", "-c", script))
+    fresh.write_bytes(supervised.request.to_json())
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert wait_until(asked.exists)
+    supervised.request.config["s3"]["region"] = "elsewhere"
+    fresh.write_bytes(supervised.request.to_json())
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert wait_until(lambda: not pending(supervised.pid, signal.SIGHUP))
+    flag.unlink()
+    assert has_said(supervised, "has taken over from", 2)
+    assert "'region': 'elsewhere'" in supervised.log.read_text()
+    end(supervised, mountpoint)
+
+
+def pending(pid: int, number: int) -> bool:
+    with open(f"/proc/{pid}/status") as file:
+        masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def test_an_upgrade_waits_for_the_worker_before_and_a_signal_does_not(supervise, mountpoint, tmp_path):
     """A replaced worker that does not end, and then somebody who wants all of it to end."""
     supervised = supervise(lingers=True, deadlines=Deadlines(start_s=20, unmount_grace_s=0, stop_s=20))

@@ -347,6 +347,8 @@ class Supervisor:
         if not refusal:
             request = replace(request, config=keep_snapshot(request.config, self._replacement.config))
             self._watchdog.reset()  # nobody would wait for the end of its child behind an exec
+            if self._wants_upgrade:  # meanwhile: what was read is no longer how it is
+                self._events.signals.append(signal.SIGHUP)
             try:
                 execute(self._heirloom(request, with_worker=True), self._events)
             except OSError as exc:
