@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder import watchdog
+from tigrismount.holder.mountinfo import parse_mounts
 from tigrismount.holder.probe import Probe
 from tigrismount.holder.watchdog import Watchdog
 
@@ -82,3 +85,22 @@ def test_who_asks_about_a_mount_hears_that_no_process_is_left(tmp_path, monkeypa
 
 def no_process_left() -> int:
     raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+@pytest.mark.parametrize("kind", ["fuse.tigrismount", "nfs4"])
+def test_a_worker_is_not_blamed_for_a_filesystem_on_top(monkeypatch, kind):
+    """Mutation: while the other one hangs each worker is killed after twenty seconds, and readers wait for the next."""
+    entry = parse_mounts(f"91 27 0:51 / /models ro - {kind} somebody ro\n".encode())[0]
+    monkeypatch.setattr(watchdog, "mount_at", lambda _: entry)
+    answer_fd, unanswered_fd = os.pipe()
+    probe = SimpleNamespace(fileno=lambda: answer_fd, finish=lambda: None)
+    dog = Watchdog("/models", hang_s=0.0, start_probe=lambda _: probe)
+    said, progress = set(), []
+    for _ in range(40):
+        said.add(dog.turn(FakeWorker(answers=True)))
+        progress.append(dog.has_progress)
+    assert any("did not answer the kernel" in text for text in said) == entry.is_ours
+    assert any(progress[20:]) != entry.is_ours, "a unit whose supervisor reports none is killed"
+    dog.reset()
+    os.close(answer_fd)
+    os.close(unanswered_fd)

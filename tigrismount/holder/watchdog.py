@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tigrismount.errors import MountError
+from tigrismount.holder.mountinfo import mount_at
 from tigrismount.holder.probe import Health, Probe
 
 if TYPE_CHECKING:
@@ -67,19 +68,33 @@ class Watchdog:
         if worker.unanswered >= TURNS_MAX:
             return f"did not answer its supervisor for {seconds}"
         if self._probe_turns >= TURNS_MAX:
-            return f"did not answer the kernel for {seconds}"
+            if self._is_seen():
+                return f"did not answer the kernel for {seconds}"
+            self._end_probe()
         self.has_progress = worker.unanswered == 0 and finding
         worker.ping()
         return ""
 
     def reset(self) -> None:
         """Begin anew, for the next worker."""
+        self._end_probe()
+        self._next_s = time.monotonic() + self._every_s
+        self.has_progress = True
+
+    def _end_probe(self) -> None:
         if self._probe is not None:
             self._probe.finish()
             self._probe = None
         self._probe_turns = 0
-        self._next_s = time.monotonic() + self._every_s
-        self.has_progress = True
+
+    def _is_seen(self) -> bool:
+        """Whether it is our mount that does not answer, and not one that somebody has made on top of it."""
+        assert self._mountpoint is not None
+        try:
+            entry = mount_at(self._mountpoint)
+        except OSError:  # such as no descriptor left on this machine: it is asked again
+            return False
+        return entry is not None and entry.is_ours
 
     def _look(self, worker: Worker) -> bool:
         """Follow the probe; return whether it is in time."""
