@@ -270,3 +270,24 @@ def test_of_two_who_mount_at_the_same_time_none_hides_the_other(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(MountError, match="s3://m/a has been mounted there"):
         Connection(spec("/models"), complain=print).mount()
+
+
+def test_a_mount_that_cannot_be_looked_up_is_taken_away_again(monkeypatch):
+    """Mutation: on a host without a descriptor left a dead mount stays, and who asked for it is told nothing."""
+    unmounted = []
+    listed = [None]
+
+    def look(_: str) -> None:
+        if listed:
+            return listed.pop()
+        raise OSError(23, os.strerror(23))
+
+    monkeypatch.setattr(connection, "mount_at", look)
+    monkeypatch.setattr(connection, "mount", lambda _: os.dup(0))
+    monkeypatch.setattr(connection, "unmount", lambda path, *, lazy: unmounted.append(path))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    made = Connection(spec("/models"), complain=print)
+    with pytest.raises(MountError, match="Too many open files in system"):
+        made.mount()
+    assert unmounted == ["/models"]
+    made.close()

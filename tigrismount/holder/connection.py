@@ -68,12 +68,14 @@ class Connection:
             MountError: It could not be mounted.
         """
         self.fuse_fd, self.init_reply = self._mount(), b""
-        self.entry = mount_at(self.spec.mountpoint)
-        self.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         try:
+            self.entry = mount_at(self.spec.mountpoint)
+            self.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
             self.init_request = os.read(self.fuse_fd, INIT_REQUEST_BYTES)
             describe_init(self.init_request)
         except OSError as exc:
+            if self.entry is None:  # who undoes it would not know that it is there
+                unmount(self.spec.mountpoint, lazy=True)
             raise MountError(f"the kernel did not begin the conversation: {exc.strerror}") from exc
 
     def _mount(self) -> int:
