@@ -15,6 +15,7 @@ from tigrismount.holder.launch import run_resumed
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.reload import another_mount
 from tigrismount.holder.request import MountRequest
+from tigrismount.holder.store import journal_name
 from tigrismount.holder.supervisor import LOST, Supervisor
 
 
@@ -64,6 +65,7 @@ def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_star
     assert f"{tmp_path} is left to the next start: OSError(23" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("journal", ["journal0", "journal1"])
 @pytest.mark.parametrize(
     ("source", "snapshot", "served"),
     [
@@ -74,7 +76,7 @@ def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_star
     ],
     ids=["of the same", "of another", "of another snapshot", "of the present"],
 )
-def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypatch, source, snapshot, served):
+def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypatch, source, snapshot, served, journal):
     """Mutation: it shows another bucket behind open files, and that as of the moment of the first one's snapshot."""
 
     def config(source: str, log_level: str, snapshot: str | None, version: str | None) -> dict[str, object]:
@@ -90,7 +92,11 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
     init = struct.pack("=IIQQIIIHH", 40 + len(body), 26, 2, 0, 0, 0, 0, 0, 0) + body
     before = MountRequest(config=config("s3://models", "old", "latest", "1"))
     heirloom = Heirloom(
-        request=before.to_values(), init_request=init.hex(), init_reply="11", fds={"fuse": os.dup(0), "journal": -1}
+        request=before.to_values(),
+        init_request=init.hex(),
+        init_reply="11",
+        fds={"fuse": os.dup(0), "journal": -1},
+        journal=journal,
     )
     log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
     supervisor = Supervisor(
@@ -103,6 +109,7 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
         assert supervisor._take_from_systemd()
     found = supervisor._replacement.config
     assert (found["fsname"], found["log_level"], found["s3"]["snapshot_version"]) == served
+    assert journal_name(supervisor._connection) != journal, "one killed now would leave the state without its journal"
     supervisor._connection.close()
     log.close()
 

@@ -113,6 +113,7 @@ class Connection:
         init_reply: bytes,
         covered_fd: int = -1,
         lost: Iterable[int] = (),
+        journal_number: int = 0,
     ) -> None:
         """Go on with what another process held; the descriptors are owned from now on.
 
@@ -121,7 +122,7 @@ class Connection:
         """
         describe_init(init_request)
         self.fuse_fd, self.init_request, self.init_reply = fuse_fd, init_request, init_reply
-        self.covered_fd, self._lost = covered_fd, set(lost)
+        self.covered_fd, self._lost, self._journals = covered_fd, set(lost), journal_number
         if journal_fd < 0:
             journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         self.journal_fd = journal_fd

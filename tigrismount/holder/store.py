@@ -27,6 +27,11 @@ def journal_name(connection: Connection) -> str:
     return f"journal{connection.journal_number % 2}"
 
 
+def journal_number_after(name: str) -> int:
+    """Return the number to begin with where the state that is in force names that journal: its own stays until then."""
+    return int(name == "journal0")
+
+
 class Store:
     """systemd's store, where this process was started by a unit that uses it; else nothing.
 
