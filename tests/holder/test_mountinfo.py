@@ -128,6 +128,24 @@ def test_a_mount_that_is_covered_while_its_supervisor_is_replaced_is_known(conne
     after.close()
 
 
+def test_a_mount_whose_directory_was_renamed_is_unmounted_where_it_is(connection, monkeypatch):
+    """Mutation: there is nothing at the old name, and the mount stays where it is and answers nobody."""
+    found, said = connection
+    found.fuse_fd, waits = os.pipe()
+    lines, unmounted = [listed(OURS).replace(b" /m ", b" /moved ")], []
+
+    def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+        unmounted.append(mountpoint)
+        lines.clear()
+
+    monkeypatch.setattr(mountinfo, "_read_list", lambda: b"".join(lines))
+    monkeypatch.setattr(connection_module, "unmount", unmount)
+    assert not found.unmount_within(0.0, None, said.append)
+    assert (unmounted, said) == (["/moved"], [])
+    found.close()
+    os.close(waits)
+
+
 @pytest.mark.parametrize(("health", "left"), [(Health.OK, [OURS]), (Health.DEAD, [])], ids=["serves", "is lost"])
 def test_a_mount_that_was_given_the_number_of_a_lost_one_stays(connection, kernel, monkeypatch, health, left):
     """Somebody has removed both and mounted anew, while what had files open kept the old connection alive."""

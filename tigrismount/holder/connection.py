@@ -168,12 +168,16 @@ class Connection:
 
     def is_mounted(self) -> bool:
         """Whether it can still be seen."""
+        return self._find(read_mounts()) is not None
+
+    def _find(self, mounts: Iterable[MountEntry]) -> MountEntry | None:
+        """Return the mount as it is among *mounts* now; the directory above it may have another name."""
         entry = self.entry
         if entry is None:
-            return False
+            return None
         # Numbers of a mount that is gone are given to the next one, which may be anybody's.
         lasts = self.is_connected()
-        return any(other.is_same_as(entry, may_have_moved=lasts) for other in read_mounts())
+        return next((other for other in mounts if other.is_same_as(entry, may_have_moved=lasts)), None)
 
     def try_unmount(self, *, lazy: bool) -> None:
         """Unmount; what goes wrong is complained about."""
@@ -185,16 +189,20 @@ class Connection:
             self._complain(str(exc))
 
     def _unmount(self, *, lazy: bool = False) -> None:
-        """Unmount ours, and nothing that somebody has mounted over it.
+        """Unmount it wherever it is now, and nothing that somebody has mounted over it.
 
         Raises:
             BusyError: It is in use.
             MountError: It is covered, or could not be unmounted for another reason.
         """
-        top = mount_at(self.spec.mountpoint)
-        if top is not None and self.entry is not None and not top.is_same_as(self.entry, may_have_moved=False):
-            raise MountError(f"{self.spec.mountpoint}: {top.source} has been mounted over it: unmount both by hand")
-        unmount(self.spec.mountpoint, lazy=lazy)
+        mounts = read_mounts()
+        ours = self._find(mounts)
+        if ours is None:
+            return
+        top = mount_at(ours.mountpoint, mounts)
+        if top is not None and top.mount_id != ours.mount_id:
+            raise MountError(f"{ours.mountpoint}: {top.source} has been mounted over it: unmount both by hand")
+        unmount(ours.mountpoint, lazy=lazy)
 
     def unmount_within(self, grace_s: float, events: Events, warn: Callable[[str], None]) -> bool:
         """Unmount, waiting *grace_s* seconds for the last user; return whether some were left."""
