@@ -16,6 +16,7 @@ import trio
 from tigrismount.cache import claims
 from tigrismount.cache.base import Claim
 from tigrismount.cache.datafile import DataFile
+from tigrismount.cache.reclaim import evict_version
 from tigrismount.cache.storage import StoredVersion
 from tigrismount.testing.cache_contract import BLOCK_BYTES, aligned_buffer, check, fill, object_id, write
 
@@ -192,6 +193,50 @@ async def test_a_disk_that_hung_at_a_claim_keeps_nothing_from_eviction(
         hung.set()
         with trio.fail_after(30):
             await place.until(lambda: not any(storage.file.inode for storage in storages))
+
+
+@pytest.mark.parametrize("verify", ["once", "off"])
+async def test_a_version_made_anew_in_another_size_while_it_is_opened_has_that_size(
+    place: Any, monkeypatch: pytest.MonkeyPatch, verify: str
+) -> None:
+    """Its last block was as long as the new one with the same number, and begins where there is a hole now.
+
+    Mutation: with the size that was read before the file was open, a good block of theirs is dropped; and with "off"
+    the hole is read.
+    """
+    obj = object_id("model", blocks=3)
+    async with place.open(verify=verify) as cache:
+        index = cache._index
+        closed = await cache.open_object(obj)
+        ((digest, version),) = cache._versions._open.items()
+        small, trust = version.storage.record, cache._versions._trust
+        closed.close()
+
+        def make(block_bytes: int) -> None:
+            record = replace(small, block_bytes=block_bytes)
+            theirs = StoredVersion(cache._directory, index, digest, record, trust)
+            buffer = aligned_buffer(BLOCK_BYTES)
+            buffer[:] = b"x" * BLOCK_BYTES
+            assert theirs.write(1, buffer, BLOCK_BYTES, 1) is not None
+            theirs.file.close()
+
+        await trio.to_thread.run_sync(make, 2 * BLOCK_BYTES)
+        look = index.object
+
+        def look_and_make_anew(digest: bytes) -> Any:
+            found = look(digest)
+            monkeypatch.setattr(index, "object", look)
+            assert evict_version(cache._directory, index, digest)
+            make(BLOCK_BYTES)
+            return found
+
+        monkeypatch.setattr(index, "object", look_and_make_anew)
+        handle = await cache.open_object(obj)
+        assert (handle.block_bytes, handle.count()) == (BLOCK_BYTES, 1)
+        buffer = aligned_buffer(BLOCK_BYTES)
+        await handle.read_block(1, buffer)
+        assert bytes(buffer) == b"x" * BLOCK_BYTES
+        handle.close()
 
 
 async def test_claims_end_with_the_last_handle(place: Any, children: Any) -> None:

@@ -221,18 +221,26 @@ class CacheIndex:
 
     def blocks(self, digest: bytes) -> dict[int, BlockRecord]:
         """Return the records of all blocks of a version, by block index."""
+        return self.read(partial(self._blocks_of, digest))
 
-        def work(txn: Any) -> dict[int, BlockRecord]:
-            found = {}
-            cursor = txn.cursor(db=self._blocks)
-            if cursor.set_range(digest):
-                for key, data in cursor:
-                    if not key.startswith(digest):
-                        break
-                    found[split_block_key(key)[1]] = BlockRecord.unpack(data)
-            return found
+    def version(self, digest: bytes) -> tuple[ObjectRecord | None, dict[int, BlockRecord]]:
+        """Return what ``object`` and ``blocks`` do, of one moment."""
+
+        def work(txn: Any) -> tuple[ObjectRecord | None, dict[int, BlockRecord]]:
+            data = txn.get(digest, db=self._objects)
+            return None if data is None else ObjectRecord.unpack(data), self._blocks_of(digest, txn)
 
         return self.read(work)
+
+    def _blocks_of(self, digest: bytes, txn: Any) -> dict[int, BlockRecord]:
+        found = {}
+        cursor = txn.cursor(db=self._blocks)
+        if cursor.set_range(digest):
+            for key, data in cursor:
+                if not key.startswith(digest):
+                    break
+                found[split_block_key(key)[1]] = BlockRecord.unpack(data)
+        return found
 
     def block(self, digest: bytes, index: int, block_bytes: int) -> BlockRecord | None:
         """Return the record of one block; None when it is unknown, or the version is kept in blocks of another size."""

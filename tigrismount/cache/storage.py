@@ -118,10 +118,11 @@ class StoredVersion:
             # Removed by hand. Or just being made by another process, which will not mind recording once more.
             self._index.drop_object(self.digest)
             return {}
-        if not valid_block_bytes(known.block_bytes) or block_bytes not in (None, known.block_bytes):
+        # Asked again: before the file was open it may have been evicted, and made anew in blocks of another size.
+        known, blocks = self._index.version(self.digest)
+        if known is None or not valid_block_bytes(known.block_bytes) or block_bytes not in (None, known.block_bytes):
             return {}
         self.record = replace(self.record, block_bytes=known.block_bytes)
-        blocks = self._index.blocks(self.digest)
         if not self.file.linked():
             raise FileGoneError  # and what was just read may be of the file that took its place
         return {index: block for index, block in blocks.items() if self._plausible(index, block)}
