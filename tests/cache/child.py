@@ -2,7 +2,8 @@
 
 ``fill`` writes four blocks of NAME and prints how many were taken and the total; ``hold`` opens NAME, says so, and
 waits for its stdin to end; ``claim`` claims its first two blocks, says so, and after a line on stdin writes the first
-and takes both claims back; ``storm`` writes versions NAME-0, NAME-1, … until killed, a line for each block.
+and takes both claims back; ``change`` opens NAME, says so, and stays in the middle of a change to the index for
+half a minute; ``storm`` writes versions NAME-0, NAME-1, … until killed, a line for each block.
 """
 
 from __future__ import annotations
@@ -45,6 +46,14 @@ async def claim(cache: DiskBlockCache, name: str) -> None:
     await trio.to_thread.run_sync(sys.stdin.read)
 
 
+async def change(cache: DiskBlockCache, name: str) -> None:
+    handle = await cache.open_object(object_id(name))
+    with cache._index._env._env.begin(write=True):
+        say(handle.count())
+        await trio.sleep(30.0)
+    handle.close()
+
+
 async def storm(cache: DiskBlockCache, name: str) -> None:
     for number in range(10_000):
         obj = object_id(f"{name}-{number}", blocks=4.5)
@@ -62,7 +71,9 @@ async def main(directory: str, size_bytes: str, action: str, name: str) -> None:
     cache = await DiskBlockCache.open(config, store_id="test")
     async with trio.open_nursery() as nursery:
         await nursery.start(cache.run)
-        await {"fill": fill_and_count, "hold": hold, "claim": claim, "storm": storm}[action](cache, name)
+        await {"fill": fill_and_count, "hold": hold, "claim": claim, "change": change, "storm": storm}[action](
+            cache, name
+        )
         nursery.cancel_scope.cancel()
     await cache.aclose()
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from tigrismount.cache import disk
 from tigrismount.cache.access import open_cache_access
 from tigrismount.cache.environment import Environment
 from tigrismount.errors import CacheError
@@ -82,6 +84,36 @@ def test_readers_that_were_killed_are_cleared_while_others_go_on(tmp_path: Path)
         pids = [line.split()[0] for line in environment._env.readers().splitlines()[1:]]
         environment.close()
     assert pids == [str(lives.pid)]
+
+
+async def test_nobody_waits_for_long_to_open_beside_a_daemon_that_was_stopped_as_it_changed_the_index(
+    place: Any, children: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that starts, or takes over, goes on without the cache; once the daemon is gone it can be opened again.
+
+    Mutation: waiting in ``open_db`` keeps Python's lock, so that nothing at all runs; without the bound the mount ends.
+    """
+    async with place.open() as cache:
+        await fill(cache, object_id("mine"))
+    monkeypatch.setattr(disk, "_OPENING_S", 2.0)
+    child = children("change", "mine")
+    assert lines(child, 1) == [4]
+    began_s = trio.current_time()
+    with pytest.raises(CacheError, match="could not be opened within 2 s"):
+        await place.start()
+    assert trio.current_time() - began_s < 20.0
+    child.kill()
+    child.wait()
+    monkeypatch.setattr(disk, "_OPENING_S", 120.0)
+    with trio.fail_after(60):
+        while True:  # until the thread that was left behind has closed it
+            try:
+                cache = await place.start()
+                break
+            except CacheError:
+                await trio.sleep(0.02)
+    assert await check_all(cache, object_id("mine")) == 4
+    await cache.aclose()
 
 
 async def test_version_open_in_one_daemon_is_not_evicted_by_another(place: Any, children: Any) -> None:

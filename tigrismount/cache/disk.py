@@ -62,6 +62,8 @@ _READ_THREADS = 16
 _WRITE_THREADS = 2
 """One thread wrote 1.17 GB/s with O_DIRECT and four no more; the second one covers checksums and commits."""
 
+_OPENING_S = 25.0
+"""How long opening may take, a walk of a large index included; a mount that waits longer is given up (``holder``)."""
 _PATIENCE_S = 2.0
 """How long the first look at a version may take; it needs a millisecond, and a read waits for it."""
 _SILENCE_S = 30.0
@@ -145,24 +147,40 @@ class DiskBlockCache:
 
         Raises:
             ConfigError: The directory cannot be made or written, or is not ours to use.
-            CacheError: The index cannot be opened: this process has it open already, or the disk fails.
+            CacheError: The index cannot be opened: this process has it open already, or the disk fails, or nobody
+                answers because of a disk that hangs, or of a process that was stopped while it changed the index.
         """
         if not valid_block_bytes(config.block_bytes):
             raise ConfigError(f"a block size of {config.block_bytes} bytes is not a power of two from 4096")
+
+        gave_up, made = threading.Event(), list[DiskBlockCache]()
 
         def work() -> DiskBlockCache:
             boot = kernel_boot_id() if boot_id is None else boot_id
             directory, index = open_cache_directory(config.directory)
             try:
-                return cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock)
+                made.append(cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock))
             except BaseException as error:
                 index.close()
                 directory.leave()
                 if isinstance(error, OSError):
                     raise CacheError(f"the cache in {config.directory} cannot be opened: {error.strerror}") from error
                 raise
+            if gave_up.is_set():
+                made[0]._leave()
+            return made[0]
 
-        return await trio.to_thread.run_sync(work)
+        # Shielded: who is cancelled gets it all the same, and closes it.
+        with trio.move_on_after(_OPENING_S, shield=True):
+            return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
+        gave_up.set()
+        for cache in made:  # at this very moment
+            cache._leave()
+        raise CacheError(f"the cache in {config.directory} could not be opened within {_OPENING_S:g} s")
+
+    def _leave(self) -> None:
+        self._index.close()
+        self._directory.leave()
 
     def _begin_session(self, boot_id: str) -> int:
         tenancy = self._directory.tenancy

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
@@ -129,23 +129,26 @@ class Environment:
                 max_dbs=len(names) + len(added_names),
             )
         try:
-            with _translated():
-                self.databases = [self._env.open_db(name, create=not readonly) for name in names]
+            with _translated(), nullcontext() if readonly else self._env.begin(write=True) as txn:
+                # In a transaction of ours: open_db waits for the writer's turn with Python's lock in its hands, and
+                # who has the turn may be stopped.
+                self.databases = [self._env.open_db(name, txn=txn, create=not readonly) for name in names]
                 """Handles of the databases, in the order of their names."""
-                self.added_databases = [self._added(name, readonly) for name in added_names]
+                self.added_databases = [self._added(name, txn) for name in added_names]
                 """Handles of the added databases, None for those that an older release did not make."""
+            with _translated():
                 self._map_bytes = self._env.info()["map_size"]
                 self._env.reader_check()  # readers that were killed would keep old pages from being used again
         except BaseException:
             self._env.close()
             raise
 
-    def _added(self, name: bytes, readonly: bool) -> Any:
+    def _added(self, name: bytes, txn: Any) -> Any:
+        if txn is not None:
+            return self._env.open_db(name, txn=txn)
         try:
-            return self._env.open_db(name, create=not readonly)
+            return self._env.open_db(name, create=False)
         except (lmdb.NotFoundError, lmdb.ReadonlyError):
-            if not readonly:
-                raise
             return None
 
     def transact(self, work: Callable[[Any], Result], *, write: bool) -> Result:
