@@ -195,6 +195,28 @@ async def test_a_disk_that_hung_at_a_claim_keeps_nothing_from_eviction(
             await place.until(lambda: not any(storage.file.inode for storage in storages))
 
 
+async def test_a_version_kept_in_blocks_of_another_size_is_not_written_to(place: Any) -> None:
+    """What we fetch of it is not recorded. Mutation: it is written all the same, and lies there uncounted.
+
+    Nor is anything claimed: mutation: their claim is waited for, of a block that will not be one of ours.
+    """
+    obj = object_id("model", blocks=4)
+    async with place.open() as cache:
+        handle = await cache.open_object(obj)
+        ((digest, version),) = cache._versions._open.items()
+        record = replace(version.storage.record, block_bytes=2 * BLOCK_BYTES)
+        theirs = StoredVersion(cache._directory, cache._index, digest, record, cache._versions._trust)
+        await trio.to_thread.run_sync(theirs.write, 0, aligned_buffer(2 * BLOCK_BYTES), 2 * BLOCK_BYTES, 1)
+        assert [await write(handle, obj, index) for index in range(4)] == [False] * 4
+        (path,) = place.data_files()
+        assert path.stat().st_blocks * 512 == cache._index.count().bytes_cached == 2 * BLOCK_BYTES
+        assert await trio.to_thread.run_sync(theirs.claim, [1]) == (Claim.OURS, {}, 1)
+        assert await handle.claim([2, 3]) == (Claim.OURS, 2)
+        assert cache._index.reserved_bytes() == 0
+        theirs.file.close()
+        handle.close()
+
+
 @pytest.mark.parametrize("verify", ["once", "off"])
 async def test_a_version_made_anew_in_another_size_while_it_is_opened_has_that_size(
     place: Any, monkeypatch: pytest.MonkeyPatch, verify: str

@@ -78,7 +78,7 @@ class Claims:
         while (asked := storage.asking.get(indexes[0])) is not None:  # for another part of the same block
             await asked.wait()
         # Only now: where the disk was silent then, nobody waits for it again.
-        if storage.claimed.issuperset(indexes) or not self._takes_writes():
+        if storage.claimed.issuperset(indexes) or storage.kept_otherwise or not self._takes_writes():
             await trio.lowlevel.checkpoint()
             return Claim.OURS, len(indexes)
         with _asking(storage, indexes):

@@ -351,6 +351,8 @@ class DiskBlockCache:
     async def _write_now(self, version: OpenVersion, index: int, buffer: memoryview, length_bytes: int) -> bool:
         for _ in range(2):  # a second time when the file was removed under us
             storage = version.storage
+            if storage.kept_otherwise:  # it would take room that nobody counts
+                return False
             write = partial(storage.write, index, buffer, length_bytes, self._now_ms())
             try:
                 with self._versions.using(storage):

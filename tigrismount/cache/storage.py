@@ -89,6 +89,8 @@ class StoredVersion:
         """Blocks that this process has claimed. Changed in the event loop only."""
         self.asking: dict[int, trio.Event] = {}
         """Blocks that are being claimed; set once that is answered. Event loop only."""
+        self.kept_otherwise = False
+        """Whether another process keeps the version in blocks of another size: so it stays while the file is open."""
         self.users = 1
         """Who still needs the file: the version, and every operation in a thread."""
         self.file = DataFile(directory.object_path(digest), record.size_bytes, check=directory.check_same)
@@ -296,4 +298,6 @@ class StoredVersion:
             raise FileGoneError
         block = BlockRecord(length_bytes, checksum, self._trust.boot, self._trust.epoch, synced=False)
         used = replace(self.record, last_used_ms=now_ms)
-        return self._index.put_block(self.digest, used, index, block, reserved_bytes=length_bytes)
+        recorded = self._index.put_block(self.digest, used, index, block, reserved_bytes=length_bytes)
+        self.kept_otherwise |= recorded is None
+        return recorded
