@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tracemalloc
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tigrismount.cache import reclaim
+from tigrismount.cache import datafile, reclaim
 from tigrismount.core.types import ObjectId
 from tigrismount.testing.cache_contract import BLOCK_BYTES, aligned_buffer, check_all, fill, object_id
 
@@ -151,6 +152,26 @@ async def test_evicted_bytes_count_until_they_are_off_the_disk(place: Any, monke
         monkeypatch.setattr(os, "unlink", watched)
         assert reclaim.evict_version(cache._directory, cache._index, digest)
         assert (set_aside, cache._index.reserved_bytes()) == ([8 * BLOCK_BYTES], 0)
+
+
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT, errno.EINTR])
+async def test_a_disk_too_full_for_a_hole_loses_whole_versions(
+    place: Any, monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    """Mutation: the records go, the data stays and is counted by nobody, and the disk is left alone for a while."""
+
+    def punch(fd: int, start: int, stop: int) -> None:
+        raise OSError(why, os.strerror(why))
+
+    monkeypatch.setattr(datafile, "_punch", punch)
+    old, new = object_id("old"), object_id("new")
+    async with place.open(size_bytes=6 * BLOCK_BYTES) as cache:
+        await fill(cache, old)
+        assert await fill(cache, new) == 4
+        assert [await check_all(cache, obj) for obj in (old, new)] == [0, 4]
+        assert cache.statistics().degraded == ""
+        (path,) = place.data_files()
+        assert path.stat().st_blocks * 512 == 4 * BLOCK_BYTES
 
 
 async def test_filesystem_that_cannot_punch_loses_whole_versions(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
