@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tigrismount.cache import disk
+from tigrismount.cache import disk, probe
 from tigrismount.cache.access import open_cache_access
 from tigrismount.cache.environment import Environment
 from tigrismount.errors import CacheError
@@ -84,6 +84,27 @@ def test_readers_that_were_killed_are_cleared_while_others_go_on(tmp_path: Path)
         pids = [line.split()[0] for line in environment._env.readers().splitlines()[1:]]
         environment.close()
     assert pids == [str(lives.pid)]
+
+
+async def test_a_cache_in_use_is_not_set_aside_because_its_disk_is_busy(
+    place: Any, children: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: the walk of the index that does not end in time counts as damage, and the daemon loses its cache."""
+    async with place.open() as cache:
+        await fill(cache, object_id("mine"))
+    child = children("hold", "mine")
+    assert lines(child, 1) == [4]
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "_TIMEOUT_S", 0.0)
+        with pytest.raises(CacheError, match="which others use, did not end within 0 s"):
+            await place.start()
+    async with place.open() as cache:
+        assert await check_all(cache, object_id("mine")) == 4
+    child.communicate()
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "_TIMEOUT_S", 0.0)
+        async with place.open() as cache:  # where nobody can use it, either, it is begun anew
+            assert await check_all(cache, object_id("mine")) == 0
 
 
 async def test_nobody_waits_for_long_to_open_beside_a_daemon_that_was_stopped_as_it_changed_the_index(

@@ -290,14 +290,19 @@ def _open_index(directory: CacheDirectory) -> CacheIndex:
 
 
 def _unusable(directory: CacheDirectory) -> str:
-    """Return why what is in the directory cannot be used, empty when it can or there is nothing."""
+    """Return why what is in the directory cannot be used, empty when it can or there is nothing.
+
+    Raises:
+        CacheError: Others use it, and it could not be looked at in time.
+    """
     has_data = os.path.exists(os.path.join(directory.index_path, "data.mdb"))
     version_text = directory.version_text()
     if not version_text:
         return "it has no VERSION" if has_data or os.path.exists(directory.objects_path) else ""
     if version_text not in _READABLE_TEXTS:
         return f"it is of another release ({version_text.strip()!r})"
-    return index_damage(directory.index_path) if has_data else ""
+    in_use = directory.tenancy is not None and not directory.tenancy.alone
+    return index_damage(directory.index_path, in_use=in_use) if has_data else ""
 
 
 def _make_layout(directory: CacheDirectory) -> None:

@@ -16,6 +16,8 @@ import signal
 import subprocess
 import sys
 
+from tigrismount.errors import CacheCorruptError, CacheError
+
 _DAMAGED_STATUS = 3
 _TIMEOUT_S = 20.0
 """A damaged tree can also be walked for ever; a hundred million records can be walked in less."""
@@ -24,13 +26,15 @@ _FATAL_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, 
 _log = logging.getLogger(__name__)
 
 
-def index_damage(index_path: str) -> str:
+def index_damage(index_path: str, *, in_use: bool = False) -> str:
     """Return what is wrong with an index, in a few words; empty when it can be opened.
 
     Args:
         index_path: Directory of the LMDB environment.
+        in_use: Whether others work with it. Then a walk that does not end tells of a busy disk, and not of damage.
 
     Raises:
+        CacheError: It is in use, and the walk did not end.
         OSError: There is no index.
     """
     if os.path.getsize(os.path.join(index_path, "data.mdb")) == 0:
@@ -44,7 +48,10 @@ def index_damage(index_path: str) -> str:
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"walking it did not end within {_TIMEOUT_S:.0f} s"
+        late = f"did not end within {_TIMEOUT_S:.0f} s"
+        if in_use:
+            raise CacheError(f"a look at the index {index_path}, which others use, {late}") from None
+        return f"walking it {late}"
     except OSError as error:
         _log.warning("the cache index is opened without a check: %s", error.strerror)
         return ""
@@ -64,7 +71,6 @@ def _judge(probe: subprocess.CompletedProcess[bytes]) -> str:
 
 def _main() -> int:
     from tigrismount.cache.index import CacheIndex
-    from tigrismount.errors import CacheCorruptError
 
     try:
         CacheIndex(sys.argv[1], readonly=True).check()
