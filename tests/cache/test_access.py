@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tigrismount.cache import datafile
 from tigrismount.cache.access import open_cache_access
 from tigrismount.cache.index import CacheIndex
 from tigrismount.cache.records import object_digest
@@ -169,6 +171,38 @@ async def test_block_that_is_recorded_while_its_version_is_verified_is_no_fault(
         assert (found.checked_bytes, found.faults) == (BLOCK_BYTES, ())
         assert index.block(digest, 1, BLOCK_BYTES) is not None
         handle.close()
+
+
+async def test_a_version_that_is_locked_for_long_is_left_out(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon evicts it, or punches holes, on a slow disk. Mutation: that counts as damage, and all is forgotten."""
+    monkeypatch.setattr(datafile, "_OPEN_ATTEMPTS", 2)
+    async with place.open() as cache:
+        await fill(cache, VICTIM)
+    evicting = os.open(data_path(place, VICTIM), os.O_RDONLY)
+    fcntl.flock(evicting, fcntl.LOCK_EX)
+    with open_cache_access(str(place.path), write=True) as access:
+        assert list(access.verify()) == []
+    os.close(evicting)
+    async with place.open() as cache:
+        assert await check_all(cache, VICTIM) == 4
+
+
+async def test_nothing_is_done_to_a_cache_that_took_the_place_of_the_one_that_was_opened(place: Any) -> None:
+    """A daemon has set it aside, or somebody has removed it.
+
+    Mutation: what the other cache holds is evicted by the records of the old one; and is told as damage.
+    """
+    async with place.open() as cache:
+        await fill(cache, VICTIM)
+    with open_cache_access(str(place.path), write=True) as access:
+        place.path.rename(place.path.with_name("old"))
+        shutil.copytree(place.path.with_name("old"), place.path)
+        with pytest.raises(CacheError, match="was removed while in use"):
+            access.evict("bucket/")
+        with pytest.raises(CacheError, match="was removed while in use"):
+            list(access.verify())
+    async with place.open() as cache:
+        assert await check_all(cache, VICTIM) == 4
 
 
 async def test_what_a_daemon_has_open_is_verified_and_not_evicted(place: Any, children: Any) -> None:

@@ -67,6 +67,7 @@ def open_cache_access(directory: str, *, write: bool = False) -> Iterator[CacheA
         with visiting(where) if write else nullcontext() as tenancy:
             index = CacheIndex(where.index_path, readonly=not write)
             try:
+                where.opened = where.identity()  # what takes the place of this cache meanwhile is none of ours
                 boot_id = kernel_boot_id()
                 epoch = index.begin_session(boot_id, index.capacity_bytes(), alone=tenancy.alone) if tenancy else 0
                 yield CacheAccess(where, index, Trust(boot_token(boot_id), epoch))

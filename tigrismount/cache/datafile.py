@@ -45,6 +45,10 @@ _FLOCK = struct.Struct("hhqqi4x")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
 
 
+class LockedError(CacheError):
+    """A file is being evicted, or given back in parts, for longer than is worth the wait."""
+
+
 class DataFile:
     """The file of one object version; all methods block and may be called from any thread.
 
@@ -119,7 +123,7 @@ class DataFile:
             if self._keep(fd):
                 return True
             time.sleep(_RETRY_S)
-        raise CacheError(f"{self._path} is locked by an eviction")
+        raise LockedError(f"{self._path} is locked by an eviction")
 
     def _open_direct(self, flags: int) -> int:
         if self._direct:

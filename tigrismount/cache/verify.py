@@ -11,6 +11,7 @@ import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigrismount.cache.datafile import LockedError
 from tigrismount.cache.inspect import ObjectReport, report_of
 from tigrismount.cache.reclaim import data_files
 from tigrismount.cache.records import digest_of, valid_block_bytes
@@ -71,16 +72,17 @@ def verify_object(
         on_progress: Called with the number of bytes just checked.
 
     Raises:
-        CacheError: The index failed.
+        CacheError: The index failed, or is not the directory's any more.
     """
     report = report_of(record)
+    directory.check_same()
     storage = StoredVersion(directory, index, digest, record, trust)
-    reason = _fault_of_whole(storage, digest, record)
     try:
+        reason = _fault_of_whole(storage, digest, record)
         if not reason:
             checked_bytes, faults = _verify_blocks(storage, index, on_progress)
             return ObjectVerified(report, checked_bytes, tuple(faults))
-    except FileGoneError:
+    except (FileGoneError, LockedError):
         return None
     finally:
         storage.file.close()
@@ -91,13 +93,19 @@ def verify_object(
 
 
 def _fault_of_whole(storage: StoredVersion, digest: bytes, record: ObjectRecord) -> str:
-    """Open the file; return what is wrong with the version as a whole, empty when nothing is."""
+    """Open the file; return what is wrong with the version as a whole, empty when nothing is.
+
+    Raises:
+        LockedError: It is being evicted.
+    """
     if digest_of(record) != digest:
         return "its record names another object"
     if not valid_block_bytes(record.block_bytes):
         return f"its blocks have {record.block_bytes} bytes"
     try:
         return "" if storage.file.open_existing() else "its data file is missing"
+    except LockedError:
+        raise
     except CacheError as error:
         return error.detail
     except OSError as error:
