@@ -16,6 +16,7 @@ from tigrismount.testing.cache_contract import BLOCK_BYTES, aligned_buffer, chec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tigrismount.cache.index import CacheIndex
 
@@ -172,6 +173,53 @@ async def test_a_disk_too_full_for_a_hole_loses_whole_versions(
         assert cache.statistics().degraded == ""
         (path,) = place.data_files()
         assert path.stat().st_blocks * 512 == 4 * BLOCK_BYTES
+
+
+async def test_a_file_that_cannot_be_opened_keeps_no_other_from_its_eviction(place: Any, tmp_path: Path) -> None:
+    """Somebody has moved the one used least recently to another disk and left a link.
+
+    Mutation: every eviction ends at it, and the cache takes nothing any more.
+    """
+    moved, old, new = (object_id(name) for name in ("moved", "old", "new"))
+    async with place.open(size_bytes=8 * BLOCK_BYTES) as cache:
+        await fill(cache, moved)
+        (path,) = place.data_files()
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
+        await fill(cache, old)
+        assert await fill(cache, new) == 4
+        assert [await check_all(cache, obj) for obj in (old, new)] == [0, 4]
+        assert cache.statistics().degraded == ""
+        assert (tmp_path / "moved").exists()
+
+
+async def test_what_has_to_go_and_cannot_be_opened_is_told(place: Any, tmp_path: Path) -> None:
+    async with place.open(size_bytes=4 * BLOCK_BYTES) as cache:
+        await fill(cache, object_id("moved"))
+        (path,) = place.data_files()
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
+        assert await fill(cache, object_id("new")) == 0
+        assert cache.statistics().degraded == os.strerror(errno.ELOOP)
+
+
+async def test_no_more_is_forgotten_than_the_first_that_cannot_be_removed(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: where nothing can be removed the whole cache is forgotten at one look."""
+
+    def unlink(path: str) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    async with place.open(size_bytes=12 * BLOCK_BYTES) as cache:
+        for name in ("one", "two", "three"):
+            await fill(cache, object_id(name))
+        monkeypatch.setattr(os, "unlink", unlink)
+        monkeypatch.setattr(reclaim, "trim_version", lambda *_, **__: 0)
+        with pytest.raises(PermissionError):
+            await cache._room._evict(12 * BLOCK_BYTES, only_if_enough=False)
+        assert cache._index.count().objects == 2
+        monkeypatch.undo()
 
 
 async def test_filesystem_that_cannot_punch_loses_whole_versions(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:

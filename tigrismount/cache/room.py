@@ -164,8 +164,14 @@ class Room:
         return disk_room_bytes(self._directory, self._config.free_floor_fraction)
 
     async def _evict(self, length_bytes: int, *, only_if_enough: bool) -> bool:
-        """Evict for *length_bytes* more; return whether they fit now."""
+        """Evict for *length_bytes* more; return whether they fit now.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: The disk failed, or what had to go cannot be opened and the rest is not enough.
+        """
         busy: set[bytes] = set()
+        failures: list[OSError] = []
         while True:
             survey = await threads.run_sync(partial(self._survey, self._recency_ms()))
             usages, pinned, reserved_bytes, self._disk_room_bytes = survey
@@ -174,9 +180,11 @@ class Room:
             need_bytes = reserved_bytes + length_bytes
             disk_room = self._usable_disk_bytes(length_bytes)
             plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
+            if failures and not plan.enough:
+                raise failures[0]
             if not plan.victims or (only_if_enough and not plan.enough):
                 return plan.enough
-            evicted = await threads.run_sync(partial(self._evict_all, plan))
+            evicted = await threads.run_sync(partial(self._evict_all, plan, failures))
             for digest, freed_bytes in evicted.items():
                 self._disk_room_bytes += freed_bytes
                 self._on_evicted(digest, freed_bytes >= self._occupancy.size_bytes(digest))
@@ -194,19 +202,29 @@ class Room:
         pinned = {digest for digest, record in objects.items() if matches(record, prefixes)}
         return usages, pinned, self._index.reserved_bytes(), self._measure()
 
-    def _evict_all(self, plan: Eviction[bytes]) -> dict[bytes, int]:
-        """Evict; return how much of each victim that nobody has open."""
+    def _evict_all(self, plan: Eviction[bytes], failures: list[OSError]) -> dict[bytes, int]:
+        """Evict; return how much of each victim that nobody has open, and note what cannot be opened."""
         evicted = {}
         for digest in plan.victims:
-            size_bytes = self._occupancy.size_bytes(digest)
-            is_last = digest == plan.victims[-1]
-            if is_last and plan.enough and plan.last_bytes < size_bytes:
-                trimmed_bytes = trim_version(
-                    self._directory, self._index, digest, plan.last_bytes, slack_bytes=self._occupancy.slack_bytes
-                )
-                if 0 < trimmed_bytes < size_bytes:
-                    evicted[digest] = trimmed_bytes
-                    continue
-            if evict_version(self._directory, self._index, digest):
-                evicted[digest] = size_bytes
+            try:
+                freed_bytes = self._evict_one(digest, plan)
+            except OSError as error:  # one that cannot be opened does not keep the others
+                if self._index.object(digest) is None:
+                    raise  # forgotten, and still there: no more of that
+                failures.append(error)
+                continue
+            if freed_bytes is not None:
+                evicted[digest] = freed_bytes
         return evicted
+
+    def _evict_one(self, digest: bytes, plan: Eviction[bytes]) -> int | None:
+        """Evict one victim; return how much of it, None when somebody has it open."""
+        size_bytes = self._occupancy.size_bytes(digest)
+        is_last = digest == plan.victims[-1]
+        if is_last and plan.enough and plan.last_bytes < size_bytes:
+            trimmed_bytes = trim_version(
+                self._directory, self._index, digest, plan.last_bytes, slack_bytes=self._occupancy.slack_bytes
+            )
+            if 0 < trimmed_bytes < size_bytes:
+                return trimmed_bytes
+        return size_bytes if evict_version(self._directory, self._index, digest) else None
