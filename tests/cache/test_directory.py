@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -170,6 +172,18 @@ def test_a_sandbox_that_hides_the_boot_id_costs_the_cache_and_not_the_mount(tmp_
     assert len(kernel_boot_id()) == 36
     with pytest.raises(CacheError, match="boot_id: No such file or directory; let this process see /proc/sys"):
         kernel_boot_id(str(tmp_path / "boot_id"))
+
+
+def test_a_filesystem_without_locks_costs_the_cache_and_says_so(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: it is taken for daemons of another pid namespace; fifteen directories are made beside it in vain."""
+
+    def flock(fd: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(CacheError, match="its filesystem has no locks"):
+        open_cache_directory(str(place.path))
+    assert not list(place.path.glob("beside-*"))
 
 
 async def test_existing_empty_directory_is_taken_and_made_private(place: Any) -> None:

@@ -14,8 +14,10 @@ import errno
 import fcntl
 import os
 
+from tigrismount.errors import CacheError
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
-"""A filesystem without ``flock``: nobody can be told to be there."""
+"""A filesystem without ``flock``: nobody can be told to be there, nor to have a file open that is to be evicted."""
 _NAME_MAX_BYTES = 200
 """Longer than any boot id and namespace."""
 
@@ -48,6 +50,7 @@ def enter(directory: str, namespace: str) -> Tenancy | None:
         namespace: Ours, see ``pid_namespace``.
 
     Raises:
+        CacheError: The filesystem has no locks.
         OSError: The file cannot be opened or written.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -76,7 +79,7 @@ def _lock(fd: int, kind: int) -> bool:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        return False
+        raise CacheError("the disk cache cannot be used: its filesystem has no locks (flock)") from error
     return True
 
 
