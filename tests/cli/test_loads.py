@@ -15,6 +15,7 @@ from tigrismount.control.paths import socket_path
 from tigrismount.core import loadlog
 from tigrismount.core.loadtracker import LoadTracker
 from tigrismount.core.types import ObjectId
+from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
 from tigrismount.reader.loads import TABLE, pack_report
 
 MIB = 1 << 20
@@ -116,6 +117,14 @@ def test_a_mountpoint_picks_its_own_loads(mount, capsys):
 def test_what_is_not_mounted_is_not_found(capsys):
     assert main(["loads", "/nowhere"]) == 3
     assert "/nowhere: is not mounted" in capsys.readouterr().err
+
+
+def test_a_mount_of_somebody_else_is_one(monkeypatch, capsys):
+    """Mutation: "is not mounted" of what is there for everybody to see."""
+    entry = MountEntry(1, "0:1", "/models", FUSE_TYPE, "s3://models", ("user_id=4242",))
+    monkeypatch.setattr(command, "mount_at", lambda _: entry)
+    assert main(["loads", "/models"]) == 3
+    assert "/models: its daemon is gone, or another user's; " in capsys.readouterr().err
 
 
 def test_the_cache_is_read_where_nothing_is_mounted(cache, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from tigrismount.config.units import format_size
 from tigrismount.control.client import StaleSocketError, request, sockets
 from tigrismount.control.paths import find_socket, runtime_directories
 from tigrismount.errors import CacheError, MountError
-from tigrismount.holder.mountinfo import canonical_mountpoint
+from tigrismount.holder.mountinfo import canonical_mountpoint, mount_at
 
 _ANSWER_TIMEOUT_S = 10.0  # the cache's disk is asked
 _MOST_SHOWN = 20  # loads in the table; a screen
@@ -72,8 +72,10 @@ def _ask(mountpoint: str, *, timelines: bool) -> list[dict[str, Any]]:
     try:
         return _reports_in(request(path, "loads", timeout_s=_ANSWER_TIMEOUT_S, timelines=timelines))
     except StaleSocketError as exc:
+        entry = mount_at(mountpoint)
+        what = "its daemon is gone, or another user's" if entry is not None and entry.is_ours else "is not mounted"
         raise CommandFailure(
-            f"{mountpoint}: is not mounted; 'tigrismount loads' alone shows what the cache has kept", NOT_FOUND
+            f"{mountpoint}: {what}; 'tigrismount loads' alone shows what the cache has kept", NOT_FOUND
         ) from exc
 
 

@@ -42,6 +42,8 @@ def unmount(mountpoint: str, lazy: bool, timeout: str) -> int:
     if entry is None or not entry.is_ours:
         what = f"holds a mount of another kind ({entry.type})" if entry else "is not mounted"
         raise CommandFailure(f"{path}: {what}; 'tigrismount status' lists the mounts", NOT_FOUND)
+    if entry.owner_uid is not None and os.geteuid() not in (0, entry.owner_uid):  # fusermount3 speaks of an mtab
+        raise CommandFailure(f"{path}: belongs to user {entry.owner_uid}: only they, or root, can unmount it")
     daemons = _daemons(path)
     _remove(entry, lazy=lazy, timeout_s=timeout_s)
     if not lazy:  # a lazy one may serve open files for hours
