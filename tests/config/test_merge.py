@@ -106,6 +106,12 @@ def test_unknown_keys_of_the_file_suggest_the_nearest():
     ]
 
 
+def test_a_key_that_is_there_in_both_spellings_is_a_fault():
+    """Mutation: whichever stands last is taken, and nobody hears of the other."""
+    for file in ({"cache_size": "1G", "cache-size": "2G"}, {"cache-size": "2G", "cache_size": "1G"}):
+        assert merged(file=file).faults == ["m.toml: 'cache-size' and 'cache_size' are the same key; leave one out"]
+
+
 def test_a_misspelt_variable_of_ours_is_a_warning_and_others_are_none():
     result = merged(environment={"TIGRISMOUNT_CACHE_SIZ": "1G", "TIGRISMOUNT_CONFIG": "x", "PATH": "/bin"})
     assert result.warnings == [

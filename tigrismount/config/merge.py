@@ -100,6 +100,8 @@ def _merge_file(merged: Merged, file: Mapping[str, object], file_name: str) -> N
         option = BY_KEY.get(name.replace("-", "_"))
         if option is None:
             merged.faults.append(f"{file_name}: unknown key {name!r}{suggest(name.replace('-', '_'), BY_KEY)}")
+        elif "-" in name and option.key in file:
+            merged.faults.append(f"{file_name}: {name!r} and {option.key!r} are the same key; leave one out")
         else:
             merged.settings[option.key] = Setting(value, f"{file_name}: {name}")
 
