@@ -44,6 +44,8 @@ def test_all_forms_name_a_bucket_and_a_prefix(text, bucket, prefix):
         ("s3://my bucket", "not ' '"),
         ("s3://my_bucket", "not '_'"),
         ("s3://ab", "3 to 63 characters"),
+        ("s3:/models", "two slashes belong behind the scheme s3:"),
+        ("t3:models/llama", "two slashes belong behind the scheme t3:"),
         ("s3://" + "a" * 64, "3 to 63 characters"),
         ("s3://-models", "begin and end"),
         ("s3://models.", "begin and end"),

@@ -62,6 +62,8 @@ def parse_source(text: str) -> Source:
         hint = "; a store's address goes into --endpoint-url" if scheme in ("http", "https") else ""
         raise ConfigError(f"source {text!r}: the scheme {scheme}:// is neither s3:// nor t3://{hint}; {_EXAMPLE}")
     bucket, prefix = _split(rest, colon_allowed=not scheme)
+    if not scheme and bucket.lower() in _SCHEMES:  # too short for a bucket
+        raise ConfigError(f"source {text!r}: two slashes belong behind the scheme {bucket}:; {_EXAMPLE}")
     reason = _bucket_fault(bucket) or _prefix_fault(prefix)
     if reason:
         raise ConfigError(f"source {text!r}: {reason}; {_EXAMPLE}")
