@@ -169,21 +169,22 @@ class S3Client:
             self._unlistable = True
             return
         if not page.objects and page.next_token is None:
-            where = await self._why_empty(bucket, prefix)
+            where, remedy = await self._why_empty(bucket, prefix)
             if self._config.snapshot_version:
                 where += f" in snapshot {self._config.snapshot_version}"
-            raise ObjectNotFoundError(f"{where}: check the name, or upload something first", bucket=bucket)
+            raise ObjectNotFoundError(f"{where}: {remedy}", bucket=bucket)
 
-    async def _why_empty(self, bucket: str, prefix: str) -> str:
-        """Return what is wrong with a place that holds nothing; people name a file where a directory is wanted."""
+    async def _why_empty(self, bucket: str, prefix: str) -> tuple[str, str]:
+        """Return what is wrong with a place that holds nothing, and what to do; people name a file for a directory."""
+        remedy = "check the name, or upload something first"
         if not prefix:
-            return "the bucket is empty"
+            return "the bucket is empty", remedy
         nothing = f"nothing lies under the prefix {prefix!r}"
         try:
             await self.head(bucket, prefix.removesuffix("/"))
         except ObjectError:
-            return nothing
-        return f"{nothing}, and {prefix.removesuffix('/')!r} is a file: name the directory that it lies in"
+            return nothing, remedy
+        return f"{nothing}, and {prefix.removesuffix('/')!r} is a file", "name the directory that it lies in"
 
     async def list_buckets(self) -> tuple[str, ...]:
         """Return the names of the buckets that the credentials can list."""
