@@ -19,6 +19,12 @@ def test_a_directory_that_is_missing_says_how_to_make_it(tmp_path):
         prepare(tmp_path / "a" / "b")
 
 
+def test_a_command_to_copy_is_one_word_for_a_path_with_spaces(tmp_path):
+    """Mutation: two directories are made, and neither is the one."""
+    with pytest.raises(MountError, match=f"'mkdir -p '{tmp_path}/my models'' first"):
+        prepare(tmp_path / "my models")
+
+
 def test_a_file_is_no_mountpoint(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(MountError, match="is not a directory"):

@@ -6,6 +6,7 @@ the state.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -191,7 +192,8 @@ def _daemon_rows(mount: Mount) -> list[list[str]]:
     text = f"pid {mount.get('pid') or '-'}, supervisor {mount.get('supervisor_pid') or '-'}"
     rows = [["daemon", f"{text}, version {version}" if version else text]]
     if version and version != __version__:
-        rows += [["", f"this is {__version__}: 'tigrismount upgrade {mount['mountpoint']}' replaces the daemon"]]
+        command = f"tigrismount upgrade {shlex.quote(mount['mountpoint'])}"
+        rows += [["", f"this is {__version__}: '{command}' replaces the daemon"]]
     return rows
 
 

@@ -7,6 +7,7 @@ here: a mount of ours whose daemon is gone. It can serve nobody, so it is detach
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,8 @@ def prepare_mountpoint(path: str, *, nonempty: bool, log: Callable[[str], None])
         health = probe(path, timeout_s=_PROBE_TIMEOUT_S).health
         if health is not Health.DEAD:
             state, option = ("and does not answer", "--lazy ") if health is Health.HUNG else ("already", "")
-            raise MountError(
-                f"{path}: {entry.source} is mounted there {state}; 'tigrismount unmount {option}{path}' first"
-            )
+            remedy = f"'tigrismount unmount {option}{shlex.quote(path)}' first"
+            raise MountError(f"{path}: {entry.source} is mounted there {state}; {remedy}")
         unmount(path, lazy=True)
         log(f"{path}: detached the mount of {entry.source}, whose daemon is gone")
     _check_directory(path, nonempty=nonempty)
@@ -87,7 +87,7 @@ def _check_directory(path: str, *, nonempty: bool) -> None:
         with os.scandir(path) as entries:
             first = next(entries, None)
     except FileNotFoundError:
-        raise MountError(f"{path}: does not exist; 'mkdir -p {path}' first") from None
+        raise MountError(f"{path}: does not exist; 'mkdir -p {shlex.quote(path)}' first") from None
     except OSError as exc:
         raise MountError(f"{path}: cannot be mounted on: {exc.strerror}") from exc
     if first is not None and not nonempty:
