@@ -29,6 +29,12 @@ def test_every_command_has_help_with_an_example(command):
     assert "Example: tigrismount" in result.output
 
 
+@pytest.mark.parametrize("command", [[], ["cache"]])
+def test_no_summary_of_a_command_is_cut(command):
+    """Mutation: click cuts the first sentence where the line ends."""
+    assert "..." not in CliRunner().invoke(cli, [*command, "--help"]).output.partition("Commands:")[2]
+
+
 def test_mount_offers_every_option_of_the_table():
     text = CliRunner().invoke(cli, ["mount", "--help"]).output
     assert [option.name for option in OPTIONS if f"--{option.name}" not in text] == []

@@ -17,5 +17,14 @@ def cache() -> None:
     """Look into a disk cache, check it, and say what stays."""
 
 
-for command in (stats, list_, verify, evict, pin, unpin, clear):
+for command, in_short in (
+    (stats, "Show how much a disk cache holds, and of what."),
+    (list_, "List the object versions in a disk cache."),
+    (verify, "Read a disk cache back and compare it with its checksums."),
+    (evict, "Take object versions out of a disk cache."),
+    (pin, "Keep what begins with PREFIX, or list what is kept."),
+    (unpin, "Take back pins."),
+    (clear, "Empty a disk cache."),
+):
+    command.short_help = in_short  # click would cut their first sentences in the middle
     cache.add_command(command)
