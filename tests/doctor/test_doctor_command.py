@@ -65,6 +65,13 @@ def test_without_a_bucket_the_host_and_the_endpoint_are_examined(doctor, tigris)
     assert not tigris.operations("ListObjectsV2")
 
 
+def test_a_key_that_nobody_has_looked_for_is_not_said_to_be_found(doctor):
+    """Mutation: "pass  credentials  from boto3's own chain" where there are none at all."""
+    text = doctor("--json", AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="").output
+    (found,) = (found for found in json.loads(text)["checks"] if found["check"] == "credentials")
+    assert (found["verdict"], found["detail"]) == ("pass", "left to boto3's own chain")
+
+
 def test_a_bucket_in_the_environment_counts(doctor):
     assert verdicts(doctor("--json", BUCKET_NAME="models"))["list"] == "pass"
 

@@ -123,9 +123,10 @@ def _credentials(config: MountConfig) -> tuple[Credentials | None, Finding]:
     except ConfigError as exc:
         what, _, remedy = str(exc).rpartition(": ")
         return None, Finding("credentials", "fail", what or remedy, remedy if what else "")
-    source = found.source if found is not None else "boto3's own chain"
-    shown = f" ({found.access_key_id[:8]}…)" if found is not None and found.access_key_id else ""
-    return found, Finding("credentials", "pass", f"from {source}{shown}")
+    if found is None:  # it is asked with the first request, and may find none
+        return None, Finding("credentials", "pass", "left to boto3's own chain")
+    shown = f" ({found.access_key_id[:8]}…)" if found.access_key_id else ""
+    return found, Finding("credentials", "pass", f"from {found.source}{shown}")
 
 
 async def _examine_bucket(config: MountConfig, credentials: Credentials | None, report: _Report) -> None:
