@@ -47,3 +47,12 @@ def test_a_cache_tells_what_it_holds(tigrismount, filled, monkeypatch):
 def test_a_cache_tells_it_as_json(tigrismount, filled):
     report = json.loads(tigrismount("cache", "stats", "--json", "--cache-dir", filled).out)
     assert (report["directory"], report["objects"], report["bytes_cached"]) == (filled, 0, 0)
+
+
+@pytest.mark.parametrize("path", [".", "..", "./models"])
+def test_a_path_from_here_is_no_prefix(fails, filled, monkeypatch, path):
+    """Mutation: '.' is a prefix that nothing begins with, and 'cache evict .' takes nothing away."""
+    monkeypatch.setenv("TIGRISMOUNT_CACHE_DIR", filled)
+    exit_code, line = fails("cache", "list", path)
+    assert exit_code == 3
+    assert "is not under a mount" in line

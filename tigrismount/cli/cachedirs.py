@@ -73,7 +73,7 @@ def cache_prefix(name: str) -> str:
     if is_source(name):
         source = parse_source(name)
         return f"{source.bucket}/" + (source.prefix if name.endswith("/") else source.prefix.removesuffix("/"))
-    if not name.startswith(("/", "./", "../")):
+    if not name.startswith(("/", "./", "../")) and name not in (".", ".."):
         return name
     mounts = read_mounts()
     mountpoint, below = locate(name, mounts)

@@ -50,8 +50,8 @@ def stats(cache_dirs: tuple[str, ...], as_json: bool) -> int:
 def list_(prefix: str, cache_dirs: tuple[str, ...], as_json: bool) -> int:
     """List the object versions in a disk cache.
 
-    PREFIX is a source (s3://bucket/prefix), a path under a mount, or bucket/prefix: what begins with it is listed, so
-    end it with a slash to mean a directory.
+    PREFIX is a source (s3://bucket/prefix), a path under a mount (from here: ./path), or bucket/prefix: what begins
+    with it is listed, so end it with a slash to mean a directory.
     """
     from tigrismount.cache.access import open_cache_access
 
