@@ -96,6 +96,14 @@ def test_warming_a_path_is_done_by_the_daemon_of_its_mount(mount, bucket, s3, py
         assert fetched(s3) == 13 * BLOCK
 
 
+def test_a_mount_without_a_cache_is_named_once(mount, bucket):
+    bucket.put("m/one", b"1")
+    with mount(f"s3://{bucket.name}", "--cache-dir", "off") as mounted:
+        ended = mount.run("warm", mounted.path)
+        assert ended.status == 1
+        assert ended.errors.startswith(f"tigrismount: error: {mounted.path}: is mounted without a disk cache: ")
+
+
 def test_a_source_that_is_mounted_with_this_cache_is_warmed_by_the_mount(mount, bucket, s3, noise):
     bucket.put("m/file", noise(3 * BLOCK, 1))
     with mount(f"s3://{bucket.name}") as mounted:

@@ -37,7 +37,7 @@ async def warm_in_mount(
         send: Sends a line.
     """
     if not config.disk_caches:
-        return {"error": f"{config.mountpoint} is mounted without a disk cache: there is nothing to warm"}
+        return {"error": "is mounted without a disk cache: there is nothing to warm"}
     targets = [_target(config, str(path)) for path in request.get("paths", ())]
     targets += [Target(str(bucket), str(name)) for bucket, name in request.get("targets", ())]
     jobs = most_jobs(config, request.get("jobs"))
