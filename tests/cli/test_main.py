@@ -173,3 +173,51 @@ def test_ctrl_c_is_said_in_one_line_whatever_is_on_its_way(tigrismount, monkeypa
     monkeypatch.setattr(f"tigrismount.cli.{work}", ask)
     ended = tigrismount(command, "s3://bucket/model")
     assert (ended.exit_code, ended.err.strip()) == (130, "tigrismount: error: interrupted")
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+def test_a_command_runs_where_streams_are_closed(streams):
+    """Mutation: an "internal error" where a mount has succeeded; and a socket that has the number of standard error."""
+    command = f'exec "$0" -m tigrismount --version {streams}'
+    ended = subprocess.run(["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_what_is_opened_gets_no_number_of_a_closed_stream():
+    lines = "import os; from tigrismount.cli.main import prepare_streams; prepare_streams(); os._exit(os.dup(0))"
+    command = [sys.executable, "-c", lines]
+    ended = subprocess.run(["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *command], check=False)
+    assert ended.returncode > 2
+
+
+def test_an_output_that_takes_nothing_is_named():
+    """Mutation: "internal error ... please report it" because a disk is full."""
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "tigrismount", "--version"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == "tigrismount: error: standard output cannot be written: No space left on device\n"
+
+
+_VERDICT = """
+import sys
+from tigrismount.cli import health
+from tigrismount.cli.main import main
+
+health.judge = lambda path, timeout_s: (health.DEGRADED, ["the store is away"])
+sys.exit(main(["health", "/"]))
+"""
+
+
+def test_a_verdict_does_not_depend_on_who_reads_it():
+    """Mutation: a probe whose output nobody can take hears that nothing is mounted (1)."""
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-c", _VERDICT], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert ended.returncode == 4
+        ended = subprocess.run([sys.executable, "-c", _VERDICT], stdout=full, stderr=full, check=False)
+        assert ended.returncode == 4
+    read_fd, write_fd = os.pipe()
+    os.close(read_fd)
+    with os.fdopen(write_fd, "wb") as pipe:
+        ended = subprocess.run([sys.executable, "-c", _VERDICT], stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (4, b"")

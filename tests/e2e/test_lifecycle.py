@@ -64,6 +64,23 @@ def test_mount_returns_once_it_serves(mount, source, python):
         assert len(mounted.pids) == 2
 
 
+@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", "<&- >/dev/full 2>/dev/full"])
+def test_a_mount_stays_whoever_can_hear_of_it(env, source, python, tmp_path, streams):
+    """Mutation: the kernel's connection has the number of standard error, and the mount ends as it "is mounted"."""
+    (tmp_path / "models").mkdir()
+    path = str(tmp_path / "models")
+    command = [sys.executable, "-m", "tigrismount", "mount", source, path, "--cache-dir", "off"]
+    shell = ["sh", "-c", f'exec "$0" "$@" {streams}', *command]
+    assert subprocess.run(shell, env=env, stdout=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+    try:
+        assert python(_STAT, path) == "['file']\n"
+    finally:
+        ended = subprocess.run(
+            ["sh", "-c", f'exec "$0" "$@" {streams}', *command[:3], "unmount", path], env=env, check=False
+        )
+    assert ended.returncode == 0
+
+
 def test_unmount_ends_everything(mount, source, python):
     with mount(source) as mounted:
         mounted.unmount()

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 FAILED = 1
@@ -34,17 +36,50 @@ class CommandFailure(Exception):  # noqa: N818 -- not a fault of a program: the 
 
 def print_error(message: str) -> None:
     """Write the one line that says why a command failed."""
-    click.echo(f"tigrismount: error: {_one_line(message)}", err=True)
+    _tell(f"tigrismount: error: {_one_line(message)}")
 
 
 def print_warning(message: str) -> None:
     """Write a line about what works less well than it could."""
-    click.echo(f"tigrismount: warning: {_one_line(message)}", err=True)
+    _tell(f"tigrismount: warning: {_one_line(message)}")
 
 
 def print_note(message: str) -> None:
     """Write a line that tells how far it is, where there is no terminal to show it on."""
-    click.echo(f"tigrismount: {_one_line(message)}", err=True)
+    _tell(f"tigrismount: {_one_line(message)}")
+
+
+def print_outcome(text: str) -> None:
+    """Write to standard output what has been done or found, which is so also where nobody can be told.
+
+    A mount is there and a verdict is given although the disk of the output is full, or its reader has gone: that must
+    not make another exit status of it, or end the mount that is told about.
+    """
+    try:
+        click.echo(text)
+    except OSError as exc:
+        discard_output(1)
+        if not isinstance(exc, BrokenPipeError):  # else who read it has enough
+            print_warning(f"standard output cannot be written: {exc.strerror}")
+
+
+def discard_output(fd: int) -> None:
+    """Let the rest of an output that fails go nowhere: Python would complain once more when it closes it.
+
+    Args:
+        fd: 1 or 2.
+    """
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, fd)
+    os.close(null)
+
+
+def _tell(line: str) -> None:
+    """Write *line* to standard error; where that is not possible, what it tells of stays as it is."""
+    try:
+        click.echo(line, err=True)
+    except OSError:
+        discard_output(2)
 
 
 def _one_line(message: str) -> str:

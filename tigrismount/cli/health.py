@@ -12,6 +12,7 @@ import os
 import click
 
 from tigrismount.cli.completing import mountpoints
+from tigrismount.cli.failure import print_outcome
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import request
 from tigrismount.control.paths import find_socket
@@ -57,9 +58,9 @@ def health(mountpoint: str, timeout: str, degraded_ok: bool, as_json: bool) -> i
         raise click.BadParameter(str(exc), param_hint="MOUNTPOINT") from exc
     code, reasons = judge(path, timeout_s)
     if as_json:
-        click.echo(json.dumps({"mountpoint": path, "state": _STATES[code], "exit": code, "reasons": reasons}))
+        print_outcome(json.dumps({"mountpoint": path, "state": _STATES[code], "exit": code, "reasons": reasons}))
     else:
-        click.echo(": ".join([path, _STATES[code], *(["; ".join(reasons)] if reasons else [])]))
+        print_outcome(": ".join([path, _STATES[code], *(["; ".join(reasons)] if reasons else [])]))
     return OK if code == DEGRADED and degraded_ok else code
 
 

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tigrismount.cli.failure import BAD_USAGE, FAILED, HEALTH_BAD_USAGE, INTERRUPTED, CommandFailure, print_error
+from tigrismount.cli.failure import (
+    BAD_USAGE,
+    FAILED,
+    HEALTH_BAD_USAGE,
+    INTERRUPTED,
+    CommandFailure,
+    discard_output,
+    print_error,
+)
 from tigrismount.config.merge import suggest
 from tigrismount.errors import ConfigError, TigrisMountError
 
@@ -142,12 +150,22 @@ def main(arguments: Sequence[str]) -> int:
 
 def run() -> None:
     """Run the process's own command line and exit: the entry point of the executable."""
-    write_any_path()
+    prepare_streams()
     sys.exit(main(sys.argv[1:]))
 
 
-def write_any_path() -> None:
-    """Let standard output take the paths that this system has, as the bytes they are: not all of them are UTF-8."""
+def prepare_streams() -> None:
+    """Have standard streams that can be written and that take every path.
+
+    Those that the caller has closed lead nowhere: Python has None for them, and the next file or socket that is opened
+    would get their number, and with it what somebody says there. Paths are written as the bytes they are, because
+    those of this system are not all UTF-8.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free, which is the missing one
+            os.set_inheritable(null, True)  # as it is with any standard stream: what we start has it too
+            setattr(sys, name, open(null, "r" if fd == 0 else "w", closefd=False))  # noqa: SIM115 -- to the end
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
 
@@ -162,11 +180,14 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _explain(exc: Exception, *, debug: bool) -> int:
     if isinstance(exc, BrokenPipeError):
-        # Who read our output has enough; Python would complain once more when it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        discard_output(1)  # who read it has enough
         return FAILED
     if debug:
         traceback.print_exception(exc)
+    if isinstance(exc, OSError) and _is_of_output(exc):
+        discard_output(1)
+        print_error(f"standard output cannot be written: {exc.strerror}")
+        return FAILED
     if isinstance(exc, click.Abort):
         print_error("interrupted")
         return INTERRUPTED
@@ -182,3 +203,14 @@ def _explain(exc: Exception, *, debug: bool) -> int:
         return BAD_USAGE if isinstance(exc, ConfigError) else FAILED
     print_error(f"internal error: {type(exc).__name__}: {exc}; please report it with what --debug shows")
     return FAILED
+
+
+def _is_of_output(exc: OSError) -> bool:
+    """Tell whether standard output fails with *exc*: it names no file, and one more line fails in the same way."""
+    if exc.filename is not None:
+        return False
+    try:
+        click.echo()
+    except OSError as again:
+        return again.errno == exc.errno
+    return False

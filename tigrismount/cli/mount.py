@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tigrismount.cli.completing import directories, values
-from tigrismount.cli.failure import print_error, print_warning
+from tigrismount.cli.failure import print_error, print_outcome, print_warning
 from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
@@ -147,4 +147,4 @@ def _tell(config: MountConfig, outcome: Outcome) -> None:
         return
     for warning in outcome.warnings:
         print_warning(warning)
-    click.echo(f"{config.source} is mounted on {config.mountpoint} (pid {outcome.pid})")
+    print_outcome(f"{config.source} is mounted on {config.mountpoint} (pid {outcome.pid})")

@@ -17,7 +17,7 @@ import click
 
 from tigrismount.cli.failure import BAD_USAGE, INTERRUPTED
 from tigrismount.cli.main import main as tigrismount
-from tigrismount.cli.main import write_any_path
+from tigrismount.cli.main import prepare_streams
 from tigrismount.config.merge import is_mount_option
 
 INCORRECT, INTERRUPTED_BY_USER, FAILED = 1, 8, 32
@@ -97,5 +97,5 @@ def _as_mount_status(status: int) -> int:
 
 def run() -> None:
     """Run for the process's own command line and exit: the entry point of the executable."""
-    write_any_path()
+    prepare_streams()
     sys.exit(main(sys.argv[1:]))

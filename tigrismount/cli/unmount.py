@@ -11,7 +11,7 @@ import click
 
 from tigrismount.cli.busy import processes_using
 from tigrismount.cli.completing import mountpoints
-from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.cli.failure import NOT_FOUND, CommandFailure, print_outcome
 from tigrismount.config.units import parse_seconds
 from tigrismount.control.client import request
 from tigrismount.control.paths import find_socket
@@ -48,7 +48,7 @@ def unmount(mountpoint: str, lazy: bool, timeout: str) -> int:
     _remove(entry, lazy=lazy, timeout_s=timeout_s)
     if not lazy:  # a lazy one may serve open files for hours
         _wait_for_end(daemons)
-    click.echo(f"{path} is unmounted")
+    print_outcome(f"{path} is unmounted")
     return 0
 
 
