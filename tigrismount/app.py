@@ -78,6 +78,7 @@ _REASON_CHARACTERS = 1000
 no answer at all."""
 _EXIT_FAILED = 1
 _EXIT_CONFIG = 2
+_EXIT_NOT_FOUND = 3
 
 _COLLECT_AFTER = (2000, 10, 500)
 """Thresholds of the three generations. Names and versions are many, live long and form no cycles; walking all of them
@@ -126,7 +127,7 @@ class Worker:
             error = _ours(exc)
             if error is None:
                 raise
-            exit_code = _EXIT_CONFIG if isinstance(error, ConfigError) else _EXIT_FAILED
+            exit_code = _exit_code(error)
             self._say("failed", exit_code=exit_code, kind=_kind(error), message=str(error))
             return exit_code
         self._say("stopped", reason="unmounted")
@@ -345,6 +346,13 @@ def _ours(error: BaseException) -> TigrisMountError | None:
         return error if isinstance(error, TigrisMountError) else None
     found = [_ours(inner) for inner in error.exceptions]
     return None if None in found else found[0]
+
+
+def _exit_code(error: TigrisMountError) -> int:
+    """Return the exit status of a mount that could not be made."""
+    if isinstance(error, ObjectNotFoundError):
+        return _EXIT_NOT_FOUND
+    return _EXIT_CONFIG if isinstance(error, ConfigError) else _EXIT_FAILED
 
 
 def _kind(error: TigrisMountError) -> str:

@@ -43,11 +43,11 @@ def test_a_malformed_source(refused, malformed):
 
 
 def test_a_bucket_that_is_not_there(refused):
-    assert "no-such-bucket" in refused(1, "s3://no-such-bucket")
+    assert "no-such-bucket" in refused(3, "s3://no-such-bucket")
 
 
 def test_a_prefix_that_holds_nothing(refused, source):
-    assert "nothing-here" in refused(1, f"{source}/nothing-here")
+    assert "nothing-here" in refused(3, f"{source}/nothing-here")
 
 
 def test_a_wrong_secret(refused, source):
@@ -87,7 +87,7 @@ def test_an_endpoint_that_is_no_url(refused, source):
 
 
 def test_an_endpoint_that_is_no_s3(refused, source, s3):
-    refused(1, source, "--request-timeout=2s", AWS_ENDPOINT_URL_S3=f"{s3.endpoint_url}/_tigrismount/")
+    refused(3, source, "--request-timeout=2s", AWS_ENDPOINT_URL_S3=f"{s3.endpoint_url}/_tigrismount/")
 
 
 def test_a_mountpoint_that_is_not_there(refused, source, tmp_path):

@@ -14,7 +14,7 @@ from tigrismount.cli.failure import FAILED, NOT_FOUND, CommandFailure, print_war
 from tigrismount.cli.flags import CONNECTION, flags
 from tigrismount.cli.place import is_source
 from tigrismount.cli.running import run_engine
-from tigrismount.errors import FormatError, ObjectNotFoundError
+from tigrismount.errors import FormatError
 
 if TYPE_CHECKING:
     from tigrismount.cli.inspect_model import Inspected
@@ -48,8 +48,6 @@ def inspect(what: str, as_json: bool, plan: bool, plot: str | None, **given: obj
         inspected = run_engine(partial(_inspect, what, given, plan=plan or plot is not None, plot=plot))
     except FormatError as exc:
         raise CommandFailure(f"{what}: {exc.detail}") from exc
-    except ObjectNotFoundError as exc:
-        raise CommandFailure(str(exc), NOT_FOUND) from exc
     if not plan:
         inspected.plan = None
     if as_json:

@@ -15,12 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tigrismount.cli.connection import connected, load_without_mount
-from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.flags import CONNECTION, flags
 from tigrismount.cli.running import run_engine
 from tigrismount.cli.table import visible
 from tigrismount.config.units import format_size
-from tigrismount.errors import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
@@ -44,10 +42,7 @@ def ls(source: str | None, hidden: bool, as_json: bool, **given: object) -> int:
     if hidden and not config.vfs.bucket:
         raise click.UsageError("--hidden looks into one bucket: name it as SOURCE", click.get_current_context())
     rows = _hidden_rows if hidden else _shown_rows
-    try:
-        run_engine(partial(_print_rows, config, rows, as_json=as_json))
-    except ObjectNotFoundError as exc:
-        raise CommandFailure(str(exc), NOT_FOUND) from exc
+    run_engine(partial(_print_rows, config, rows, as_json=as_json))
     return 0
 
 

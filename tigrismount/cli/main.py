@@ -21,12 +21,13 @@ from tigrismount.cli.failure import (
     FAILED,
     HEALTH_BAD_USAGE,
     INTERRUPTED,
+    NOT_FOUND,
     CommandFailure,
     discard_output,
     print_error,
 )
 from tigrismount.config.merge import suggest
-from tigrismount.errors import ConfigError, TigrisMountError
+from tigrismount.errors import ConfigError, ObjectNotFoundError, TigrisMountError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -200,6 +201,8 @@ def _explain(exc: Exception, *, debug: bool) -> int:
         return exc.exit_code
     if isinstance(exc, TigrisMountError):
         print_error(str(exc))
+        if isinstance(exc, ObjectNotFoundError):
+            return NOT_FOUND
         return BAD_USAGE if isinstance(exc, ConfigError) else FAILED
     print_error(f"internal error: {type(exc).__name__}: {exc}; please report it with what --debug shows")
     return FAILED

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tigrismount.cli.connection import connected, load_without_mount
-from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.cli.flags import CONNECTION, flags
 from tigrismount.cli.running import run_engine
 from tigrismount.cli.table import print_table
-from tigrismount.errors import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
@@ -34,10 +32,7 @@ def snapshots(source: str | None, as_json: bool, **given: object) -> int:
     the epoch.
     """
     config = load_without_mount(source, given)
-    try:
-        taken = run_engine(partial(_taken, config))
-    except ObjectNotFoundError as exc:
-        raise CommandFailure(str(exc), NOT_FOUND) from exc
+    taken = run_engine(partial(_taken, config))
     if as_json:
         rows = [{**dataclasses.asdict(snapshot), "taken": snapshot.taken_s} for snapshot in taken]
         click.echo(json.dumps({"bucket": config.vfs.bucket, "snapshots": rows}, indent=2))

@@ -33,7 +33,7 @@ USER = "tigrismount"
 _CLONE_NEWNS = 0x20000
 _PROBE_S = 0.3
 """A dead mount answers at once with an error; one that waits for a worker does not answer at all."""
-_FAILED_START = ("1", "2")
+_FAILED_START = ("1", "2", "3")
 """Exit statuses of a supervisor that never served; afterwards nothing may be left mounted."""
 _READ_AHEAD_KIB = 4096
 """What ``--kernel-read-ahead auto`` means; the process that comes refuses what is no number."""
