@@ -39,6 +39,12 @@ def test_a_file_configures_a_mount_and_its_origin_is_kept(toml):
     assert config.origins["metadata_ttl"] == f"{path}: metadata_ttl"
 
 
+@pytest.mark.parametrize(("key", "value"), [("source", "5"), ("mountpoint", '["/m"]')])
+def test_a_place_that_is_no_text_is_a_fault_and_not_passed_over(toml, key, value):
+    with pytest.raises(ConfigError, match=f"mount.toml: {key} = .*: expected text"):
+        loaded(source=None, config_file=toml(f"{key} = {value}\n"), environment={"TIGRISMOUNT_SOURCE": "s3://models"})
+
+
 def test_the_environment_may_name_the_file_and_the_source(toml):
     environment = {"TIGRISMOUNT_CONFIG": toml("max-retries = 3"), "BUCKET_NAME": "other"}
     config = loaded(source=None, environment=environment).config

@@ -73,6 +73,11 @@ def load(
         file_name=file_name,
     )
     values, faults = validate(merged.settings)
+    faults += [
+        f"{file_name}: {key} = {value!r}: expected text"
+        for key, value in places.items()
+        if not isinstance(value, str | None)
+    ]
     origins = {key: setting.origin for key, setting in merged.settings.items()}
     try:
         if source is None and mountpoint != NO_MOUNTPOINT:
