@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import tracemalloc
@@ -155,7 +156,7 @@ async def test_evicted_bytes_count_until_they_are_off_the_disk(place: Any, monke
         assert (set_aside, cache._index.reserved_bytes()) == ([8 * BLOCK_BYTES], 0)
 
 
-@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT, errno.EINTR])
+@pytest.mark.parametrize("why", [errno.ENOSPC, errno.EDQUOT])
 async def test_a_disk_too_full_for_a_hole_loses_whole_versions(
     place: Any, monkeypatch: pytest.MonkeyPatch, why: int
 ) -> None:
@@ -173,6 +174,31 @@ async def test_a_disk_too_full_for_a_hole_loses_whole_versions(
         assert cache.statistics().degraded == ""
         (path,) = place.data_files()
         assert path.stat().st_blocks * 512 == 4 * BLOCK_BYTES
+
+
+async def test_a_signal_while_a_hole_is_punched_costs_no_whole_version(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: all of the version goes, where a quarter of it had to."""
+
+    class Interrupted:
+        calls = 0
+
+        def fallocate(self, *how: Any) -> int:
+            self.calls += 1
+            if self.calls == 1:
+                ctypes.set_errno(errno.EINTR)
+                return -1
+            return libc.fallocate(*how)
+
+    libc = datafile._libc
+    monkeypatch.setattr(datafile, "_libc", Interrupted())
+    old, new = object_id("old"), object_id("new", blocks=1)
+    async with place.open(size_bytes=4 * BLOCK_BYTES) as cache:
+        await fill(cache, old)
+        assert await fill(cache, new) == 1
+        assert [await check_all(cache, obj) for obj in (old, new)] == [3, 1]
+        assert taken_bytes(place) == 4 * BLOCK_BYTES
 
 
 async def test_a_file_that_cannot_be_opened_keeps_no_other_from_its_eviction(place: Any, tmp_path: Path) -> None:

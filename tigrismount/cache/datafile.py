@@ -405,9 +405,10 @@ def punch_holes(path: str, choose: Callable[[], list[tuple[int, int]]]) -> bool:
 
 def _punch(fd: int, start: int, stop: int) -> None:
     mode = _KEEP_SIZE | _PUNCH_HOLE
-    if _libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(stop - start)):
+    while _libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(stop - start)):
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        if number != errno.EINTR:  # a signal says nothing of the disk
+            raise OSError(number, os.strerror(number))
 
 
 def _lock_alone(fd: int) -> bool:

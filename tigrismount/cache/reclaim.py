@@ -94,7 +94,7 @@ def trim_version(
         punch_holes(directory.object_path(digest), choose)
     except OSError as error:
         # A full disk may have no room for the note of a hole, and gives room for the removal of a file.
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSPC, errno.EDQUOT, errno.EINTR):
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSPC, errno.EDQUOT):
             raise
         return 0  # and what was forgotten goes with the rest of the version
     finally:
