@@ -229,6 +229,23 @@ async def test_what_a_daemon_has_open_is_verified_and_not_evicted(place: Any, ch
         assert access.pinned() == []
 
 
+async def test_a_file_that_cannot_be_opened_keeps_no_other_from_being_cleared(place: Any, tmp_path: Path) -> None:
+    """Mutation: what comes behind it, in the order of digests, cannot be cleared."""
+    async with place.open() as cache:
+        for name in ("one", "two", "three"):
+            await fill(cache, object_id(name))
+    first, *others = place.data_files()
+    first.rename(tmp_path / "moved")
+    first.symlink_to(tmp_path / "moved")
+    with (
+        pytest.raises(CacheError, match="Too many levels"),
+        open_cache_access(str(place.path), write=True) as access,
+    ):
+        access.clear()
+    assert len(others) == 2
+    assert place.data_files() == [first]
+
+
 async def test_pinned_prefixes_survive_a_full_cache_and_go_once_unpinned(place: Any) -> None:
     """Pins are in the index, so each eviction sees them. Mutation: without ``busy |= pinned`` it goes."""
     pinned, others = object_id("keep/a", blocks=2), [object_id(f"other-{n}", blocks=2) for n in range(6)]

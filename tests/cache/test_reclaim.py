@@ -107,6 +107,25 @@ async def test_a_damaged_record_ends_no_sweep(place: Any) -> None:
     await cache.aclose()
 
 
+async def test_a_file_that_cannot_be_opened_ends_no_sweep(place: Any, tmp_path: Path) -> None:
+    """It was moved behind a link, and its record is gone since. Mutation: what a killed process left, and every cache
+    that was set aside, stays on the disk at each start from then on."""
+    async with place.open() as cache:
+        for name in ("one", "two", "three"):
+            await fill(cache, object_id(name))
+        for digest in cache._index.objects():
+            cache._index.drop_object(digest)
+    paths = place.data_files()
+    for path in paths[:-1]:  # whichever comes first, one is behind it
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    (place.path / "set-aside-1").mkdir()
+    async with place.open() as cache:
+        await place.until(lambda: cache.statistics().degraded == os.strerror(errno.ELOOP))
+        assert place.data_files() == paths[:-1]
+        assert not list(place.path.glob("set-aside-*"))
+
+
 async def test_version_that_is_made_anew_while_it_is_swept_keeps_its_bytes(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,20 +143,31 @@ class CacheAccess:
 
         Raises:
             CacheError: The index failed.
-            OSError: A file cannot be removed.
+            OSError: A file cannot be removed; those that can be opened are.
         """
         pins = [] if even_pinned else self._pins.all()
         objects, freed_bytes = 0, 0
         in_use, pinned = [], []
+        failures: list[OSError] = []
         for digest, record in self._index.objects().items():
             if not matches(record, [prefix]):
                 continue
             if matches(record, pins):
                 pinned.append(report_of(record, is_pinned=True))
-            elif evict_version(self._directory, self._index, digest):
+                continue
+            try:
+                is_gone = evict_version(self._directory, self._index, digest)
+            except OSError as error:  # one that cannot be opened does not keep the others
+                if self._index.object(digest) is None:
+                    raise  # forgotten, and still there: no more of that
+                failures.append(error)
+                continue
+            if is_gone:
                 objects, freed_bytes = objects + 1, freed_bytes + record.cached_bytes
             else:
                 in_use.append(report_of(record))
+        if failures:
+            raise failures[0]
         return Evicted(objects, freed_bytes, tuple(in_use), tuple(pinned))
 
     def clear(self) -> Evicted:

@@ -432,8 +432,10 @@ class DiskBlockCache:
         """Remove what a crash, or a cache set aside, has left on the disk."""
 
         def work() -> None:
-            sweep(self._directory, self._index)
-            remove_old_caches(self._directory)
+            try:
+                sweep(self._directory, self._index)
+            finally:
+                remove_old_caches(self._directory)
 
         # Removing 100 GB takes seconds and can be done another time: stopping does not wait for it.
         await threads.run_sync(work, abandon_on_cancel=True)

@@ -133,18 +133,24 @@ def sweep(directory: CacheDirectory, index: CacheIndex) -> None:
 
     Raises:
         CacheError: The index failed.
-        OSError: The directory cannot be read, or a file not be removed.
+        OSError: The directory cannot be read, or a file not be removed; all others are.
     """
     recorded = set(index.objects())
     found = set(data_files(directory))
+    failures = []
     for digest in found - recorded:
-        # Asked again with the file locked: its first block may just have been recorded.
-        remove_file(directory.object_path(digest), partial(_is_unknown, directory, index, digest))
+        try:
+            # Asked again with the file locked: its first block may just have been recorded.
+            remove_file(directory.object_path(digest), partial(_is_unknown, directory, index, digest))
+        except OSError as error:  # one that cannot be opened does not keep the others
+            failures.append(error)
     for digest in found & recorded:
         _punch_unrecorded(directory, index, digest)
     for digest in recorded - found:
         if not os.path.lexists(directory.object_path(digest)):
             index.drop_object(digest)
+    if failures:
+        raise failures[0]
 
 
 def _punch_unrecorded(directory: CacheDirectory, index: CacheIndex, digest: bytes) -> None:
