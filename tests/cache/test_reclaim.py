@@ -248,6 +248,29 @@ async def test_what_has_to_go_and_cannot_be_opened_is_told(place: Any, tmp_path:
         assert cache.statistics().degraded == os.strerror(errno.ELOOP)
 
 
+async def test_a_bound_is_kept_as_far_as_others_go_where_one_cannot_be_opened(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is larger than all the others, so these are not enough.
+
+    Mutation: all of them stay, and the disk below its floor; every second all that there are are tried again.
+    """
+    async with place.open() as cache:
+        await fill(cache, OLD)
+    (path,) = place.data_files()
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    async with place.open() as cache:
+        await fill(cache, NEW)
+    cache = await place.start(size_bytes=4 * BLOCK_BYTES)  # without ``run``, which would try again
+    with pytest.raises(OSError, match="Too many levels"):
+        await cache._room.enforce()
+    assert place.data_files() == [path]
+    monkeypatch.setattr(cache._room, "_evict", None)
+    await cache._room.enforce()
+    await cache.aclose()
+
+
 async def test_no_more_is_forgotten_than_the_first_that_cannot_be_removed(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

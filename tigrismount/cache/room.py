@@ -180,15 +180,16 @@ class Room:
             need_bytes = reserved_bytes + length_bytes
             disk_room = self._usable_disk_bytes(length_bytes)
             plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
-            if failures and not plan.enough:
-                raise failures[0]
             if not plan.victims or (only_if_enough and not plan.enough):
+                if failures and not plan.enough:
+                    self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S  # it was tried with every file
+                    raise failures[0]
                 return plan.enough
             evicted = await threads.run_sync(partial(self._evict_all, plan, failures))
             for digest, freed_bytes in evicted.items():
                 self._disk_room_bytes += freed_bytes
                 self._on_evicted(digest, freed_bytes >= self._occupancy.size_bytes(digest))
-            if len(evicted) == len(plan.victims):
+            if len(evicted) == len(plan.victims) and (plan.enough or not failures):
                 return plan.enough
             busy.update(set(plan.victims) - evicted.keys())
 
