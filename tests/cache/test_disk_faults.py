@@ -399,6 +399,23 @@ async def test_what_could_not_be_published_for_want_of_a_thread_is_published_lat
     await cache.aclose()
 
 
+async def test_what_could_not_be_published_for_want_of_a_descriptor_is_published_later(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: its records are dropped, and all of its data stays on the disk, beyond the bound, counted by nobody."""
+    cache = await place.start()
+    assert await fill(cache, OBJ) == 5
+    with monkeypatch.context() as hooks:
+        hooks.setattr(os, "open", partial(fails, errno.EMFILE))
+        with pytest.raises(OSError, match="Too many open files"):
+            await cache._publisher.publish()
+    assert await check_all(cache, OBJ) == 5
+    assert not all_synced(cache)
+    await cache._publisher.publish()
+    assert all_synced(cache)
+    await cache.aclose()
+
+
 async def test_what_waits_for_a_thread_when_the_mount_ends_is_published_on_its_way_out(place: Any) -> None:
     cache = await place.start()
     await fill(cache, OBJ)

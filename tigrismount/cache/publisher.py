@@ -8,6 +8,7 @@ comes in while one runs waits for the next.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from functools import partial
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Change = tuple[bytes, int, "BlockRecord", "BlockRecord"]
 """Digest, block index, the record as it is, the record to be."""
+
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
+"""What keeps a file from being opened, and says nothing of it; no sync fails so."""
 
 
 class Publisher:
@@ -79,12 +83,14 @@ class Publisher:
             work = self._written, self._confirmed, self._used_ms
             self._written, self._confirmed, self._used_ms = {}, [], {}
             lost: list[tuple[bytes, int, BlockRecord]] = []
+            unopened: dict[bytes, dict[int, BlockRecord]] = {}
             try:
-                await threads.run_sync(partial(self._publish, *work, lost))
+                await threads.run_sync(partial(self._publish, *work, lost, unopened))
             except (trio.Cancelled, threads.NoThreadError):  # it did not even begin
                 self._put_back(*work)
                 raise
             finally:
+                self._put_back(unopened, [], {})
                 for digest, index, block in lost:
                     self._on_lost(digest, index, block)
 
@@ -103,6 +109,7 @@ class Publisher:
         changes: list[Change],
         used_ms: dict[bytes, int],
         lost: list[tuple[bytes, int, BlockRecord]],
+        unopened: dict[bytes, dict[int, BlockRecord]],
     ) -> None:
         failures = []
         for digest, blocks in written.items():
@@ -111,6 +118,9 @@ class Publisher:
                     changes += [(digest, i, block, block._replace(synced=True)) for i, block in blocks.items()]
             except OSError as error:
                 failures.append(error)
+                if error.errno in _NO_DESCRIPTOR:
+                    unopened[digest] = blocks
+                    continue
                 lost += [(digest, i, block) for i, block in blocks.items()]
                 with suppress(CacheError):  # it is on the same disk; who reads them here looks at their bytes
                     for i, block in blocks.items():
