@@ -169,6 +169,21 @@ async def test_a_manifest_behind_a_page_without_a_row_is_compared(client, cache,
     assert await verified(verifier, obj) == [False]
 
 
+async def test_a_manifest_behind_a_page_of_a_few_rows_is_compared(client, cache, verifier, monkeypatch) -> None:
+    """Stores may send fewer rows than asked for, and do where rows were deleted among them."""
+    obj = client.put("m/a", DATA)
+    client.put("m/SHA256SUMS", f"{WRONG}  a\n".encode())
+    client.put("m/0/b", b"")
+    list_page = client.list_page
+
+    async def by_one(*place: str, max_keys: int = 1000, **how: object) -> ListPage:
+        return await list_page(*place, max_keys=1, **how)
+
+    monkeypatch.setattr(client, "list_page", by_one)
+    fill(cache, obj)
+    assert await verified(verifier, obj) == [False]
+
+
 async def test_a_manifest_that_is_older_than_the_object_says_nothing_of_it(client, cache, verifier) -> None:
     client.put("m/SHA256SUMS", f"{WRONG}  a\n".encode(), mtime_s=1000)
     obj = client.put("m/a", DATA, mtime_s=2000)

@@ -1,7 +1,7 @@
 """Finds the checksums that are known of an object: in its name, in a HEAD, in a manifest beside it.
 
-Costs one HEAD for each object, one page of a listing for each directory, and the small files found there; all of it
-only for objects that are wholly cached. A manifest counts only when it is not older than the object: an object that
+Costs one HEAD for each object, a page's worth of a listing for each directory, and the small files found there; all of
+it only for objects that are wholly cached. A manifest counts only when it is not older than the object: an object that
 was replaced before its manifest is one whose sum nobody has written down yet.
 """
 
@@ -18,6 +18,7 @@ from tigrismount.core.checksums import (
     parse_sidecar,
     sum_in_name,
 )
+from tigrismount.core.listing import STALLED_PAGES_MAX
 from tigrismount.errors import ObjectError
 from tigrismount.integrity.sums import SUMMABLE
 from tigrismount.objects.firstpage import first_page
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 MANIFEST_MAX_BYTES = 4 << 20
 """Longest manifest that is read: 40,000 files."""
+_ROWS = 1000
+"""Rows of a directory that are looked at, which is a page of most stores; some send fewer at a time."""
 _DIRECTORIES_KEPT = 64
 """Directories whose small files are remembered; models lie in a few."""
 _STORE = "the store's own record"
@@ -81,22 +84,33 @@ class ChecksumFinder:
         return []
 
     async def _small_files(self, bucket: str, directory: str) -> dict[str, ObjectInfo]:
-        """Return what the first page of a directory has that may be a manifest, by name."""
+        """Return what the first rows of a directory have that may be a manifest, by name."""
         place = (bucket, directory)
         if place not in self._beside:
             try:
-                page = await first_page(self._client, bucket, directory)
+                objects = await self._first_objects(bucket, directory)
             except ObjectError as exc:
                 if exc.transient:
                     raise  # what a manifest says may be why the version is refused
                 return {}  # public buckets refuse listings
-            names = {info.id.key.rpartition("/")[2]: info for info in page.objects}
+            names = {info.id.key.rpartition("/")[2]: info for info in objects}
             wanted = {n: i for n, i in names.items() if n in MANIFEST_NAMES or n.endswith(SIDECAR_SUFFIX)}
             self._beside[place] = wanted
             if len(self._beside) > _DIRECTORIES_KEPT:
                 self._beside.popitem(last=False)
                 self._manifests.clear()
         return self._beside[place]
+
+    async def _first_objects(self, bucket: str, directory: str) -> list[ObjectInfo]:
+        page = await first_page(self._client, bucket, directory)
+        objects, rows = [*page.objects], len(page.objects) + len(page.prefixes)
+        for _ in range(STALLED_PAGES_MAX):
+            if page.next_token is None or rows >= _ROWS:
+                break
+            page = await self._client.list_page(bucket, directory, token=page.next_token)
+            objects += page.objects
+            rows += len(page.objects) + len(page.prefixes)
+        return objects
 
     async def _sum_in(self, manifest: ObjectInfo, name: str) -> str:
         if manifest.id.key.endswith(SIDECAR_SUFFIX):
