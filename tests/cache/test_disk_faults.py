@@ -7,8 +7,10 @@ import logging
 import os
 import subprocess
 import threading
+import time
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -431,6 +433,28 @@ async def test_what_waits_for_a_thread_when_the_mount_ends_is_published_on_its_w
     await cache._publisher.publish()
     assert all_synced(cache)
     await cache.aclose()
+
+
+async def test_a_cache_that_opens_as_it_is_given_up_is_left_once(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the thread or by who gave up. Mutation: both close the descriptor, and the second may close another's."""
+
+    class Late(threading.Event):
+        def is_set(self) -> bool:
+            assert self.wait(60)
+            time.sleep(0.2)  # who gives up goes on meanwhile
+            return True
+
+    left = []
+    leave = disk.DiskBlockCache._leave
+    monkeypatch.setattr(disk.DiskBlockCache, "_leave", lambda cache: (left.append(cache), leave(cache)))
+    monkeypatch.setattr(disk, "_OPENING_S", 2.0)
+    with monkeypatch.context() as hooks:
+        hooks.setattr(disk, "threading", SimpleNamespace(Event=Late))
+        with pytest.raises(CacheError, match="could not be opened within 2 s"):
+            await place.start()
+    await place.until(lambda: bool(left))
+    await trio.sleep(0.5)
+    assert len(left) == 1
 
 
 def all_synced(cache: disk.DiskBlockCache) -> bool:

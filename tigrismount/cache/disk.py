@@ -155,27 +155,31 @@ class DiskBlockCache:
 
         gave_up, made = threading.Event(), list[DiskBlockCache]()
 
+        def leave() -> None:
+            with suppress(IndexError):  # by whoever takes it out, once
+                made.pop()._leave()
+
         def work() -> DiskBlockCache:
             boot = kernel_boot_id() if boot_id is None else boot_id
             directory, index = open_cache_directory(config.directory)
             try:
-                made.append(cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock))
+                cache = cls(config, store_id=store_id, boot_id=boot, directory=directory, index=index, clock=clock)
             except BaseException as error:
                 index.close()
                 directory.leave()
                 if isinstance(error, OSError):
                     raise CacheError(f"the cache in {config.directory} cannot be opened: {error.strerror}") from error
                 raise
+            made.append(cache)
             if gave_up.is_set():
-                made[0]._leave()
-            return made[0]
+                leave()
+            return cache
 
         # Shielded: who is cancelled gets it all the same, and closes it.
         with trio.move_on_after(_OPENING_S, shield=True):
             return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         gave_up.set()
-        for cache in made:  # at this very moment
-            cache._leave()
+        leave()  # where it was made at this very moment
         raise CacheError(f"the cache in {config.directory} could not be opened within {_OPENING_S:g} s")
 
     def _leave(self) -> None:
