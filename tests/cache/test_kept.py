@@ -22,6 +22,7 @@ from tigrismount.cache.kept import TABLES, KeptRecords, RecordTables, TableBound
 from tigrismount.cache.memory import MemoryRecords
 from tigrismount.cache.none import NoCache
 from tigrismount.testing.records_contract import BOUNDS, RecordStoreContract
+from tigrismount.testing.waiting import no_threads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -74,6 +75,22 @@ async def test_failing_index_is_reported_and_not_raised(tmp_path: Path) -> None:
     assert (await records.get("orders", b"a"), await records.items("orders")) == (None, None)
     await records.delete("orders", b"a")
     assert len(failures) == 4
+
+
+async def test_records_that_found_no_thread_to_be_synced_in_are_synced_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: a power cut takes them, a refusal of bytes found wrong among them, however long ago they were put."""
+    index = CacheIndex(str(tmp_path))
+    records, synced = KeptRecords(index, on_failure=lambda _: None), []
+    monkeypatch.setattr(index, "sync", lambda: synced.append(True))
+    assert await records.put("checksums", b"bad/a", b"1")
+    with no_threads(), pytest.raises(OSError, match="no thread left"):
+        await records.sync()
+    await records.sync()
+    await records.sync()
+    assert synced == [True]
+    index.close()
 
 
 async def test_records_on_a_disk_that_hangs_leave_threads_to_all_others(

@@ -293,7 +293,11 @@ class KeptRecords:
         """
         if self._unsynced:
             self._unsynced = False
-            await threads.run_sync(self._index.sync)
+            try:
+                await threads.run_sync(self._index.sync)
+            except BaseException:
+                self._unsynced = True  # for the next call
+                raise
 
     async def _attempt(self, limiter: Limiter, work: Callable[[], Result], *, otherwise: Result) -> Result:
         with trio.move_on_after(_PATIENCE_S):
