@@ -570,6 +570,26 @@ async def test_a_successor_keeps_a_file_that_the_cache_has_lost_until_there_is_a
     await until(lambda: not scene.kernel.files)
 
 
+async def test_a_successor_puts_no_file_that_is_still_being_filled_in_the_place_of_a_whole_one(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    """The cache was set aside, or another directory answers: who opens the file next would read its holes as zeros."""
+    await scene.opened()
+    scene.take_over()
+    os.unlink(scene.cache.path)
+    Path(scene.cache.path).write_bytes(bytes(SIZE))
+    filling = os.open(scene.cache.path, os.O_RDONLY)
+    scene.cache.unproven = None
+    await nursery.start(scene.through.run)
+    scene.through.uncount(7)
+    await trio.sleep(100)
+    assert list(scene.kernel.files) == [1], "the file that the kernel had before"
+    assert scene.through.choice(7), "which whoever opens it gets"
+    scene.cache.unproven = []
+    os.close(filling)
+    await until(lambda: not scene.kernel.files)
+
+
 async def test_who_closes_a_file_in_the_usual_way_has_it_proven(scene: Scene) -> None:
     scene.cache.unproven = [0]
     await scene.opened()

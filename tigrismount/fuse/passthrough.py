@@ -36,7 +36,7 @@ from tigrismount.fuse.permission import FOR_GOOD, why_refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from tigrismount.cache.base import BlockCache
+    from tigrismount.cache.base import BlockCache, CachedObject
     from tigrismount.core.loadlog import LoadLog
     from tigrismount.core.openmodes import OpenState
     from tigrismount.core.types import ObjectId
@@ -379,13 +379,14 @@ class Passthrough:
         """Open a file that the kernel holds for an earlier process.
 
         Until that succeeds nobody can tell whether it is mapped, and the kernel's lock alone keeps others from punching
-        holes into it: so it stays, whether the cache has lost the file or only cannot give it at the moment.
+        holes into it: so it stays, whether the cache has lost the file or only cannot give it at the moment. What is
+        not whole is not what the kernel has: a cache that was begun anew, or another directory, is being filled there.
         """
         is_first = not held.try_again_s
         held.try_again_s = trio.current_time() + _TRY_AGAIN_S
         cached = await self._cache.open_object(held.obj)
         try:
-            held.fd = await cached.open_file()
+            held.fd = await _whole_file(cached)
         except CacheError as exc:
             level = logging.WARNING if is_first else logging.DEBUG
             log.log(level, "a cache file of an earlier worker stays locked, as it cannot be looked at: %s", exc)
@@ -440,3 +441,14 @@ class Passthrough:
             len(self._held),
             dict(self._passed_over),
         )
+
+
+async def _whole_file(cached: CachedObject) -> int:
+    """Return a descriptor of the file of a version, as ``CachedObject.open_file``.
+
+    Raises:
+        CacheError: There is none, or some of it is not on disk.
+    """
+    if cached.unproven() is None:
+        raise CacheError("not wholly cached")
+    return await cached.open_file()
