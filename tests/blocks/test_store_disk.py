@@ -239,6 +239,16 @@ async def test_a_filled_block_is_on_disk_and_not_in_memory(client, open_store):
         store.check_idle()
 
 
+async def test_a_block_that_a_version_has_not_got_any_more_keeps_nobody_waiting(client, open_store):
+    """Mutation: who warms a version that was evicted, and begun anew in larger blocks, waits for ever."""
+    obj = client.put("key", pattern(3 * BLOCK))
+    async with open_store(cache=_disk()) as store:
+        with trio.fail_after(5):
+            assert await store.fill(obj, 3)
+        assert not client.requests
+        store.check_idle()
+
+
 async def test_filling_and_reading_one_block_share_a_flight_and_the_reader_keeps_it_in_memory(client, open_store):
     data = pattern(BLOCK)
     obj, cache = client.put("key", data), _disk()

@@ -19,12 +19,13 @@ from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache import base
 from tigrismount.cache.memory import MemoryBlockCache
+from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectNotFoundError, ObjectUnavailableError
 from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.testing.waiting import until
-from tigrismount.warm.filling import FIRST_JOBS, WAITING_BLOCKS
+from tigrismount.warm.filling import FIRST_JOBS, WAITING_BLOCKS, Work
 from tigrismount.warm.follow import follow
 from tigrismount.warm.report import Progress, WarmReport
 from tigrismount.warm.selection import Target
@@ -351,6 +352,28 @@ async def test_check_reads_back_what_is_there_and_fetches_nothing(bench) -> None
             "s3://bucket/m/gone: 1 of 1 blocks are not cached: warm it without --check",
         ]
         assert (good, 1) in b.cache.reads
+
+
+async def test_a_version_that_is_begun_anew_in_larger_blocks_before_its_turn_is_told_of(bench) -> None:
+    """Another daemon kept it in smaller ones, and it was evicted meanwhile: blocks that it has not got are no wait."""
+    async with bench() as b:
+        obj = b.client.put("m", bytes(4 * BLOCK))
+        b.cache.block_bytes = BLOCK // 4
+        b.cache.put(obj, 0, bytes(BLOCK // 4))
+        job = b.job()
+        look = job._look
+
+        async def look_and_evict(found: ObjectId) -> Work:
+            work = await look(found)
+            b.cache.block_bytes = BLOCK
+            del b.cache._versions[obj]
+            return work
+
+        job._look = look_and_evict  # type: ignore[method-assign]
+        with trio.fail_after(5):
+            report = await job.run([Target("bucket", "m")])
+        assert told(report) == ["s3://bucket/m: is not all there any more: the cache is too small for all that uses it"]
+        assert told(await b.warm("m")) == []
 
 
 async def test_progress_is_told_to_the_end(bench, autojump_clock) -> None:

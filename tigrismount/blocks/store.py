@@ -282,6 +282,10 @@ class BlockStore:
             await state.opened.wait()
             if state.cached is None:
                 return False
+            if index * state.block_bytes >= obj.size_bytes:
+                # It was counted before the version was evicted, and is kept in larger blocks now: there is none to wait
+                # for, and whoever counted looks once more.
+                return True
             return state.cached.has(index) or await self._fill_missing(state, state.block(index), on_fetched)
         finally:
             state.users -= 1
