@@ -18,11 +18,12 @@ from tigrismount.control.operations import operations
 from tigrismount.core.inodes import Node
 from tigrismount.core.journal import Record
 from tigrismount.core.openmodes import OpenState
-from tigrismount.core.types import NodeId
+from tigrismount.core.types import NodeId, ObjectId
 from tigrismount.engine import Engine
 from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.passthrough import Passthrough
 from tigrismount.holder.protocol import Channel
+from tigrismount.integrity.verdicts import Compared
 from tigrismount.objects.s3 import S3Client
 from tigrismount.telemetry import Takeovers
 from tigrismount.testing.waiting import no_threads
@@ -31,11 +32,11 @@ from tigrismount.vfs.journal import NodeJournal
 SECRET = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
-def make_config() -> MountConfig:
+def make_config(**flags: object) -> MountConfig:
     return load(
         source="s3://models",
         mountpoint="/m",
-        flags={"no_sign_request": True},
+        flags={"no_sign_request": True, **flags},
         mount_options=[],
         config_file=None,
         debug=False,
@@ -167,4 +168,21 @@ async def test_whoever_takes_in_an_orphan_is_not_called_its_supervisor(monkeypat
     assert engine.status()["supervisor_pid"] == supervisor_pid
     monkeypatch.setattr("os.getppid", lambda: supervisor_pid + 1)
     assert engine.status()["supervisor_pid"] == 0
+    await client.aclose()
+
+
+@pytest.mark.parametrize(("verify", "choice"), [("off", True), ("once", False)])
+async def test_what_a_warm_run_finds_wrong_is_refused_to_nobody_who_asked_for_no_verifying(
+    verify: str, choice: bool
+) -> None:
+    """Else an open of what the kernel reads by itself comes to nothing there: it is answered with EIO."""
+    client = await trio.to_thread.run_sync(make_client)
+    engine = Engine(make_config(verify=verify), client, NoCache(4096), Takeovers(0, ""))
+    obj = ObjectId("models", "m", "etag", 2 << 20)
+    node = Node(NodeId(2), "models", "m", obj)
+    engine.restore([node, OpenState(2, opens=1, is_through=True, backing_id=7)])
+    compared = Compared("sha256", "00", "11", "its name")
+    await engine.verdicts.keep(obj, [compared])  # as 'warm --check' does
+    assert engine.through.choice(2) is choice
+    assert engine.is_refused(obj) is not choice
     await client.aclose()

@@ -194,7 +194,8 @@ class Worker:
                     # A user's runtime directory goes when they log out; those who read the mount are still there.
                     log.warning("serving without status: %s", exc)
                 await nursery.start(engine.pusher.run, engine.store, engine.pushed_node)
-                await nursery.start(engine.withdrawal.run)
+                if engine.verifying is not None:  # else what is refused is read all the same
+                    await nursery.start(engine.withdrawal.run)
                 if through is not None:
                     await nursery.start(engine.through.run)
                     await nursery.start(engine.prover.run)

@@ -160,7 +160,7 @@ class Engine:
             self.kernel,
             version_of=self.filesystem.version_of,
             refusal=self._why_not_through,
-            is_refused=lambda obj: obj in self.verdicts.refused,
+            is_refused=self.is_refused,
             journal=self.journal.append,
             on_closed=self.prover.note,
             proofs=self.open_prover,
@@ -181,7 +181,11 @@ class Engine:
 
     def pushed_node(self, obj: ObjectId) -> int | None:
         """Return the node that *obj* may be pushed to; None where it is not open, or refused."""
-        return None if obj in self.verdicts.refused else self.filesystem.cached_node(obj)
+        return None if self.is_refused(obj) else self.filesystem.cached_node(obj)
+
+    def is_refused(self, obj: ObjectId) -> bool:
+        """Tell whether a version must not be read: with ``--verify off`` none, also where a warm run found it wrong."""
+        return self.verifying is not None and obj in self.verdicts.refused
 
     def _why_not_through(self, obj: ObjectId) -> str:
         """Return why the kernel must not begin to read a version by itself at the moment, empty where it may."""
