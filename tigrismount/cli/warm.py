@@ -33,6 +33,7 @@ from tigrismount.control.client import StaleSocketError, stream
 from tigrismount.control.paths import find_socket, runtime_directories
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import read_mounts
+from tigrismount.objects.selectors import LATEST, NOW
 
 if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
@@ -43,7 +44,7 @@ _SILENCE_S = 60.0  # a daemon tells progress four times a second; one that is ta
 _RECONNECTS = 10  # a takeover is over in a second or two; a daemon that dies ten times will not finish
 _RECONNECT_PAUSE_S = 1.0
 
-_SAME = ("endpoint_url", "store_id", "cache_dir", "snapshot", "no_sign_request")
+_SAME = ("endpoint_url", "store_id", "cache_dir", "snapshot", "profile", "no_sign_request", "requester_pays")
 """Options in which a mount must agree, so that its daemon does what this process would."""
 
 _OPTIONS = (
@@ -218,6 +219,8 @@ def _serves(mount: dict[str, Any], config: MountConfig, targets: Sequence[Target
     theirs, ours = mount.get("config", {}), config.report()
     if any(theirs.get(key, {}).get("value") != ours[key]["value"] for key in _SAME):
         return False
+    if config.s3.snapshot in (LATEST, NOW):
+        return False  # to a mount that is what it was when the mount was made
     source = str(mount.get("source", ""))
     return source == "s3://" or all(f"{target}/".startswith(f"{source}/") for target in targets)
 
