@@ -590,6 +590,27 @@ async def test_a_successor_puts_no_file_that_is_still_being_filled_in_the_place_
     await until(lambda: not scene.kernel.files)
 
 
+@pytest.mark.parametrize("proves", [True, False])
+async def test_a_successor_opens_nothing_onto_a_file_that_it_took_over_and_nobody_has_proven(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object, proves: bool
+) -> None:
+    """With another --cache-dir than before it is not the file that was proven, and may be what a crash has left."""
+    await scene.opened()
+    scene.take_over()
+    scene.cache.unproven, scene.proofs.proves = [0], proves
+    mapping = os.open(scene.cache.path, os.O_RDONLY)
+    await nursery.start(scene.through.run)
+    assert scene.through.choice(7), "onto what it had before"
+    scene.through.uncount(7)
+    await until(lambda: list(scene.kernel.files) == [2])
+    assert await scene.opened() is proves
+    assert list(scene.kernel.files) == [2], "and no other file beside"
+    scene.through.uncount(7)
+    assert scene.through.choice(7) is (True if proves else None)
+    os.close(mapping)
+    await until(lambda: not scene.kernel.files)
+
+
 async def test_who_closes_a_file_in_the_usual_way_has_it_proven(scene: Scene) -> None:
     scene.cache.unproven = [0]
     await scene.opened()

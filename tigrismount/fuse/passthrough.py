@@ -19,6 +19,7 @@ What could be taken away from under a reader may not be, for as long as anybody 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,6 +79,9 @@ class _Held:
     """Locked; -1 where it could not be opened yet, so that only the kernel has it locked."""
     is_inherited: bool = False
     """Whether the kernel holds the file as an earlier process opened it, and not as *fd*."""
+    is_proven: bool = True
+    """Whether nothing of the file that the kernel holds needs a look; one that was taken over may be another one than
+    the earlier process had, of which this one knows nothing yet."""
     try_again_s: float = 0.0
     """When one that could not be opened is tried again."""
     waiting_since_s: float | None = None
@@ -208,7 +212,8 @@ class Passthrough:
         if refusal or obj.size_bytes < LEAST_BYTES:
             return self._pass_over(refusal)
         if state.backing_id:  # was open onto it a moment ago
-            return True
+            held = self._held.get(node_id)
+            return True if held is None or held.is_inherited or held.is_proven else None
         if self._in_memory is not None and self._in_memory.has_most(node_id, obj.size_bytes):
             return self._pass_over("the kernel has it in memory")
         return self._pass_over(self.off) if self.off else None
@@ -286,6 +291,8 @@ class Passthrough:
         finally:
             cached.close()
         try:
+            if (held := self._held.get(node_id)) is not None:
+                return _prove_held(held, fd)
             backing_id = self._backing.open_backing(fd)
         except OSError as exc:
             close_quietly(fd)
@@ -387,6 +394,7 @@ class Passthrough:
         cached = await self._cache.open_object(held.obj)
         try:
             held.fd = await _whole_file(cached)
+            held.is_proven = not cached.unproven()
         except CacheError as exc:
             level = logging.WARNING if is_first else logging.DEBUG
             log.log(level, "a cache file of an earlier worker stays locked, as it cannot be looked at: %s", exc)
@@ -441,6 +449,17 @@ class Passthrough:
             len(self._held),
             dict(self._passed_over),
         )
+
+
+def _prove_held(held: _Held, fd: int) -> str:
+    """Note that a file that the kernel holds is proven, if *fd* is of it; return why not. Closes *fd*.
+
+    Raises:
+        OSError: Nobody can tell; *fd* is open then.
+    """
+    held.is_proven = held.fd >= 0 and os.path.sameopenfile(fd, held.fd)
+    close_quietly(fd)
+    return "" if held.is_proven else "another file is mapped in its place"
 
 
 async def _whole_file(cached: CachedObject) -> int:
