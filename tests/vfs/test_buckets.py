@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tigrismount.core.types import ROOT_NODE_ID
@@ -81,6 +83,19 @@ async def test_a_bucket_made_later_is_seen_once_the_ttl_has_passed(world):
     world.client.buckets["new"] = MemoryObjectClient("new")
     world.now_s += 60
     assert await world.walk("new") is not None
+
+
+async def test_a_bucket_that_was_looked_for_in_vain_is_missing_for_the_negative_ttl_alone(new_world):
+    """Mutation: where nobody has listed the root it stays missing for --metadata-ttl, for ever where that is inf."""
+    world = new_world(client=ManyBuckets("models"), bucket="", metadata_ttl_s=math.inf)
+    assert await world.walk("new") is None
+    world.client.buckets["new"] = MemoryObjectClient("new")
+    world.now_s += 4
+    assert await world.walk("new") is None
+    world.now_s += 1
+    assert await world.walk("new") is not None
+    assert await world.walk("models") is not None
+    assert world.requests == [("BUCKETS",)] * 2
 
 
 async def test_a_bucket_that_is_gone_is_enoent_inside(world):

@@ -132,16 +132,17 @@ class Directories:
             self._fetch_ahead(listing)
         return listing, ordinal
 
-    def _resume(self, where: DirectoryKey, cursor: int) -> tuple[Listing, int]:
+    def _resume(self, where: DirectoryKey, cursor: int, *, is_read: bool = True) -> tuple[Listing, int]:
         """Return the listing that *cursor* lies in and the ordinal there, to somebody who reads the directory.
 
-        One that was made for look-ups shows what was missing when it began: not to them, once that is asked for anew.
+        One that was made for look-ups shows what was missing when it began: not to them, once that is asked for anew,
+        nor to a look-up that only a listing answers, where nobody reads.
         """
         now_s, newest = self._clock(), self.shelf.newest(where)
         if cursor == 0 and newest is not None and not newest.was_read:
             newest.stale = now_s >= newest.started_s + self._negative_ttl_s
         listing, ordinal = self.shelf.resume(where, cursor, now_s)
-        listing.was_read = True
+        listing.was_read |= is_read
         return listing, ordinal
 
     def _fetch_ahead(self, listing: Listing, asks_max: float = math.inf) -> None:
@@ -212,7 +213,7 @@ class Directories:
     async def _find_bucket(self, where: DirectoryKey, name: bytes) -> Known:
         """Return what *name* stands for among the buckets, which can only be listed."""
         self.lookups_asked += 1
-        listing, _ = self._resume(where, 0)
+        listing, _ = self._resume(where, 0, is_read=False)
         while not listing.complete:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         dentry = listing.find(name)
