@@ -120,6 +120,7 @@ class Engine:
             shared=fetchers.memory if fetchers is not None else None,
             completes=config.reader.prefetch != "off",
         )
+        held = cache.statistics()
         self.readers = Readers(
             self.store,
             config.reader,
@@ -127,7 +128,7 @@ class Engine:
             siblings=lambda obj, below: self.filesystem.siblings(obj, below),
             records=cache.records,
             pushes=self.pusher,
-            fill_limit_bytes=cache.statistics().capacity_bytes // FILL_SHARE,
+            fill_limit_bytes=min(held.capacity_bytes // FILL_SHARE, held.largest_bytes),
         )
         self.journal = NodeJournal()
         self.kept_names = kept_names(client, config.s3, config.vfs, cache.records)

@@ -186,3 +186,13 @@ async def test_a_read_that_hangs_on_one_drive_keeps_none_on_another(
             hung.set()
         for _, handle in handles.values():
             handle.close()
+
+
+async def test_no_version_may_have_more_than_one_directory_holds(drives: Drives) -> None:
+    """Mutation: filling the cache with a larger one throws out all that its drive has, and fails in the end."""
+    drives.configs = [
+        replace(config, size_bytes=(2 + number) * BLOCK_BYTES) for number, config in enumerate(drives.configs)
+    ]
+    async with drives.open() as cache:
+        statistics = cache.statistics()
+        assert (statistics.capacity_bytes, statistics.largest_bytes) == (9 * BLOCK_BYTES, 4 * BLOCK_BYTES)

@@ -312,6 +312,16 @@ async def test_what_was_restored_from_an_archive_is_warmed(bench) -> None:
         assert [key for _, key, *_ in b.gets()] == ["m/back"]
 
 
+async def test_what_no_directory_can_hold_alone_throws_out_nothing(bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench(capacity_bytes=8 * BLOCK) as b:
+        b.client.put("m", bytes(5 * BLOCK))
+        of_all = b.cache.statistics
+        monkeypatch.setattr(b.cache, "statistics", lambda: replace(of_all(), largest_bytes=4 * BLOCK))
+        report = await b.warm("m")
+        assert "may hold 256 KiB of one file" in told(report)[0]
+        assert b.gets() == []
+
+
 async def test_what_was_evicted_meanwhile_does_not_count_as_cached(bench) -> None:
     async with bench(capacity_bytes=4 * BLOCK) as b:
         first = b.client.put("m/1", bytes(2 * BLOCK))

@@ -82,6 +82,8 @@ class CacheStatistics:
     """Gauge: object versions in the cache now."""
     capacity_bytes: int = 0
     """Gauge: the configured bound."""
+    largest_bytes: int = 0
+    """Gauge: most bytes that one version may have, as it lies in one directory; what there is of others counts."""
     blocks_read: int = 0
     """Blocks read back from disk."""
     pieces_read: int = 0

@@ -454,6 +454,7 @@ class DiskBlockCache:
             self._counters,
             bytes_cached=self._index.bytes_cached,
             objects_cached=self._index.objects_cached,
+            largest_bytes=max(self._config.size_bytes, self._index.bytes_cached),
             degraded=self._health.reason or self._hang_reason() or self._no_room_reason() or self._backlog_reason(),
         )
 

@@ -150,7 +150,13 @@ class MemoryBlockCache:
 
     def statistics(self) -> CacheStatistics:
         """Return counters and gauges."""
-        return replace(self._counters, bytes_cached=self._occupancy.total_bytes, objects_cached=len(self._occupancy))
+        counters, total_bytes = self._counters, self._occupancy.total_bytes
+        return replace(
+            counters,
+            bytes_cached=total_bytes,
+            objects_cached=len(self._occupancy),
+            largest_bytes=max(counters.capacity_bytes, total_bytes),
+        )
 
     async def aclose(self) -> None:
         """Keep everything: opening the same object again is how tests restart a daemon."""

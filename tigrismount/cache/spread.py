@@ -130,16 +130,17 @@ class SpreadBlockCache:
         return {name: sum(tables[name] for tables in each) for name in each[0]}
 
     def statistics(self) -> CacheStatistics:
-        """Return the sums over all directories, and each one's trouble under its name."""
+        """Return the sums over all directories, the largest for one version, and each one's trouble under its name."""
         each = {directory: cache.statistics() for directory, cache in self._caches.items()}
         sums = {
             item.name: sum(getattr(statistics, item.name) for statistics in each.values())
             for item in fields(CacheStatistics)
-            if item.name != "degraded"
+            if item.name not in ("degraded", "largest_bytes")
         }
         reasons = {directory: statistics.degraded for directory, statistics in each.items()} | self._lost
         degraded = "; ".join(f"{directory}: {why}" for directory, why in reasons.items() if why)
-        return CacheStatistics(**sums, degraded=degraded)
+        largest_bytes = max(statistics.largest_bytes for statistics in each.values())
+        return CacheStatistics(**sums, largest_bytes=largest_bytes, degraded=degraded)
 
     async def aclose(self) -> None:
         """Close all directories. Idempotent."""

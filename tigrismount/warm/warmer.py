@@ -222,9 +222,8 @@ class Warmer:
         self.progress.objects_done = len(selector.found) - len(infos)
         self.progress.bytes = self.report.bytes = sum(info.id.size_bytes for info in infos)
         infos = await self._look_for_restored(infos)
-        held = self._cache.statistics()
         # What has more than that cannot be there already; and a store may say a size whose blocks nobody can count.
-        most_bytes = max(held.capacity_bytes, held.bytes_cached)
+        most_bytes = self._cache.statistics().largest_bytes
         refused = {info.id: reason for info in infos if (reason := _why_not(info, most_bytes))}
         for obj, reason in refused.items():
             self._fail(obj, reason)
@@ -364,5 +363,5 @@ def _why_not(info: ObjectInfo, most_bytes: int) -> str:
         return "the store gives it no strong ETag, so it cannot be kept between reads"
     if info.id.size_bytes > most_bytes:
         size, most = format_size(info.id.size_bytes), format_size(most_bytes)
-        return f"it has {size} and the disk cache may hold {most}: raise --cache-size"
+        return f"it has {size} and the disk cache may hold {most} of one file: raise --cache-size"
     return ""
