@@ -38,8 +38,8 @@ def test_a_mount_that_was_told_the_same_serves(flags: dict[str, object]) -> None
     assert not _serves(mount_of(config), replace(config, disk_caches=()), TARGETS)
 
 
-@pytest.mark.parametrize("snapshot", ["latest", "now"])
-def test_a_snapshot_of_the_present_is_not_what_it_was_when_a_mount_was_made(snapshot: str) -> None:
+@pytest.mark.parametrize("snapshot", ["latest", "now", "nightly"])
+def test_a_snapshot_that_is_another_one_each_day_is_not_what_it_was_when_a_mount_was_made(snapshot: str) -> None:
     """Else an old version is warmed, and said to be all cached."""
     config = config_of(snapshot=snapshot)
     assert not _serves(mount_of(config), config, TARGETS)

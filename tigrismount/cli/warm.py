@@ -33,7 +33,7 @@ from tigrismount.control.client import StaleSocketError, stream
 from tigrismount.control.paths import find_socket, runtime_directories
 from tigrismount.errors import MountError
 from tigrismount.holder.mountinfo import read_mounts
-from tigrismount.objects.selectors import LATEST, NOW
+from tigrismount.objects.selectors import selected_version
 
 if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
@@ -219,8 +219,8 @@ def _serves(mount: dict[str, Any], config: MountConfig, targets: Sequence[Target
     theirs, ours = mount.get("config", {}), config.report()
     if any(theirs.get(key, {}).get("value") != ours[key]["value"] for key in _SAME):
         return False
-    if config.s3.snapshot in (LATEST, NOW):
-        return False  # to a mount that is what it was when the mount was made
+    if config.s3.snapshot is not None and selected_version(config.s3.snapshot) is None:
+        return False  # to a mount 'latest' is what it was when the mount was made, and so is what a name stands for
     source = str(mount.get("source", ""))
     return source == "s3://" or all(f"{target}/".startswith(f"{source}/") for target in targets)
 
