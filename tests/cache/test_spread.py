@@ -19,6 +19,7 @@ from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.errors import ConfigError
+from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.testing.cache_contract import BLOCK_BYTES, BlockCacheContract, check_all, fill, object_id
 
 if TYPE_CHECKING:
@@ -196,3 +197,24 @@ async def test_no_version_may_have_more_than_one_directory_holds(drives: Drives)
     async with drives.open() as cache:
         statistics = cache.statistics()
         assert (statistics.capacity_bytes, statistics.largest_bytes) == (9 * BLOCK_BYTES, 4 * BLOCK_BYTES)
+
+
+@pytest.mark.parametrize("trouble", ["another order", "a drive is lost"])
+async def test_what_was_found_wrong_is_refused_whatever_drive_is_the_first(drives: Drives, trouble: str) -> None:
+    """Mutation: its blocks lie on a drive that is there, and nobody compares them again: wrong bytes are served."""
+    obj, compared = OBJECTS[0], [Compared("sha256", "00", "11", "its name")]
+    async with drives.open() as cache:
+        await Verdicts(cache.records, "test").keep(obj, compared)
+    if trouble == "another order":
+        drives.configs.reverse()
+    else:
+        shutil.rmtree(drives.paths[0])
+        drives.paths[0].touch()  # no directory
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.load()
+        assert list(verdicts.refused) == [obj]
+        assert await verdicts.find(obj) == compared
+        await verdicts.forget(obj)
+        await verdicts.load()
+        assert not verdicts.refused

@@ -5,7 +5,8 @@ has the same directories chooses alike, drives fill in proportion to their sizes
 what has to move. A directory that cannot be opened, or whose disk fails, loses its own blocks and nothing else: its
 versions go to the directory that is next in their order for as long as that lasts.
 
-Small records live in the first directory that works.
+Small records live in the first directory that works, but for verdicts on checksums: those are in all of them. Whoever
+names the directories in another order, or has lost the first one, must refuse what was found wrong, too.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
 
 _log = logging.getLogger(__name__)
+
+_EVERYWHERE = "checksums"
+"""The table that is kept in every directory."""
 
 
 class SpreadBlockCache:
@@ -98,9 +102,12 @@ class SpreadBlockCache:
 
     @property
     def records(self) -> RecordStore:
-        """Small records, in the first directory that works."""
+        """Small records, in the first directory that works; verdicts in each of them."""
+        return _SpreadRecords(self._working)
+
+    def _working(self) -> Sequence[RecordStore]:
         working = [cache for cache in self._caches.values() if not cache.failing]
-        return (working or list(self._caches.values()))[0].records
+        return [cache.records for cache in working or self._caches.values()]
 
     async def open_object(self, obj: ObjectId) -> CachedObject:
         """Return a pinned handle on *obj*, from the directory where it belongs or the next one that works."""
@@ -146,3 +153,40 @@ class SpreadBlockCache:
         """Close all directories. Idempotent."""
         for cache in self._caches.values():
             await cache.aclose()
+
+
+class _SpreadRecords:
+    """The ``RecordStore`` of several directories.
+
+    Args:
+        working: Returns those of the directories that work now, at least one.
+    """
+
+    def __init__(self, working: Callable[[], Sequence[RecordStore]]) -> None:
+        self._working = working
+
+    def _of(self, table: str) -> Sequence[RecordStore]:
+        return self._working() if table == _EVERYWHERE else self._working()[:1]
+
+    async def get(self, table: str, key: bytes) -> bytes | None:
+        for records in self._of(table):
+            value = await records.get(table, key)
+            if value is not None:
+                return value
+        return None
+
+    async def put(self, table: str, key: bytes, value: bytes) -> bool:
+        return all([await records.put(table, key, value) for records in self._of(table)])
+
+    async def delete(self, table: str, key: bytes) -> None:
+        for records in self._of(table):
+            await records.delete(table, key)
+
+    async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
+        found: dict[bytes, bytes] = {}
+        for records in self._of(table):
+            rows = await records.items(table, prefix, limit)
+            if rows is None:
+                return None
+            found = dict(rows) | found
+        return sorted(found.items())[:limit]
