@@ -322,6 +322,19 @@ async def test_what_no_directory_can_hold_alone_throws_out_nothing(bench, monkey
         assert b.gets() == []
 
 
+async def test_a_version_in_blocks_that_are_too_large_for_memory_keeps_no_other(bench) -> None:
+    """Another mount has begun it, with more memory: it alone cannot be filled from here."""
+    async with bench() as b:
+        large = b.client.put("m/a", bytes(64 * BLOCK))
+        other = b.client.put("m/b", bytes(2 * BLOCK))
+        b.cache.block_bytes = 32 * BLOCK
+        b.cache.put(large, 0, bytes(32 * BLOCK))
+        b.cache.block_bytes = BLOCK
+        (failure,) = told(await b.warm("m"))
+        assert failure.startswith("s3://bucket/m/a: the disk cache keeps it in blocks that are too large")
+        assert b.cache.block(other, 1) is not None
+
+
 async def test_what_was_evicted_meanwhile_does_not_count_as_cached(bench) -> None:
     async with bench(capacity_bytes=4 * BLOCK) as b:
         first = b.client.put("m/1", bytes(2 * BLOCK))

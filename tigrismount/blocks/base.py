@@ -90,9 +90,10 @@ class BlockFiller(Protocol):
             on_fetched: Called once its bytes are in memory, before they go to the disk.
 
         Returns:
-            Whether the disk cache has it now; False when it takes none at the moment, or never of this version. True
-            as well where the version is counted in larger blocks by now, and has no such block.
+            Whether the disk cache has it now; False when it takes none at the moment. True as well where the version is
+            counted in larger blocks by now, and has no such block.
 
         Raises:
             ObjectError: The store could not give the bytes of this version.
+            CacheError: The disk cache takes none of this version from this process; of others it may.
         """

@@ -281,7 +281,8 @@ class BlockStore:
         try:
             await state.opened.wait()
             if state.cached is None:
-                return False
+                detail = "the disk cache keeps it in blocks that are too large for --memory-limit, or cannot be read"
+                raise CacheError(detail, bucket=obj.bucket, key=obj.key)
             if index * state.block_bytes >= obj.size_bytes:
                 # It was counted before the version was evicted, and is kept in larger blocks now: there is none to wait
                 # for, and whoever counted looks once more.

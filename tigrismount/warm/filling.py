@@ -192,6 +192,9 @@ class Filling:
             if isinstance(exc, ObjectUnavailableError):  # it was tried again for minutes already
                 self.stopped = exc.detail
             return
+        except CacheError as exc:  # of this version alone
+            self._fail(work, exc.detail)
+            return
         if kept:
             work.lacking.discard(index)
             work.tell()
