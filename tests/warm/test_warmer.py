@@ -399,6 +399,28 @@ async def test_a_version_that_is_begun_anew_in_larger_blocks_before_its_turn_is_
         assert told(await b.warm("m")) == []
 
 
+async def test_check_tells_of_a_version_that_is_begun_anew_in_other_blocks_meanwhile(bench) -> None:
+    """Mutation: a block does not fit into the memory for it, or is none: an internal error, and no report at all."""
+    async with bench() as b:
+        obj = b.client.put("m", bytes(4 * BLOCK))
+        b.cache.put(obj, 1, bytes(BLOCK))
+        job = b.job()
+        look = job._look
+
+        async def look_and_evict(found: ObjectId) -> Work:
+            work = await look(found)
+            del b.cache._versions[obj]
+            b.cache.block_bytes = 2 * BLOCK
+            b.cache.put(obj, 1, bytes(2 * BLOCK))
+            return work
+
+        job._look = look_and_evict  # type: ignore[method-assign]
+        assert told(await job.check([Target("bucket", "m")])) == [
+            "s3://bucket/m: 3 of 4 blocks are not cached: warm it without --check; "
+            "it was evicted meanwhile and begun anew: warm it again"
+        ]
+
+
 async def test_progress_is_told_to_the_end(bench, autojump_clock) -> None:
     async with bench() as b:
         b.client.put("m", bytes(2 * BLOCK))

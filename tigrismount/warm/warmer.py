@@ -130,8 +130,11 @@ class Warmer:
         missing = set(work.missing)
         cached = await self._cache.open_object(work.obj)
         try:
+            is_same = cached.block_bytes == work.block_bytes
+            if not is_same:  # its blocks have other places
+                reasons.append("it was evicted meanwhile and begun anew: warm it again")
             with block_memory(work.block_bytes) as buffer:
-                for index in range(count):
+                for index in range(count if is_same else 0):
                     if index not in missing:
                         damaged += not await _reads_back(cached, index, buffer)
                         await self._advance(work.length_bytes(index))
