@@ -111,7 +111,7 @@ async def test_a_reader_that_does_not_give_up_is_slowed_down_and_its_failures_co
     assert answers.errors == {"EIO": 12}
 
 
-@pytest.mark.parametrize("handler", ["lookup", "readdir", "read"])
+@pytest.mark.parametrize("handler", ["lookup", "readdir", "open", "read"])
 async def test_a_request_that_hangs_ends_at_its_deadline(handler: str, autojump_clock: object) -> None:
     with pytest.raises(pyfuse3.FUSEError) as caught:
         await getattr(adapter("hang"), handler)(*HANDLERS[handler])

@@ -177,7 +177,8 @@ class Adapter(pyfuse3.Operations):
         if is_for_writing(flags):
             raise pyfuse3.FUSEError(errno.EROFS)
         try:
-            await self._filesystem.open(inode, direct=bool(flags & os.O_DIRECT))
+            with trio.fail_after(self._deadline_s):
+                await self._filesystem.open(inode, direct=bool(flags & os.O_DIRECT))
         except Exception as exc:  # noqa: BLE001 - the guard
             self._refuse(exc, "open")
         return pyfuse3.FileInfo(fh=inode, keep_cache=True)
