@@ -304,6 +304,16 @@ async def test_versions_that_cannot_be_kept_are_said_so(bench) -> None:
         ]
 
 
+async def test_what_cannot_be_cached_takes_no_room_from_the_rest(bench) -> None:
+    async with bench(capacity_bytes=4 * BLOCK) as b:
+        b.client.put("m/a", bytes(BLOCK))
+        b.client.put("m/cold", bytes(4 * BLOCK), storage_class="GLACIER")
+        b.client.put("m/huge", bytes(5 * BLOCK))
+        report = await b.warm("m")
+        assert [line.split(": ")[0] for line in told(report)] == ["s3://bucket/m/cold", "s3://bucket/m/huge"]
+        assert [key for _, key, *_ in b.gets()] == ["m/a"]
+
+
 async def test_what_was_restored_from_an_archive_is_warmed(bench) -> None:
     async with bench() as b:
         b.client.put("m/back", bytes(BLOCK), storage_class="GLACIER", restored=True)

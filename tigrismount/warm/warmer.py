@@ -89,7 +89,7 @@ class Warmer:
         infos = await self.select(targets)
         works = await self.compare(infos)
         self.report.cached_bytes = self.progress.cached_bytes
-        if self._fits():
+        if self._fits(works):
             async with trio.open_nursery() as beside:
                 await self._fetch(works, beside)
                 await self._confirm(works)
@@ -278,13 +278,14 @@ class Warmer:
         self.progress.objects_done += not work.missing
         return work
 
-    def _fits(self) -> bool:
-        """Tell whether the cache can hold all of it; filling it in vain would throw out what others warmed."""
+    def _fits(self, works: Sequence[Work]) -> bool:
+        """Tell whether the cache can hold all of *works*; filling it in vain would throw out what others warmed."""
         capacity_bytes = self._cache.statistics().capacity_bytes
-        if self.progress.bytes <= capacity_bytes or not self.progress.wanted_bytes:
+        asked_bytes = sum(work.obj.size_bytes for work in works)
+        if asked_bytes <= capacity_bytes or not self.progress.wanted_bytes:
             return True
         reason = (
-            f"these {self.progress.objects} files have {format_size(self.progress.bytes)} and it may hold "
+            f"these {len(works)} files have {format_size(asked_bytes)} and it may hold "
             f"{format_size(capacity_bytes)}: raise --cache-size, or warm less"
         )
         self.report.failures.append(Failure("the disk cache", reason))
