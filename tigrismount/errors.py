@@ -103,6 +103,13 @@ class ObjectProtocolError(ObjectError):
     transient = True
 
 
+class ObjectUnsaidError(ObjectAccessError, ObjectProtocolError):
+    """The store refuses and does not say why: the key may have expired, or somebody on the way is in trouble.
+
+    So another key is looked for, and it is asked again a few times.
+    """
+
+
 class ObjectMismatchError(ObjectError):
     """The object's bytes are not what a known checksum says; found once all of them were in the cache."""
 

@@ -10,6 +10,7 @@ from tigrismount.errors import (
     ObjectNotFoundError,
     ObjectProtocolError,
     ObjectUnavailableError,
+    ObjectUnsaidError,
     SlowDownError,
     StaleObjectError,
 )
@@ -155,7 +156,7 @@ TARGET = Target("https://s3.example.org", "AWS_ACCESS_KEY_ID", "b", "k")
         (504, "504", ObjectUnavailableError, "in trouble"),
         (400, "WhatEver", ObjectProtocolError, "is it an S3 endpoint"),
         (400, "400", ObjectProtocolError, "is it an S3 endpoint"),
-        (400, HEAD_REFUSED, ObjectAccessError, "has the key from AWS_ACCESS_KEY_ID expired"),
+        (400, HEAD_REFUSED, ObjectUnsaidError, "has the key from AWS_ACCESS_KEY_ID expired"),
         (405, "405", ObjectProtocolError, "is it an S3 endpoint"),
     ],
 )

@@ -374,6 +374,22 @@ async def test_a_head_that_says_no_more_than_400_has_another_key_looked_for(serv
         await client.aclose()
 
 
+async def test_a_head_that_is_answered_400_by_somebody_on_the_way_is_sent_again(server, say, client):
+    """Mutation: where it is a refusal and no more, one bad proxy among several refuses the files of public buckets."""
+    server.answer(say.response(400))
+    server.answer(say.response(200, ETag='"abc"', Content_Length=SIZE))
+    assert (await client.head("b", "k")).id == OBJ
+
+
+async def test_a_head_that_is_answered_400_each_time_is_refused(server, say, client):
+    """What may not be looked at is found in listings; as an error of another kind it would be none of that."""
+    for _ in range(9):
+        server.answer(say.response(400))
+    with pytest.raises(ObjectAccessError, match="expired"):
+        await client.head("b", "k")
+    assert len(server.requests) == 4
+
+
 async def test_a_get_that_is_answered_400_by_somebody_on_the_way_is_sent_again(server, say, client):
     """Mutation: where it counts as a refusal as well, one bad proxy among several fails a read at once."""
     server.answer(say.response(400))

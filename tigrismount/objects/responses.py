@@ -23,6 +23,7 @@ from tigrismount.errors import (
     ObjectNotFoundError,
     ObjectProtocolError,
     ObjectUnavailableError,
+    ObjectUnsaidError,
     SlowDownError,
     StaleObjectError,
 )
@@ -37,7 +38,7 @@ _EMPTY_ETAGS = frozenset({"d41d8cd98f00b204e9800998ecf8427e", "59adb24ef3cdbe029
 
 HEAD_REFUSED = "HeadRefused"
 """Our own code for status 400 to a HEAD: it is S3's for a token that has expired, and no body can say so there. To any
-other request a 400 without a code is somebody's on the way, and may be another answer the next time."""
+other request a 400 without a code is somebody's on the way, as it may be here: the next answer may be another."""
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
@@ -301,7 +302,9 @@ def _misunderstood(answer: ErrorAnswer, target: Target) -> ObjectError:
 _denied = _access("access denied: the key from {source} needs s3:ListBucket and s3:GetObject here")
 _unknown_key = _key("the store does not know the access key from {source}: check it, and that it is for {endpoint}")
 _expired = _key("the key from {source} has expired: renew it")
-_unsaid = _access("the store refuses the request and does not say why: has the key from {source} expired?")
+_unsaid = _access(
+    "the store refuses the request and does not say why: has the key from {source} expired?", ObjectUnsaidError
+)
 
 _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     HEAD_REFUSED: _unsaid,
