@@ -18,7 +18,11 @@ from tigrismount.doctor.disk import check_disk, check_space, measure_disk
 from tigrismount.doctor.endpoint import check_clock, check_encryption, check_endpoint
 from tigrismount.doctor.findings import Finding, Rates, failed, summary
 from tigrismount.doctor.host import check_descriptors, check_kernel, check_memory, check_read_ahead
+from tigrismount.doctor.store import StoreExam
+from tigrismount.objects.client import ListPage
+from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.objects.options import S3Config
+from tigrismount.objects.traits import StoreTraits
 from tigrismount.testing.fake_http import HttpAnswer, serving
 
 GIB = 1 << 30
@@ -170,3 +174,20 @@ FINE, ODD, BAD = (Finding("x", verdict, "y") for verdict in ("pass", "warn", "fa
 def test_it_all_comes_to_one_line(findings, rates, line):
     assert summary(findings, rates) == line
     assert failed(findings) is ("would not" in line)
+
+
+async def test_an_empty_page_is_not_all_that_lies_in_a_bucket():
+    """Some stores send such pages, with a token for the next one."""
+
+    class Client(MemoryObjectClient):
+        traits = StoreTraits("https://store.example.com")
+
+        async def list_page(self, bucket: str, prefix: str, **given: object) -> ListPage:
+            if given.get("token") is None:
+                return ListPage((), (), "next")
+            return await super().list_page(bucket, prefix)
+
+    client, found = Client("bucket"), []
+    client.put("a", b"x")
+    await StoreExam(client, "bucket", "").run(found.append)  # type: ignore[arg-type]
+    assert found[0] == Finding("list", "pass", "s3://bucket/: 1 keys")

@@ -106,12 +106,13 @@ def _measure(
     from tigrismount.bench.sample import choose
     from tigrismount.bench.verdict import DISK, DOWNLOAD
     from tigrismount.demo.progress import Narrator
+    from tigrismount.objects.firstpage import first_page
 
     prefix = config.vfs.prefix
 
     async def find() -> Sample:
         async with connected(config) as client:
-            page = await client.list_page(config.vfs.bucket, prefix, delimiter="")
+            page = await first_page(client, config.vfs.bucket, prefix, delimiter="")
             return choose([info.id for info in page.objects if not _is_archived(info.storage_class)], budget_bytes)
 
     async def download(sample: Sample, advance: Callable[[int], object]) -> Measured:

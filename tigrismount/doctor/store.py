@@ -15,6 +15,7 @@ import trio
 from tigrismount.config.units import format_size
 from tigrismount.doctor.findings import Finding
 from tigrismount.errors import ObjectError
+from tigrismount.objects.firstpage import first_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,7 +61,7 @@ class StoreExam:
             add: Told each finding as it comes.
         """
         try:
-            page = await self._client.list_page(self._bucket, self._prefix, delimiter="")
+            page = await first_page(self._client, self._bucket, self._prefix, delimiter="")
         except ObjectError as exc:
             add(Finding("list", "fail", str(exc)))
             return
