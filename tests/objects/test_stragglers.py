@@ -80,6 +80,14 @@ async def test_an_answer_that_never_begins_is_asked_for_again(server, say, clien
     assert len(server.requests) == WARM_UP + 2
 
 
+async def test_a_get_that_is_sent_again_is_not_judged_by_the_times_of_the_one_before(server, say, client):
+    """Mutation: it is given up the moment it is sent, and a store that asked for fewer requests gets two for each."""
+    await warm_up(server, say, client, (say.error(503, "SlowDown", Retry_After=1),), (say.truth(DATA),))
+    assert await fetch(client) == DATA
+    assert client.statistics().given_up == 0
+    assert len(server.requests) == WARM_UP + 2
+
+
 class Whole:
     """A body that comes at once."""
 

@@ -60,6 +60,7 @@ class Stragglers:
         """
         error: ObjectError | None = None
         ended = False
+        transfer.line_up()  # else it is judged by the times of the try before
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_behind, transfer, nursery.cancel_scope)
             try:

@@ -48,7 +48,7 @@ class Transfer:
         self.stop = stop
         self.position = start
         self.sent_s: float | None = None
-        """When the present GET was sent, by the monotonic clock; None before the first. Written by its thread."""
+        """When the present GET was sent, by the monotonic clock; None before. Written by its thread."""
         self.answered_s: float | None = None
         """When its answer began; None before."""
         self.answered_at = start
@@ -65,6 +65,10 @@ class Transfer:
     def complete(self) -> bool:
         """Whether every byte was handed over."""
         return self.position == self.stop
+
+    def line_up(self) -> None:
+        """Note that a GET for what is left waits for its turn; the one before has ended."""
+        self.answered_s = self.sent_s = None
 
     def send(self, now_s: float) -> None:
         """Note that a GET for what is left is sent now."""
