@@ -321,6 +321,17 @@ def test_memory_goes_back_to_the_kernel_and_never_exceeds_the_limit():
     assert pool.held_bytes == 4 << 20
 
 
+def test_of_a_buffer_that_goes_back_nothing_stays_behind_it():
+    """Its last huge page is filled in as a whole. Mutation: what lies behind an odd buffer is held for ever."""
+    memory = SharedMemory.create(8 << 20)
+    buffer = memory.take((2 << 20) + 4096)
+    offset = memory.offset(buffer)
+    assert offset is not None
+    memory.view(offset, 4 << 20)[:] = bytes(4 << 20)  # as the kernel does with huge pages
+    memory.give(buffer)
+    assert os.fstat(memory.fd).st_blocks == 0
+
+
 def test_memory_of_others_is_told_apart():
     memory = SharedMemory.create(1 << 20)
     assert memory.offset(memoryview(bytearray(10))) is None

@@ -28,7 +28,7 @@ class Arena:
 
     def take(self, size_bytes: int) -> int | None:
         """Return the first offset of a free range of *size_bytes*, in use from now on; None where there is none."""
-        size_bytes = _rounded(size_bytes)
+        size_bytes = rounded(size_bytes)
         if size_bytes >= LARGE_BYTES:
             for at, (start, stop) in enumerate(self._free):
                 aligned = -(-start // LARGE_BYTES) * LARGE_BYTES
@@ -43,7 +43,7 @@ class Arena:
 
     def give(self, offset: int, size_bytes: int) -> None:
         """Take back what :meth:`take` returned for *size_bytes*."""
-        start, stop = offset, offset + _rounded(size_bytes)
+        start, stop = offset, offset + rounded(size_bytes)
         at = bisect_left(self._free, (start, stop))
         if at < len(self._free) and self._free[at][0] == stop:
             stop = self._free.pop(at)[1]
@@ -65,6 +65,7 @@ class Arena:
             last = stop
 
 
-def _rounded(size_bytes: int) -> int:
+def rounded(size_bytes: int) -> int:
+    """Return how many bytes are in use for *size_bytes*: whole huge pages, where it is at least one."""
     unit = LARGE_BYTES if size_bytes >= LARGE_BYTES else 1
     return -(-size_bytes // unit) * unit

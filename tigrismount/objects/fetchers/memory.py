@@ -17,7 +17,7 @@ import os
 import struct
 import time
 
-from tigrismount.core.arena import LARGE_BYTES, Arena
+from tigrismount.core.arena import LARGE_BYTES, Arena, rounded
 
 SPARE = 4
 """Addresses for each byte that may be in use: enough that a hole for the largest buffer is always found in practice."""
@@ -91,7 +91,8 @@ class SharedMemory:
         """Take back what :meth:`take` returned, and give its pages to the kernel; nobody touches it any more."""
         offset = self.offset(buffer)
         assert offset is not None, "a buffer of this memory"
-        self._map.madvise(mmap.MADV_REMOVE, offset, len(buffer))
+        # With what lies behind it up to the next huge page, which came with its last bytes where there are such.
+        self._map.madvise(mmap.MADV_REMOVE, offset, rounded(len(buffer)))
         self._arena.give(offset, len(buffer))
 
     def offset(self, view: memoryview) -> int | None:
