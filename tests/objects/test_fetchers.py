@@ -400,6 +400,25 @@ def test_the_largest_limit_that_is_taken_leaves_the_work_to_threads(limit_bytes,
     assert "going on with threads" in caplog.text
 
 
+async def test_a_process_that_gets_no_thread_for_a_line_goes_on_with_those_it_has(server, say, make_world):
+    """Mutation: it ends, with all its GETs, and so does each that takes its place, for as long as tasks are short."""
+    world = await make_world()
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    pages = int(Path(f"/proc/{world.pid}/statm").read_text().split()[0])
+    resource.prlimit(world.pid, resource.RLIMIT_AS, (pages * mmap.PAGESIZE + (2 << 20), resource.RLIM_INFINITY))
+    first = world.fetchers.take(world.buffer, SIZE)
+    assert first is not None
+    assert await world.fetch() == DATA, "sent again, from a thread"
+    assert world.fetchers.take(world.buffer, SIZE) is None, "it has no more lines"
+    world.fetchers.give(first)
+    server.answer(say.truth(DATA))
+    gets = world.fetchers.statistics().gets
+    assert await world.fetch() == DATA
+    assert (world.fetchers.statistics().gets, world.fetchers.statistics().started) == (gets + 1, 1)
+    assert world.fetchers.statistics().in_flight == (0,)
+
+
 async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world):
     world = await make_world()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

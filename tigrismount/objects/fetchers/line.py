@@ -34,8 +34,8 @@ class Process(Protocol):
     def look(self, told_s: float | None) -> None:
         """Kill it where it is stuck."""
 
-    def await_end(self) -> None:
-        """Return once it is over."""
+    def await_end(self, line: Line) -> None:
+        """Return once it is over, or once it is clear that a line alone is."""
 
     def give(self, line: Line) -> None:
         """Take a line back."""
@@ -70,6 +70,8 @@ class Line:
         )
         self.was_answered = False
         """Whether anything was ever said here."""
+        self.has_closed = False
+        """Whether nothing will be said here any more."""
         self._serial = 0
         self._told_s: float | None = None
 
@@ -98,7 +100,8 @@ class Line:
         if reply:
             self.was_answered = True
             return reply
-        self.process.await_end()
+        self.has_closed = True
+        self.process.await_end(self)
         raise ObjectUnavailableError("a fetch process has ended", bucket=target.bucket, key=target.key)
 
     def say(self, message: bytes) -> None:

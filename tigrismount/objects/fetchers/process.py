@@ -76,6 +76,8 @@ class FetchProcess:
         self._patience = patience
         self._free: list[Line] = []
         self._lines = 0
+        self._is_full = False
+        """Whether it can have no more lines."""
         self._dismissed = False
         memory.clear_beat(index)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -108,6 +110,8 @@ class FetchProcess:
         """Return a free line, in use from now on; None where it cannot have another one."""
         if self._free:
             line = self._free.pop()
+        elif self._is_full:
+            return None
         else:
             try:
                 ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -129,7 +133,7 @@ class FetchProcess:
         """Take a line back; it is closed where the process is not to be used any more."""
         self.busy -= 1
         self.was_useful = self.was_useful or line.was_answered
-        if self._dismissed:
+        if self._dismissed or line.has_closed:
             line.close()
         else:
             self._free.append(line)
@@ -152,11 +156,17 @@ class FetchProcess:
         elif told_s is not None and now_s - told_s > self._patience.let_go_s:
             self._kill("does not let go of memory")
 
-    def await_end(self) -> None:
-        """Return once it is over. One of its lines has closed, so it is ending, or of no use any more."""
+    def await_end(self, line: Line) -> None:
+        """Return once it is over. One of its lines has closed, so it is ending, or of no use any more.
+
+        But one that never said a word has got no memory either: there was no thread for it, and the others go on.
+        """
         try:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
+            if not line.was_answered:
+                self._is_full = True
+                return
             self._kill("has closed a line")
             self._process.wait()
 

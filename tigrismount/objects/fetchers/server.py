@@ -72,12 +72,17 @@ class FetchServer:
             if not message:
                 return
             if message[:1] == wire.LINE:
-                line = _Line(socket.socket(fileno=fds[0]), self)
-                self._lines[wire.take_line(message)] = line
-                threading.Thread(target=line.run, daemon=True).start()
+                self._serve_line(wire.take_line(message), socket.socket(fileno=fds[0]))
             elif message[:1] == wire.INTERRUPT:
                 number, serial = wire.take_interrupt(message)
                 self._lines[number].interrupt(serial)
+
+    def _serve_line(self, number: int, connection: socket.socket) -> None:
+        line = self._lines[number] = _Line(connection, self)
+        try:
+            threading.Thread(target=line.run, daemon=True).start()
+        except RuntimeError:  # the system has no thread left: the worker sees the end of a line that said nothing
+            connection.close()
 
     def send(self, get: RangeGet, key: wire.SigningKey | None) -> RangeAnswer:
         """Send a GET from the calling thread."""
