@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,13 @@ from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectAccessError, ObjectProtocolError, ObjectUnavailableError, StaleObjectError
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.fetchers import pool as pools
+from tigrismount.objects.fetchers import wire
+from tigrismount.objects.fetchers.line import Line
 from tigrismount.objects.fetchers.memory import SharedMemory
 from tigrismount.objects.fetchers.pool import FetchProcesses, open_fetchers
 from tigrismount.objects.fetchers.process import Patience
 from tigrismount.objects.options import S3Config
+from tigrismount.objects.responses import Target
 from tigrismount.objects.s3 import S3Client
 from tigrismount.testing.object_contract import CollectingSink, pattern
 from tigrismount.testing.waiting import until
@@ -187,6 +191,26 @@ async def test_a_process_that_does_not_let_go_of_memory_is_killed_before_a_cance
             os.kill(pid, signal.SIGSTOP)
             nursery.cancel_scope.cancel()
     assert not Path(f"/proc/{pid}").exists(), "killed and waited for"
+
+
+def test_whoever_has_no_memory_to_hear_a_process_waits_for_its_end():
+    """Mutation: the read ends, what was lent becomes another block's, and the process still writes there."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ended = []
+
+    class Deaf(socket.socket):
+        def recv(self, *_):
+            raise MemoryError
+
+    class Process:
+        await_end = staticmethod(ended.append)
+
+    with theirs:
+        line = Line(Process(), 0, Deaf(fileno=ours.detach()), 1.0)
+        with pytest.raises(ObjectUnavailableError, match="a fetch process has ended"):
+            line.exchange(wire.read_message(0, 4096), wire.SHORT_BYTES, Target("http://s", "the test", "b", "k"))
+        assert (ended, line.has_closed) == ([line], True)
+        line.close()
 
 
 async def test_an_object_that_was_overwritten_is_stale(server, say, make_world):

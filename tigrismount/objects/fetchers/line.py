@@ -95,7 +95,7 @@ class Line:
                     break
                 except BlockingIOError:
                     self.process.look(self._told_s)
-        except OSError:
+        except (OSError, MemoryError):  # who cannot listen must not leave either: memory may be lent
             reply = b""
         if reply:
             self.was_answered = True
