@@ -77,6 +77,7 @@ def client_error(status: int, code: str) -> boto.ClientError:
         (boto.ParamValidationError(report="Invalid bucket name"), ObjectNotFoundError, "no store can have such a name"),
         (botocore.parsers.ResponseParserError("bad\nXML"), ObjectProtocolError, "is it an S3 endpoint"),
         (client_error(412, "PreconditionFailed"), StaleObjectError, "overwritten"),
+        (MemoryError(), UNAVAILABLE, "no memory"),  # as a wrong answer, it would fail for good within seconds
         (KeyError("surprise"), ObjectProtocolError, "unexpected: KeyError: 'surprise'"),
     ],
 )

@@ -80,6 +80,9 @@ def translated(target: Target) -> Iterator[None]:
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
     except _NETWORK as exc:
         raise _network_error(exc, target) from exc
+    except MemoryError as exc:  # may be short for a moment only, and says nothing of the store
+        detail = f"this process has no memory for what {target.endpoint_url} answers"
+        raise ObjectUnavailableError(detail, bucket=target.bucket, key=target.key) from exc
     except Exception as exc:  # botocore trips over answers nobody foresaw in its own ways
         detail = f"{target.endpoint_url} answered something unexpected: {type(exc).__name__}: {_words(exc)}"
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
