@@ -15,10 +15,14 @@ import pytest
 
 from tigrismount.errors import MountError
 from tigrismount.holder import connection, mounting
+from tigrismount.holder import mountinfo as mountinfo_module
 from tigrismount.holder.connection import Connection
 from tigrismount.holder.init import INIT_REQUEST_BYTES, describe_init
+from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.mountinfo import mount_at, parse_mounts
 from tigrismount.holder.mounting import MountSpec, check_can_mount, mount, unmount
+from tigrismount.holder.request import MountRequest
+from tigrismount.holder.supervisor import Supervisor
 
 NOBODY = 65534
 
@@ -291,3 +295,28 @@ def test_a_mount_that_cannot_be_looked_up_is_taken_away_again(monkeypatch):
         made.mount()
     assert unmounted == ["/models"]
     made.close()
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_who_asked_is_told_also_where_the_list_of_mounts_cannot_be_read(tmp_path, monkeypatch, capfd, is_known):
+    """Mutation: on a host without a descriptor left the worker goes on, and who asked is told nothing."""
+
+    def fail(*_: object) -> None:
+        raise OSError(23, os.strerror(23))
+
+    def start() -> None:
+        raise MountError("the kernel did not begin the conversation")
+
+    outcomes, ended = [], []
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://m", "allow_other": False})
+    supervisor = Supervisor(request, log, outcomes.append)
+    monkeypatch.setattr(supervisor, "_start", start)
+    monkeypatch.setattr(supervisor._workers, "end_all", lambda *, ask_first: ended.append(ask_first))
+    monkeypatch.setattr(supervisor._connection, "entry", mount_at("/") if is_known else None)
+    monkeypatch.setattr(mountinfo_module, "_read_list", fail)
+    assert supervisor.run() == 1
+    log.close()
+    assert [outcome.message for outcome in outcomes] == ["the kernel did not begin the conversation"]
+    assert ended
+    assert ("may be left mounted" in capfd.readouterr().err) == is_known

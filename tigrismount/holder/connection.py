@@ -168,7 +168,7 @@ class Connection:
 
     def is_mounted(self) -> bool:
         """Whether it can still be seen."""
-        return self._find(read_mounts()) is not None
+        return self.entry is not None and self._find(read_mounts()) is not None
 
     def _find(self, mounts: Iterable[MountEntry]) -> MountEntry | None:
         """Return the mount as it is among *mounts* now; the directory above it may have another name."""

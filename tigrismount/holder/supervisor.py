@@ -220,12 +220,17 @@ class Supervisor:
 
     def _undo(self) -> None:
         """Leave nothing behind: neither mount nor worker."""
-        if self._connection.is_mounted():
-            self._connection.try_unmount(lazy=True)
+        self._undo_mount()
         self._workers.end_all(ask_first=True)
         self._let_go()
-        if self._connection.is_mounted():  # a helper may have hung on a worker that did; it is gone now
-            self._connection.try_unmount(lazy=True)
+        self._undo_mount()  # a helper may have hung on a worker that did; it is gone now
+
+    def _undo_mount(self) -> None:
+        try:
+            if self._connection.is_mounted():
+                self._connection.try_unmount(lazy=True)
+        except OSError as exc:  # such as no descriptor left on this machine: the list of mounts cannot be read
+            self._log.error(f"{self._request.spec.mountpoint} may be left mounted: {exc.strerror}")
 
     # ------------------------------------------------------------------ serving
 
