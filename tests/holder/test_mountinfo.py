@@ -128,6 +128,23 @@ def test_a_mount_that_is_covered_while_its_supervisor_is_replaced_is_known(conne
     after.close()
 
 
+def test_an_upgrade_knows_a_mount_whose_directory_was_renamed_from_the_next_one_there(connection, monkeypatch):
+    """Mutation: its end unmounts what somebody has mounted at the old name since, and leaves its own, dead."""
+    _, said = connection
+    moved, next_one = listed(OURS).replace(b" /m ", b" /moved "), listed((91, "fuse.tigrismount", "s3://other"))
+    unmounted = []
+    monkeypatch.setattr(mountinfo, "_read_list", lambda: moved + next_one)
+    monkeypatch.setattr(connection_module, "unmount", lambda path, *, lazy: unmounted.append(path))
+    after = Connection(MountSpec(mountpoint="/m", fsname="s3://m", allow_other=False), said.append)
+    init = struct.pack("=IIQQIIIHH", 60, 26, 2, 0, 0, 0, 0, 0, 0) + struct.pack("=IIIII", 7, 31, 131072, 0, 0)
+    held_fd, other_fd = os.pipe()
+    after.adopt(held_fd, -1, init, b"", known=(90, "0:90"))
+    after.try_unmount(lazy=False)
+    assert (unmounted, said) == (["/moved"], [])
+    after.close()
+    os.close(other_fd)
+
+
 def test_a_mount_whose_directory_was_renamed_is_unmounted_where_it_is(connection, monkeypatch):
     """Mutation: there is nothing at the old name, and the mount stays where it is and answers nobody."""
     found, said = connection

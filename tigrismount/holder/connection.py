@@ -114,8 +114,19 @@ class Connection:
         covered_fd: int = -1,
         lost: Iterable[int] = (),
         journal_number: int = 0,
+        known: tuple[int, str] | None = None,
     ) -> None:
         """Go on with what another process held; the descriptors are owned from now on.
+
+        Args:
+            fuse_fd: The connection.
+            journal_fd: The journal; a new one where there is none.
+            init_request: The kernel's first message.
+            init_reply: What was answered.
+            covered_fd: The directory below.
+            lost: Numbers of the mounts that were left below.
+            journal_number: See the member of that name.
+            known: The mount's own numbers, where they are those of today; else it is what is seen at its place.
 
         Raises:
             MountError: *init_request* is not one.
@@ -127,7 +138,11 @@ class Connection:
             journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         self.journal_fd = journal_fd
         # Not what covers it by now, which is somebody else's.
-        self.entry = mount_at(self.spec.mountpoint, [entry for entry in read_mounts() if entry.is_ours])
+        mounts = [entry for entry in read_mounts() if entry.is_ours]
+        if known is None:
+            self.entry = mount_at(self.spec.mountpoint, mounts)
+        else:
+            self.entry = next((entry for entry in mounts if (entry.mount_id, entry.device) == known), None)
 
     def answer(self, reply: bytes) -> None:
         """Answer INIT; only once in the life of a connection.

@@ -53,6 +53,10 @@ class Heirloom:
     """Name of the journal in systemd's store."""
     lost: list[int] = field(default_factory=list)
     """Numbers of the lost mounts that this one lies on."""
+    mount_id: int = -1
+    """The mount's own number, 0 for none; -1 where it says nothing, as the next process of a unit sees others."""
+    device: str = ""
+    """Its filesystem's."""
 
     def to_bytes(self) -> bytes:
         """Return it as one JSON document."""

@@ -367,7 +367,9 @@ class Supervisor:
     def _heirloom(self, request: MountRequest, *, with_worker: bool) -> Heirloom:
         worker, connection, succession = self._workers.current, self._connection, self._replacement.succession
         fds: dict[str, int] = {}
+        known = (-1, "")
         if with_worker and worker is not None:
+            known = (0, "") if connection.entry is None else (connection.entry.mount_id, connection.entry.device)
             channel_fd, output_fd = worker.inherit()
             fds = {"fuse": connection.fuse_fd, "journal": connection.journal_fd}
             fds |= {"channel": channel_fd, "output": output_fd}
@@ -384,6 +386,8 @@ class Supervisor:
             fds=fds,
             journal=journal_name(connection),
             lost=connection.lost,
+            mount_id=known[0],
+            device=known[1],
         )
 
     def _adopt(self, heirloom: Heirloom) -> None:
@@ -391,7 +395,8 @@ class Supervisor:
         init = bytes.fromhex(heirloom.init_request), bytes.fromhex(heirloom.init_reply)
         covered_fd = fds.get("covered", -1)
         number = journal_number_after(heirloom.journal)
-        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd, heirloom.lost, number)
+        known = (heirloom.mount_id, heirloom.device) if heirloom.mount_id >= 0 else None
+        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd, heirloom.lost, number, known)
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = heirloom.count, heirloom.reason
