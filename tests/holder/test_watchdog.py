@@ -104,3 +104,24 @@ def test_a_worker_is_not_blamed_for_a_filesystem_on_top(monkeypatch, kind):
     dog.reset()
     os.close(answer_fd)
     os.close(unanswered_fd)
+
+
+def test_a_filesystem_on_top_that_hangs_is_asked_once(monkeypatch):
+    """Mutation: each probe leaves a child that hangs as long as the other one does, until there can be no worker."""
+    ours, theirs = parse_mounts(
+        b"90 27 0:50 / /models ro - fuse.tigrismount s3://m ro\n91 27 0:51 / /models ro - nfs4 somebody ro\n"
+    )
+    seen, started = [theirs], []
+    monkeypatch.setattr(watchdog, "mount_at", lambda _: seen[0])
+    answer_fd, unanswered_fd = os.pipe()
+    probe = SimpleNamespace(fileno=lambda: answer_fd, finish=lambda: None)
+    dog = Watchdog("/models", hang_s=0.0, start_probe=lambda path: started.append(path) or probe)
+    for _ in range(60):
+        assert not dog.turn(FakeWorker(answers=True))
+    assert len(started) == 1
+    seen[0] = ours
+    said = [dog.turn(FakeWorker(answers=True)) for _ in range(20)]
+    assert any("did not answer the kernel" in text for text in said), "it is on top no longer"
+    dog.reset()
+    os.close(answer_fd)
+    os.close(unanswered_fd)

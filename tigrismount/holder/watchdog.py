@@ -50,6 +50,7 @@ class Watchdog:
         self._probe_turns = 0
         self._turns = 0
         self._next_s = 0.0
+        self._is_covered = False
         self.has_progress = True
         """Whether everything that was asked before the last turn has been answered."""
 
@@ -70,6 +71,7 @@ class Watchdog:
         if self._probe_turns >= TURNS_MAX:
             if self._is_seen():
                 return f"did not answer the kernel for {seconds}"
+            self._is_covered = True
             self._end_probe()
         self.has_progress = worker.unanswered == 0 and finding
         worker.ping()
@@ -100,6 +102,10 @@ class Watchdog:
         """Follow the probe; return whether it is in time."""
         if self._probe is None:
             if self._mountpoint is not None and (worker.unanswered or self._turns % _PROBE_EVERY_TURNS == 0):
+                # What hangs on top keeps each child that asks it for as long as it hangs.
+                self._is_covered = self._is_covered and not self._is_seen()
+                if self._is_covered:
+                    return True
                 with contextlib.suppress(MountError):  # who has no process left for one asks again later
                     self._probe, self._probe_turns = self._start_probe(self._mountpoint), 0
             return True
