@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
@@ -118,6 +119,22 @@ def test_the_helper_takes_no_mount_away_that_somebody_made_by_hand(monkeypatch, 
     monkeypatch.setenv("EXIT_STATUS", "1")
     helper._unmount(unit)
     assert len(mounts) == left
+
+
+@pytest.mark.parametrize("owner", [0, 990], ids=["somebody's own", "a unit's"])
+def test_the_helper_takes_no_mount_away_that_it_could_not_look_at(monkeypatch, owner):
+    """As where the child that looked was killed, for the same want of memory that has ended the supervisor.
+
+    Mutation: a mount that waits for its next worker is replaced, and files that are open fail.
+    """
+    entry = parse_mounts(f"90 27 0:50 / /mnt/b ro - fuse.tigrismount s3://b ro,user_id={owner}".encode())[0]
+    monkeypatch.setattr(helper, "mount_at", lambda _: entry)
+    monkeypatch.setattr(helper, "unmount", lambda *_, **__: pytest.fail("takes it away"))
+    monkeypatch.setattr(helper, "probe", lambda _, timeout_s: Finding(Health.FAILED))
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    unit = Unit("b", "s3://b", "/mnt/b", "/etc/tigrismount/b.toml", {})
+    with contextlib.nullcontext() if owner else pytest.raises(MountError, match="is mounted there already"):
+        helper._mount(unit)
 
 
 def test_the_helper_is_small_and_needs_the_standard_library_only():

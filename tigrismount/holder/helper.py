@@ -78,8 +78,12 @@ def _mount(unit: Unit) -> None:
         health = probe(unit.mountpoint, timeout_s=_PROBE_S).health
         if health is Health.HUNG:
             return
-        if health is Health.OK and entry.owner_uid != user.pw_uid:
+        if health is not Health.DEAD and entry.owner_uid != user.pw_uid:
             raise MountError(f"{unit.mountpoint}: {entry.source} is mounted there already, and not by a unit")
+        if health is Health.FAILED:
+            # As where the child that looked was killed for want of memory. Should systemd hold nothing of it, the
+            # process that comes does not start, and "unmount" takes the mount away.
+            return
         unmount(unit.mountpoint, lazy=True)
     _make_directory(unit.mountpoint)
     owner = (user.pw_uid, user.pw_gid)
