@@ -215,3 +215,23 @@ def test_a_mount_that_is_stopped_while_it_is_given_passes_on_no_other_mounts_con
     stopping.join(30)
     assert passed == ["/memfd:connection (deleted)", "/memfd:journal (deleted)"]
     assert held.fuse_fd == -1
+
+
+@pytest.mark.parametrize("was_taken_back", [True, False])
+def test_a_mount_whose_key_is_not_known_is_not_mounted_anew(tmp_path, monkeypatch, was_taken_back):
+    """Its worker ended as this driver was started: what it signed with was never said.
+
+    Mutation: no key means the mounter's own, and the volume of somebody with a key of his own is served with that.
+    """
+    monkeypatch.setattr("tigrismount.csi.kernel.abort", lambda _: None)
+    mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)
+    order = Order(mount_id="one", source="s3://models", options={}, mountpoint="/one", secret={})
+    held = mounts._mounts["one"] = Held(order)
+    anew = threading.Event()
+    monkeypatch.setattr(mounts, "_remount", lambda _: anew.set())
+    if was_taken_back:
+        body = {**order.to_values(), "init": "00", "init_reply": "00", "count": 0, "reason": ""}
+        mounts._take_message(Message("have", body, (os.memfd_create("connection"), os.memfd_create("journal"))))
+    mounts._take_message(Message("lost", {"id": "one", "message": "the worker was killed", "may_remount": True}))
+    assert held.lost
+    assert anew.wait(0.2) == was_taken_back

@@ -313,6 +313,9 @@ class HeldMounts:
     def _lose(self, held: Held, message: str, *, may_remount: bool) -> None:
         log.warning("%s: %s", held.order.mount_id, message)
         held.lost = message
+        # Before it was taken back from the mounter, as by a driver that has just begun, its key is not known, and none
+        # would mean the mounter's own: it is mounted anew when it is published again.
+        may_remount = may_remount and (held.fuse_fd >= 0 or bool(held.order.secret))
         # A worker that is stuck on a disk cannot be killed, and holds the connection: readers would wait for it.
         with contextlib.suppress(MountError):
             kernel.abort(held.at)
