@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import socket
 import struct
 
@@ -127,6 +128,21 @@ def test_a_mount_of_the_present_does_not_become_one_of_a_snapshot():
 
     assert another_mount(config("latest"), config(None)) == "snapshot is another one now"
     assert not another_mount(config("latest"), config("latest"))
+
+
+@pytest.mark.parametrize("is_anew", [True, False], ids=["made anew", "made first"])
+def test_a_hangup_that_comes_while_a_mount_is_made_anew_is_not_forgotten(tmp_path, is_anew):
+    """Mutation: who asks for an upgrade then sees another worker, is told that all is well, and has the old program."""
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+    supervisor = Supervisor(request, log, lambda _: None)
+    if is_anew:
+        supervisor._replacement.succession.note_remounted()
+    with supervisor._events:
+        supervisor._events.signals.append(signal.SIGHUP)
+        supervisor._check_interruptions()
+    assert supervisor._wants_upgrade == is_anew
+    log.close()
 
 
 def test_what_nobody_expected_behind_an_upgrade_leaves_the_mount_to_the_next_start(tmp_path, monkeypatch, capfd):

@@ -206,7 +206,8 @@ class Supervisor:
                 raise InterruptedBySignalError(number)
             if not self._log.is_standard_error:
                 self._log.reopen()
-            self._wants_upgrade = self._serves
+            if self._serves or self._replacement.succession.count:  # a mount that is made anew has served
+                self._wants_upgrade = True
         worker = self._workers.current
         if self._serves and worker is not None and worker.has_ended():
             self._replacement.succession.note_outage(time.monotonic())
