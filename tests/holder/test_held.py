@@ -16,7 +16,6 @@ from tigrismount.holder.launch import run_resumed
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.reload import another_mount
 from tigrismount.holder.request import MountRequest
-from tigrismount.holder.store import journal_name
 from tigrismount.holder.supervisor import LOST, Supervisor
 
 
@@ -110,7 +109,18 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
         assert supervisor._take_from_systemd()
     found = supervisor._replacement.config
     assert (found["fsname"], found["log_level"], found["s3"]["snapshot_version"]) == served
-    assert journal_name(supervisor._connection) != journal, "one killed now would leave the state without its journal"
+    told = []
+    monkeypatch.setattr(supervisor._store._notify, "store", lambda name, _: bool(told.append(name)) or True)
+    monkeypatch.setattr(supervisor._store, "_is_used", True)
+    number = supervisor._connection.journal_number
+    for journals in (0, 2):  # as a worker may write it anew twice while another one is made ready
+        supervisor._connection._journals = number + journals
+        supervisor._leave_with_systemd()
+    other = {"journal0": "journal1", "journal1": "journal0"}[journal]
+    assert told == [other, "state", journal, "state"], "one killed between two leaves a state and its journal"
+    supervisor._connection._journals += 1
+    with_worker = supervisor._heirloom(supervisor._request, with_worker=True)
+    assert with_worker.journal == journal, "that of the state which systemd has, also behind an upgrade"
     supervisor._connection.close()
     log.close()
 

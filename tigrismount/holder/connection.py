@@ -113,7 +113,6 @@ class Connection:
         init_reply: bytes,
         covered_fd: int = -1,
         lost: Iterable[int] = (),
-        journal_number: int = 0,
         known: tuple[int, str] | None = None,
     ) -> None:
         """Go on with what another process held; the descriptors are owned from now on.
@@ -125,7 +124,6 @@ class Connection:
             init_reply: What was answered.
             covered_fd: The directory below.
             lost: Numbers of the mounts that were left below.
-            journal_number: See the member of that name.
             known: The mount's own numbers, where they are those of today; else it is what is seen at its place.
 
         Raises:
@@ -133,7 +131,7 @@ class Connection:
         """
         describe_init(init_request)
         self.fuse_fd, self.init_request, self.init_reply = fuse_fd, init_request, init_reply
-        self.covered_fd, self._lost, self._journals = covered_fd, set(lost), journal_number
+        self.covered_fd, self._lost = covered_fd, set(lost)
         if journal_fd < 0:
             journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
         self.journal_fd = journal_fd

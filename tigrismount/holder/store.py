@@ -20,16 +20,7 @@ if TYPE_CHECKING:
 
 NAMES = ("fuse", "init", "state", "journal0", "journal1")
 """Everything that is kept."""
-
-
-def journal_name(connection: Connection) -> str:
-    """Return the name of the journal that is in force."""
-    return f"journal{connection.journal_number % 2}"
-
-
-def journal_number_after(name: str) -> int:
-    """Return the number to begin with where the state that is in force names that journal: its own stays until then."""
-    return int(name == "journal0")
+_OTHER = {"journal0": "journal1", "journal1": "journal0"}
 
 
 class Store:
@@ -44,6 +35,8 @@ class Store:
         self._notify = notify
         self._is_used = is_used
         self._left = (-1, -1)
+        self.journal = ""
+        """Name of the journal that goes with the state which systemd has; it stays until there is another state."""
 
     def take(self) -> tuple[int, bytes, Heirloom | None]:
         """Return the connection, the kernel's INIT request, and the state of a supervisor before this one, if any.
@@ -69,14 +62,15 @@ class Store:
 
     def leave(self, connection: Connection, heirloom: Heirloom) -> None:
         """Have systemd keep what its next start of this unit needs to take over; it is not current where that fails."""
+        has_journal = self._left[0] == connection.journal_number
+        name = self.journal if has_journal else _OTHER.get(self.journal, "journal0")
         try:
-            fd = write_memory_file(heirloom.to_bytes())
+            fd = write_memory_file(replace(heirloom, journal=name).to_bytes())
         except OSError:  # such as no descriptor left on this machine
             return
-        has_journal = self._left[0] == connection.journal_number
-        has_journal = has_journal or self._notify.store(journal_name(connection), connection.journal_fd)
+        has_journal = has_journal or self._notify.store(name, connection.journal_fd)
         if has_journal and self._notify.store("state", fd):
-            self._left = (connection.journal_number, heirloom.count)
+            self._left, self.journal = (connection.journal_number, heirloom.count), name
         os.close(fd)
 
     def clear(self) -> None:

@@ -41,7 +41,7 @@ from tigrismount.holder.protocol import Channel
 from tigrismount.holder.reload import Reload, another_mount
 from tigrismount.holder.replacement import Replacement
 from tigrismount.holder.request import MountRequest, Outcome, keep_snapshot, with_snapshot
-from tigrismount.holder.store import Store, journal_name, journal_number_after
+from tigrismount.holder.store import Store
 from tigrismount.holder.watchdog import Watchdog
 from tigrismount.holder.worker import Worker
 from tigrismount.holder.workers import Workers
@@ -385,7 +385,7 @@ class Supervisor:
             foreground=self._log.is_foreground,
             worker_pid=self._workers.pid,
             fds=fds,
-            journal=journal_name(connection),
+            journal=self._store.journal,
             lost=connection.lost,
             mount_id=known[0],
             device=known[1],
@@ -395,9 +395,9 @@ class Supervisor:
         fds = heirloom.fds
         init = bytes.fromhex(heirloom.init_request), bytes.fromhex(heirloom.init_reply)
         covered_fd = fds.get("covered", -1)
-        number = journal_number_after(heirloom.journal)
+        self._store.journal = heirloom.journal
         known = (heirloom.mount_id, heirloom.device) if heirloom.mount_id >= 0 else None
-        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd, heirloom.lost, number, known)
+        self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd, heirloom.lost, known)
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = heirloom.count, heirloom.reason
