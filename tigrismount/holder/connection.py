@@ -94,11 +94,12 @@ class Connection:
     def _check_not_taken(self) -> None:
         """Refuse to hide a mount that somebody has made since it was looked for, while our worker started.
 
-        ``fusermount3`` refuses by itself.
+        Also any other that covers a lost one. ``fusermount3`` refuses by itself.
         """
         entry = mount_at(self.spec.mountpoint)
-        if entry is not None and entry.is_ours and entry.mount_id not in self._lost:
-            raise MountError(f"{self.spec.mountpoint}: {entry.source} has been mounted there at the same time")
+        if entry is not None and (entry.is_ours or self._lost) and entry.mount_id not in self._lost:
+            when = "over the one that is lost" if self._lost else "at the same time"
+            raise MountError(f"{self.spec.mountpoint}: {entry.source} has been mounted there {when}")
 
     @property
     def lost(self) -> list[int]:
