@@ -5,6 +5,7 @@ import pytest
 from tigrismount.errors import ConfigError
 from tigrismount.mounter.volumes import DEFAULT_CACHE_DIR, OF_THE_NODE, Installation, resolve
 from tigrismount.mounter.wire import Order
+from tigrismount.vfs.options import VfsConfig
 
 ENV = {"HOME": "/", "TIGRISMOUNT_METADATA_TTL": "5s"}
 
@@ -87,3 +88,16 @@ def test_an_order_keeps_its_secret_out_of_what_is_printed():
 def test_a_snapshot_stays_the_version_that_a_worker_before_has_found():
     asked = order({"snapshot": "latest"}, snapshot_version="1751631910000000000")
     assert resolve(asked, Installation(environment=ENV)).s3.snapshot_version == "1751631910000000000"
+
+
+def test_a_mount_of_the_present_stays_one_though_the_node_names_a_snapshot_by_now(tmp_path):
+    # Else each worker finds out anew what "latest" means, and names of several moments are believed for ever.
+    environment = {**ENV, "TIGRISMOUNT_SNAPSHOT": "latest"}
+    config = resolve(order(), Installation(environment=environment), has_served=True)
+    assert (config.s3.snapshot, config.vfs.metadata_ttl_s) == (None, 5)
+    assert resolve(order(), Installation(environment=environment)).s3.snapshot == "latest"
+    found = order(snapshot_version="1751631910000000000")
+    assert resolve(found, Installation(environment=environment), has_served=True).s3.snapshot == "latest"
+    (tmp_path / "file").write_text('snapshot = "latest"\n')
+    config = resolve(order(), Installation(environment=ENV, config_file=str(tmp_path / "file")), has_served=True)
+    assert (config.s3.snapshot, config.vfs.metadata_ttl_s) == (None, VfsConfig(bucket="models").metadata_ttl_s)

@@ -164,7 +164,7 @@ class Keeper:
 
     def _resolve(self, first: Message) -> MountConfig | None:
         try:
-            return resolve(self.order, self._installation)
+            return resolve(self.order, self._installation, has_served=first.type == "adopt")
         except ConfigError as exc:
             if first.type == "start":
                 self._log.warning(f"was not mounted: {exc}")

@@ -18,6 +18,7 @@ from tigrismount.errors import ConfigError
 from tigrismount.holder.request import WORKER_COMMAND, Deadlines
 from tigrismount.mounter.wire import Order
 from tigrismount.objects.endpoints import store_id
+from tigrismount.vfs.options import VfsConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ OF_THE_NODE = frozenset(
 """Options that no volume sets. ``store_id`` among them: who may choose it can leave bytes in the cache for others."""
 
 _ENDPOINT = "AWS_ENDPOINT_URL"
+_SNAPSHOT = BY_KEY["snapshot"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,13 @@ class Installation:
     """How long workers are waited for."""
 
 
-def resolve(order: Order, installation: Installation) -> MountConfig:
+def resolve(order: Order, installation: Installation, *, has_served: bool = False) -> MountConfig:
     """Return the configuration of the worker of a mount; a snapshot stays the version that a worker before has found.
+
+    Args:
+        order: What is mounted.
+        installation: What holds for all mounts here.
+        has_served: Whether another worker has served it: one of the present stays that.
 
     Raises:
         ConfigError: Something in it means nothing, or is not the volume's to set; the message holds every fault.
@@ -67,8 +74,15 @@ def resolve(order: Order, installation: Installation) -> MountConfig:
     if endpoint := order.secret.get(_ENDPOINT):
         environment[_ENDPOINT] = endpoint
         environment.pop(f"{_ENDPOINT}_S3", None)
+    of_the_present = has_served and order.snapshot_version is None and _SNAPSHOT.key not in order.options
+    if of_the_present:
+        environment.pop(_SNAPSHOT.variable, None)
     options = [f"{name}={value}" for name, value in order.options.items()]
     config = _of_its_own_store(_load(order, installation, options, environment), order, installation)
+    if of_the_present and config.s3.snapshot is not None:  # of the file
+        usual = VfsConfig(bucket=config.vfs.bucket)
+        vfs = replace(config.vfs, metadata_ttl_s=usual.metadata_ttl_s, negative_ttl_s=usual.negative_ttl_s)
+        config = replace(config, s3=replace(config.s3, snapshot=None), vfs=vfs)
     memory_bytes = read_host_facts(environment).memory_bytes
     if config.blocks.memory_limit_bytes > memory_bytes:
         raise ConfigError(
