@@ -113,3 +113,14 @@ def test_who_has_stopped_reading_stops_nobody():
     assert [line.partition(".test: ")[2].split()[0] for line in lines[:100]] == list(map(str, range(100)))
     assert last.endswith("tigrismount.test: the last one")
     assert not end
+
+
+def test_what_is_logged_without_a_standard_error_ends_nobody():
+    """Mutation: a driver that was started with it closed ends with the first line."""
+    code = (
+        "import logging; from tigrismount.loglines import log_to_standard_error as to; to('info', json_lines=False)\n"
+        "logging.getLogger('tigrismount').info('x'); print('goes on')"
+    )
+    command = ["sh", "-c", '"$0" -c "$1" 2>&-', sys.executable, code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "goes on\n"

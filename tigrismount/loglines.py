@@ -45,7 +45,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         """Write a line, or lose it; never raises."""
         try:
             fd = self.stream.fileno()
-        except (OSError, ValueError):  # something in memory
+        except (AttributeError, OSError, ValueError):  # nothing, or something in memory
             super().emit(record)
             return
         try:
