@@ -88,6 +88,17 @@ def test_a_socket_without_a_listener_is_stale_and_can_be_dropped(tmp_path):
         request(path, "status", timeout_s=30)
 
 
+def test_nothing_is_asked_where_others_could_listen(serve, tmp_path):
+    """Who made /tmp/tigrismount-UID before us would be handed in our key, and choose the process to signal."""
+    path, seen = serve(b'{"config": {}}\n')
+    tmp_path.chmod(0o777)
+    with pytest.raises(MountError, match="not a directory of yours alone"):
+        request(path, "credentials", timeout_s=30, secret_access_key="secret")
+    assert seen == []
+    tmp_path.chmod(0o700)
+    request(path, "status", timeout_s=30)
+
+
 def test_sockets_are_listed_in_order_from_a_private_directory_only(tmp_path):
     directory = tmp_path / "run"
     directory.mkdir(mode=0o700)

@@ -34,7 +34,7 @@ def request(path: str, command: str, *, timeout_s: float, **arguments: object) -
 
     Raises:
         StaleSocketError: Nobody listens there.
-        MountError: It did not answer in time, or not with a JSON object.
+        MountError: It did not answer in time, or not with a JSON object, or others could have put it there.
     """
     with _asked(path, command, timeout_s, arguments) as lines:
         return _parse(path, lines.readline(MAX_REPLY_BYTES))
@@ -51,7 +51,7 @@ def stream(path: str, command: str, *, timeout_s: float, **arguments: object) ->
 
     Raises:
         StaleSocketError: Nobody listens there.
-        MountError: It fell silent, or a line is no JSON object or an error.
+        MountError: It fell silent, or a line is no JSON object or an error, or others could have put it there.
     """
     with _asked(path, command, timeout_s, arguments) as lines:
         while line := lines.readline(MAX_REPLY_BYTES):
@@ -61,6 +61,10 @@ def stream(path: str, command: str, *, timeout_s: float, **arguments: object) ->
 @contextlib.contextmanager
 def _asked(path: str, command: str, timeout_s: float, arguments: dict[str, object]) -> Iterator[io.BufferedReader]:
     """Connect and ask, and give what is answered to read."""
+    directory = os.path.dirname(path)
+    # In /tmp anybody may have made it: they would be handed in keys, and name the processes to signal.
+    if os.path.lexists(directory) and not is_private(directory):
+        raise MountError(f"{directory}: is not a directory of yours alone; remove it, or set XDG_RUNTIME_DIR")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
         try:
