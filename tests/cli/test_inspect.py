@@ -309,3 +309,12 @@ def test_the_newest_load_of_the_files_is_drawn_with_what_it_waited_for(model, tm
 def test_the_command_needs_its_argument(capfd):
     assert main(["inspect"]) == 2
     assert "Missing argument" in capfd.readouterr().err
+
+
+def test_the_names_of_an_index_cannot_steer_the_terminal_where_they_are_missing_either(tigrismount, tmp_path):
+    """Whoever wrote the bucket names the shards: a warning with such a name would change a person's terminal."""
+    names = {"weight_map": {"w": "\x1b]0;owned\x07.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(names))
+    ended = tigrismount("inspect", str(tmp_path))
+    assert "\\x1b]0;owned\\x07.safetensors: is named by the index" in ended.err
+    assert "\x1b" not in ended.err + ended.out

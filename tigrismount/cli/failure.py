@@ -19,6 +19,8 @@ HEALTH_BAD_USAGE = 64
 """The same for ``health``, whose low numbers say how a mount does (EX_USAGE of sysexits.h)."""
 INTERRUPTED = 130
 """Ctrl-C, as shells number it."""
+_RAW_BYTES = frozenset(map(chr, range(0xDC80, 0xDD00)))
+"""Of paths that are not UTF-8; standard error shows each with an escape."""
 
 
 class CommandFailure(Exception):  # noqa: N818 -- not a fault of a program: the normal end of a command that failed
@@ -83,4 +85,6 @@ def _tell(line: str) -> None:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    """Return *message* so that no name in it can steer a terminal: keys come from buckets, shards from an index."""
+    line = " ".join(message.split())
+    return "".join(c if c.isprintable() or c in _RAW_BYTES else f"\\x{ord(c):02x}" for c in line)
