@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import shutil
@@ -201,6 +202,25 @@ async def test_a_loop_that_does_not_answer_is_told_and_the_last_figures_are_show
     # While this call runs, so does nothing else in the loop.
     assert get(server.port, "/healthz")[0] == 503
     assert get(server.port, "/metrics")[0] == 200
+
+
+async def test_who_speaks_for_ever_keeps_no_others_waiting(serve, monkeypatch):
+    """One byte every few seconds held the only connection for days, and probes had the mount started again."""
+    monkeypatch.setattr("tigrismount.metrics.server._Handler.timeout", 0.3)
+    server = await serve()
+    stream = await trio.open_tcp_stream("127.0.0.1", server.port)
+    await stream.send_all(b"GET /metrics HTTP/1.1\r\nX: ")
+
+    async def speak():
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(b"x")
+                await trio.sleep(0.02)
+
+    async with stream, trio.open_nursery() as nursery:
+        nursery.start_soon(speak)
+        assert await trio.to_thread.run_sync(get, server.port, "/healthz") == (200, b"ok\n")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_taken_address_is_no_end_of_the_mount(serve):

@@ -2,7 +2,7 @@
 
 The loop never waits for the thread, and the thread waits for the loop no longer than a scrape may take: then it shows
 the figures it had, and ``/healthz`` says that the daemon does not answer. One connection is served at a time, and hung
-up on when it says nothing.
+up on when it has not said what it wants in a few seconds.
 
 - ``/``: a page for people (``metrics.page``);
 - ``/metrics``: Prometheus text;
@@ -16,9 +16,11 @@ worth more than its figures.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import socket
 import threading
+import time
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
@@ -40,7 +42,7 @@ ANSWER_S = 2.0
 """How long the loop may take to give figures: less than a scrape, far more than it should ever need."""
 
 _SAY_SOMETHING_S = 5.0
-"""A client that says nothing for so long is hung up on."""
+"""A client that takes so long to say what it wants, or to take the answer, is hung up on."""
 _AGAIN_S = 2.0
 """Time between two tries for an address that is taken."""
 _POLL_S = 0.1
@@ -213,11 +215,44 @@ class _Server(TCPServer):
         log.debug("a scrape failed")
 
 
+class _Request(io.RawIOBase):
+    """What a client says, as long as it may take: a byte now and then would keep all others waiting.
+
+    Args:
+        connection: To the client.
+        within_s: How long it may take.
+    """
+
+    def __init__(self, connection: socket.socket, within_s: float) -> None:
+        self._connection = connection
+        self._until_s = time.monotonic() + within_s
+
+    def readable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Put what comes next into *buffer*.
+
+        Raises:
+            TimeoutError: It has taken too long.
+        """
+        self._connection.settimeout(max(self._until_s - time.monotonic(), 1e-3))
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     timeout = _SAY_SOMETHING_S
     server: _Server
 
+    def setup(self) -> None:
+        """Bound the whole of what the client says, where http.server bounds each wait for more of it."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Request(self.connection, self.timeout))
+
     def do_GET(self) -> None:
+        self.connection.settimeout(self.timeout)
         status, kind, body = self.server.metrics.answer(self.path.partition("?")[0])
         self.send_response(status)
         self.send_header("Content-Type", kind)
