@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import traceback
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,14 @@ def test_a_damaged_aws_file_is_an_error_of_one_line():
     with pytest.raises(ConfigError, match="credentials is damaged") as caught:
         find(S3Config(profile="p"), files={".aws/credentials": "not an ini file"})
     assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_aws_file_is_not_quoted_in_a_traceback():
+    """With --debug it was, and what --debug shows is what reports of faults are asked for."""
+    text = "aws_secret_access_key = hush\n"
+    with pytest.raises(ConfigError) as caught:
+        find(S3Config(profile="p"), files={".aws/credentials": text})
+    assert "hush" not in "".join(traceback.format_exception(caught.value, chain=True))
 
 
 @pytest.mark.parametrize(

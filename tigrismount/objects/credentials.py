@@ -186,7 +186,8 @@ def _section(text: str | None, names: list[str], path: Path) -> Mapping[str, str
     try:
         parser.read_string(text or "")
     except configparser.Error as exc:
-        raise CredentialsError(f"{path} is damaged: {str(exc).splitlines()[0]}") from exc
+        # Not from exc, which quotes what it does not understand: half a key in whatever a traceback is sent to.
+        raise CredentialsError(f"{path} is damaged: {str(exc).splitlines()[0]}") from None
     for name in names:
         if parser.has_section(name):
             return dict(parser[name])
