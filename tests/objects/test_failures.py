@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import traceback
 
 import botocore.exceptions as boto
 import botocore.parsers
@@ -88,6 +89,18 @@ def test_each_foreign_error_becomes_ours_with_one_line_that_helps(foreign, expec
     assert caught.value.__cause__ is foreign
     assert caught.value.bucket == "b"
     assert "\n" not in str(caught.value)
+
+
+def test_a_header_that_cannot_be_sent_is_not_quoted():
+    """A session token that came with a line break was in the log, in the status, and at /readyz for everybody."""
+    connection = http.client.HTTPConnection("127.0.0.1", 9)
+    connection.putrequest("GET", "/")
+    token = b"hush\n"
+    with pytest.raises(ValueError, match="hush") as refused:
+        connection.putheader("X-Amz-Security-Token", token)
+    with pytest.raises(ObjectUnavailableError, match="the key from the test") as caught, translated(TARGET):
+        raise boto.HTTPClientError(error=refused.value)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_our_own_errors_pass_unchanged():

@@ -50,6 +50,9 @@ _NETWORK = (
 )
 """Everything a connection can raise, while it is made and while a body is read; ``ssl`` errors are ``OSError``."""
 
+_HEADER_REFUSED = "Invalid header value"
+"""How ``http.client`` begins to say so."""
+
 _SET_KEYS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a --profile"
 
 
@@ -79,6 +82,12 @@ def translated(target: Target) -> Iterator[None]:
         detail = f"{target.endpoint_url} answered something that is not S3's XML: is it an S3 endpoint?"
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
     except _NETWORK as exc:
+        if _quotes_a_header(exc):
+            detail = (
+                f"a request to {target.endpoint_url} cannot be sent: one of its headers has a line break in it; "
+                f"does the key from {target.key_source}, or its session token, end in one?"
+            )
+            raise ObjectUnavailableError(detail, bucket=target.bucket, key=target.key) from None
         raise _network_error(exc, target) from exc
     except MemoryError as exc:  # may be short for a moment only, and says nothing of the store
         detail = f"this process has no memory for what {target.endpoint_url} answers"
@@ -86,6 +95,14 @@ def translated(target: Target) -> Iterator[None]:
     except Exception as exc:  # botocore trips over answers nobody foresaw in its own ways
         detail = f"{target.endpoint_url} answered something unexpected: {type(exc).__name__}: {_words(exc)}"
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
+
+
+def _quotes_a_header(exc: BaseException) -> bool:
+    """Tell whether a header was refused before anything was sent: the error quotes it, and it may be a session token.
+
+    Neither a log nor a status nor a traceback is the place for that.
+    """
+    return any(isinstance(cause, ValueError) and str(cause).startswith(_HEADER_REFUSED) for cause in _causes(exc))
 
 
 def _answer(exc: boto.ClientError) -> ErrorAnswer:
