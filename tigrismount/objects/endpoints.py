@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TIGRIS_DOMAINS = ("storage.dev", "tigris.dev", "storageapi.dev", "tigrisfiles.io", "tigrisbucket.io", "tigrisblob.io")
 """Domains Tigris serves buckets on: the S3 API (first three) and public objects."""
 
+_TIGRIS_HOSTS = frozenset((*(f"t3.{domain}" for domain in TIGRIS_DOMAINS), "fly.storage.tigris.dev"))
+"""Hosts below them that are no single bucket's."""
+
 _VIRTUAL_HOSTED_DOMAINS = (*TIGRIS_DOMAINS, "amazonaws.com")
 """Domains with a wildcard name and certificate for ``bucket.host``; nothing else may be assumed to have one."""
 
@@ -47,12 +50,13 @@ def store_id(endpoint_url: str) -> str:
     """Return the name of the store in node ids and cache keys: ``tigris``, else the normalised endpoint.
 
     Two spellings of one endpoint give one id: letter case, a default port and a trailing slash do not count. What came
-    without TLS may be anybody's, so it never serves those who ask Tigris with TLS.
+    without TLS may be anybody's, so it never serves those who ask Tigris with TLS. No more does what came from the host
+    of a bucket, or from below a path: all that is asked for there is in that one bucket, whatever bucket was named.
     """
     parts = urlsplit(endpoint_url)
-    if is_tigris(endpoint_url) and parts.scheme == "https":
-        return "tigris"
     host = (parts.hostname or "").lower()
+    if parts.scheme == "https" and host.rstrip(".") in _TIGRIS_HOSTS and not parts.path.strip("/"):
+        return "tigris"
     port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
 
