@@ -103,6 +103,14 @@ def test_a_header_that_cannot_be_sent_is_not_quoted():
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_the_address_of_a_proxy_is_not_quoted():
+    """A password with a # in it is cut there, and what is left was in the log and in the status."""
+    refused = urllib3.exceptions.LocationParseError("'user:hush' is not a valid host or port")
+    with pytest.raises(ObjectUnavailableError, match="HTTPS_PROXY") as caught, translated(TARGET):
+        raise boto.HTTPClientError(error=refused)
+    assert "hush" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_our_own_errors_pass_unchanged():
     error = StaleObjectError("changed")
     with pytest.raises(StaleObjectError) as caught, translated(TARGET):

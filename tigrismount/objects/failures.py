@@ -82,11 +82,7 @@ def translated(target: Target) -> Iterator[None]:
         detail = f"{target.endpoint_url} answered something that is not S3's XML: is it an S3 endpoint?"
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
     except _NETWORK as exc:
-        if _quotes_a_header(exc):
-            detail = (
-                f"a request to {target.endpoint_url} cannot be sent: one of its headers has a line break in it; "
-                f"does the key from {target.key_source}, or its session token, end in one?"
-            )
+        if detail := _unquoted(exc, target):
             raise ObjectUnavailableError(detail, bucket=target.bucket, key=target.key) from None
         raise _network_error(exc, target) from exc
     except MemoryError as exc:  # may be short for a moment only, and says nothing of the store
@@ -97,12 +93,24 @@ def translated(target: Target) -> Iterator[None]:
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
 
 
-def _quotes_a_header(exc: BaseException) -> bool:
-    """Tell whether a header was refused before anything was sent: the error quotes it, and it may be a session token.
+def _unquoted(exc: BaseException, target: Target) -> str:
+    """Return what happened where the error itself quotes what is nobody's business; empty where it does not.
 
-    Neither a log nor a status nor a traceback is the place for that.
+    Nothing was sent then. A header may be a session token, and the address of a proxy may hold a password: neither a
+    log nor a status nor a traceback is the place for them.
     """
-    return any(isinstance(cause, ValueError) and str(cause).startswith(_HEADER_REFUSED) for cause in _causes(exc))
+    for cause in _causes(exc):
+        if isinstance(cause, urllib3.exceptions.LocationParseError):
+            return (
+                f"no request to {target.endpoint_url} can be sent, as the proxy's address, or this one, is none: check "
+                "HTTPS_PROXY and HTTP_PROXY; in a password, characters such as # / @ are written as %23 %2F %40"
+            )
+        if isinstance(cause, ValueError) and str(cause).startswith(_HEADER_REFUSED):
+            return (
+                f"a request to {target.endpoint_url} cannot be sent: one of its headers has a line break in it; "
+                f"does the key from {target.key_source}, or its session token, end in one?"
+            )
+    return ""
 
 
 def _answer(exc: boto.ClientError) -> ErrorAnswer:
