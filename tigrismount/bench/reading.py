@@ -26,10 +26,10 @@ def read_files(extents: list[tuple[str, int]], timeout_s: float) -> list[tuple[f
     Raises:
         CommandError: The child failed or took too long.
     """
-    from tigrismount.demo.command import run_child
+    from tigrismount.demo.command import MODULE, run_child
 
     arguments = (str(timeout_s), json.dumps(extents))
-    done = run_child(sys.executable, "-m", "tigrismount.bench.reading", *arguments, timeout_s=timeout_s + 5).check()
+    done = run_child(*MODULE, "tigrismount.bench.reading", *arguments, timeout_s=timeout_s + 5).check()
     return [(float(at_s), int(size)) for at_s, size in map(json.loads, done.output.splitlines())]
 
 

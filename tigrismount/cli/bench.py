@@ -201,5 +201,5 @@ def _run_demo(budget_bytes: int, work_in: str) -> int:
         model = plan_model(budget_bytes // 3, shard_bytes=64 << 20)
         upload_model(client, bucket, prefix, model, lambda _bytes: None)
         again = [word for word in click.get_current_context().obj["arguments"] if word != "--demo"]
-        command = [sys.executable, "-m", "tigrismount", *again, _DEMO_SOURCE]
+        command = [sys.executable, "-P", "-m", "tigrismount", *again, _DEMO_SOURCE]
         return subprocess.run(command, env=server.env(), check=False).returncode

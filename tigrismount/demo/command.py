@@ -19,6 +19,8 @@ from tigrismount.errors import MountError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+MODULE = (sys.executable, "-P", "-m")
+"""Runs a module of ours; ``-P`` keeps the working directory, which may be anybody's, off the module path."""
 COMMAND_S = 90.0
 """Deadline of one command: a mount takes a second, and gives up by itself after a minute."""
 END_S = 60.0
@@ -65,7 +67,7 @@ def run_command(*arguments: str, env: Mapping[str, str], timeout_s: float = COMM
     Raises:
         CommandError: It did not end in time; it has been killed.
     """
-    return run_child(sys.executable, "-m", "tigrismount", *arguments, env=env, timeout_s=timeout_s)
+    return run_child(*MODULE, "tigrismount", *arguments, env=env, timeout_s=timeout_s)
 
 
 def run_child(*command: str, env: Mapping[str, str] | None = None, timeout_s: float = COMMAND_S) -> Finished:
@@ -79,7 +81,7 @@ def run_child(*command: str, env: Mapping[str, str] | None = None, timeout_s: fl
     Raises:
         CommandError: It did not end in time; it has been killed.
     """
-    name = " ".join(command[2:] if command[:2] == (sys.executable, "-m") else command)
+    name = " ".join(command[len(MODULE) :] if command[: len(MODULE)] == MODULE else command)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, env=env) as process:
             try:

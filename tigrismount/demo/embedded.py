@@ -10,11 +10,10 @@ import json
 import os
 import select
 import subprocess
-import sys
 import urllib.request
 from typing import TYPE_CHECKING, Any, Self
 
-from tigrismount.demo.command import CommandError
+from tigrismount.demo.command import MODULE, CommandError
 from tigrismount.demo.recorder import RequestRecord
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ class EmbeddedS3:
             CommandError: It did not come up; its own words are on stderr.
         """
         read_fd, write_fd = os.pipe()
-        command = [sys.executable, "-m", "tigrismount.demo.s3server", "--until-eof", "--ready-fd", str(write_fd)]
+        command = [*MODULE, "tigrismount.demo.s3server", "--until-eof", "--ready-fd", str(write_fd)]
         try:
             # A session of its own: Ctrl-C on the terminal must reach the program first, which then stops this one.
             self._process = subprocess.Popen(

@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tigrismount.demo.command import CommandError
+from tigrismount.demo.command import MODULE, CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def load_model(directory: str, progress: Callable[[int], object], *, timeout_s: 
     Raises:
         CommandError: The child failed or took too long; it is gone.
     """
-    command = [sys.executable, "-m", "tigrismount.demo.load", directory, str(timeout_s)]
+    command = [*MODULE, "tigrismount.demo.load", directory, str(timeout_s)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True) as child:
         try:
             result = _follow(child, progress)
