@@ -195,6 +195,16 @@ def test_a_journal_that_did_not_come_leaves_the_one_there_is(tmp_path):
     assert held.journal_fd == -1
 
 
+def test_descriptors_that_nobody_asked_for_are_closed(tmp_path):
+    """The mounter has no privilege: what it sends must not leave the driver without descriptors, to unmount with."""
+    mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)
+    for type_ in ("hello", "state", "surprise"):
+        sent = os.memfd_create("sent")
+        mounts._take_message(Message(type_, {"ids": []}, (sent,)))
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(sent)
+
+
 def test_a_mount_that_is_stopped_while_it_is_given_passes_on_no_other_mounts_connection(tmp_path, monkeypatch):
     """The number of a closed descriptor is the next mount's: a worker would answer it with the bytes of this one."""
     mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)

@@ -244,11 +244,11 @@ class HeldMounts:
 
     def _take_message(self, message: Message) -> None:
         """Called in the thread that reads; must not wait for anything."""
-        if message.type == "hello":
-            self._give(set(map(str, message.body.get("ids", ()))))
-            return
         fds = list(message.fds)
         try:
+            if message.type == "hello":
+                self._give(set(map(str, message.body.get("ids", ()))))
+                return
             with self._lock:
                 held = self._mounts.get(str(message.body.get("id")))
                 if held is None:
