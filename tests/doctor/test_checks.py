@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import socket
+import tempfile
 import threading
 import time
 from email.utils import formatdate
@@ -130,6 +131,24 @@ def test_a_disk_is_measured_and_nothing_stays(tmp_path):
     assert [finding.check for finding in findings] == ["cache space", "cache disk"]
     assert rate > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sample_goes_into_no_file_that_took_its_name(tmp_path, monkeypatch):
+    """Root is asked about a directory of a user, who puts a link there: root wrote noise over what it leads to."""
+    victim, make = tmp_path / "victim", tempfile.mkstemp
+    victim.write_bytes(b"precious")
+
+    def make_and_replace(**arguments):
+        fd, path = make(**arguments)
+        os.unlink(path)
+        os.symlink(victim, path)
+        return fd, path
+
+    monkeypatch.setattr(tempfile, "mkstemp", make_and_replace)
+    (tmp_path / "users").mkdir()
+    assert measure_disk(str(tmp_path / "users"), 16 << 20).write > 0
+    assert victim.read_bytes() == b"precious"
+    assert os.listdir(tmp_path / "users") == []
 
 
 def test_a_disk_that_refuses_direct_io_only_when_it_comes_is_measured_through_the_page_cache(tmp_path, monkeypatch):

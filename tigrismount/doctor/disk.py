@@ -91,8 +91,9 @@ def measure_disk(directory: str, size_bytes: int) -> DiskRates:
     Raises:
         OSError: It could not be written or read.
     """
-    fd, path = tempfile.mkstemp(prefix=".tigrismount-doctor-", dir=directory)
-    os.close(fd)
+    kept_fd, name = tempfile.mkstemp(prefix=".tigrismount-doctor-", dir=directory)
+    # Not by its name: root may be asked about a directory of somebody else, who could put a link in its place.
+    path = f"/proc/self/fd/{kept_fd}"
     try:
         with mmap.mmap(-1, _PIECE_BYTES) as piece:
             piece[:] = os.urandom(1 << 20) * (_PIECE_BYTES >> 20)  # some disks compress zeros away
@@ -103,7 +104,9 @@ def measure_disk(directory: str, size_bytes: int) -> DiskRates:
             finally:
                 view.release()
     finally:
-        os.unlink(path)
+        os.close(kept_fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
     return DiskRates(written_bytes / write_s, read_bytes / read_s)
 
 
