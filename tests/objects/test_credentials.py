@@ -136,6 +136,13 @@ def test_a_damaged_aws_file_is_an_error_of_one_line():
     assert "\n" not in str(caught.value)
 
 
+def test_a_key_of_the_environment_may_end_in_a_line_break():
+    """As Secrets of Kubernetes do that were made with echo; in a volume's they were taken."""
+    env = {"AWS_ACCESS_KEY_ID": "id\n", "AWS_SECRET_ACCESS_KEY": "secret\n", "AWS_SESSION_TOKEN": "token\n"}
+    found = find(env=env)
+    assert (found.access_key_id, found.secret_access_key, found.session_token) == ("id", "secret", "token")
+
+
 def test_a_damaged_aws_file_is_not_quoted_in_a_traceback():
     """With --debug it was, and what --debug shows is what reports of faults are asked for."""
     text = "aws_secret_access_key = hush\n"

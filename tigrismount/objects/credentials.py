@@ -125,13 +125,14 @@ def read_text_file(path: Path) -> str | None:
 
 
 def _from_env(env: Mapping[str, str], id_name: str, secret_name: str, token_name: str = "") -> Credentials | None:
-    access_key_id, secret = env.get(id_name, ""), env.get(secret_name, "")
+    # A Secret that was made with echo ends in a line break, which no key does and no header may.
+    access_key_id, secret = env.get(id_name, "").strip(), env.get(secret_name, "").strip()
     if bool(access_key_id) != bool(secret):
         given, missing = (id_name, secret_name) if access_key_id else (secret_name, id_name)
         raise CredentialsError(f"{given} is set but {missing} is not: set both or neither")
     if not access_key_id:
         return None
-    token = env.get(token_name, "")
+    token = env.get(token_name, "").strip()
     return Credentials(source=id_name, access_key_id=access_key_id, secret_access_key=secret, session_token=token)
 
 
