@@ -6,7 +6,7 @@ import pytest
 
 from tigrismount.core import loadlog
 from tigrismount.core.loadlog import LoadLog, NoLog
-from tigrismount.core.loadreport import STALL_S
+from tigrismount.core.loadreport import MAX_RANGES, STALL_S
 from tigrismount.core.loadtracker import QUIET_S, LoadTracker
 from tigrismount.core.types import ObjectId
 
@@ -272,3 +272,25 @@ def test_no_log_keeps_nothing():
     log.note(hit(shard(), 0, 1, 0.0))
 
     assert log.take() == []
+
+
+@pytest.mark.parametrize("files", [1, 8])
+def test_reads_here_and_there_for_months_keep_a_bounded_number_of_ranges(tracker, files):
+    """Each random read that touches no other was a range of its own, kept as long as somebody reads on."""
+    objects = [shard(number, size=1 << 40) for number in range(files)]
+    reads = 3 * MAX_RANGES // files
+    for number in range(reads):
+        tracker.fold([hit(obj, number * 2 * MIB, number * 2 * MIB + 4096, 0.0) for obj in objects])
+
+    (load,) = tracker.active
+    kept = sum(seen._ranges.count for file in load._files.values() for seen in (file.read, file.needed))
+    assert kept <= 2 * MAX_RANGES
+    assert load.summary(EPOCH_S)["bytes_read"] == load.needed_bytes == files * reads * 4096
+
+
+def test_a_file_read_in_too_many_ranges_to_tell_apart_is_needed_once_at_most(tracker):
+    obj = shard(size=2 * (MAX_RANGES + 1) * 4096)
+    for start in (0, 4096, 0):
+        tracker.fold([hit(obj, place, place + 4096, 0.0) for place in range(start, obj.size_bytes, 2 * 4096)])
+
+    assert tracker.active[0].needed_bytes == obj.size_bytes

@@ -71,6 +71,11 @@ class Intervals:
         """How many integers are in the set."""
         return sum(e - s for s, e in self._ranges)
 
+    @property
+    def count(self) -> int:
+        """How many ranges they lie in."""
+        return len(self._ranges)
+
     def check_invariants(self) -> None:
         """Raise AssertionError unless ranges are non-empty, sorted, and neither overlap nor touch."""
         for s, e in self._ranges:

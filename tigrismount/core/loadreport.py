@@ -28,10 +28,30 @@ MAX_SPANS = 1000
 """Spans of waiting that a later, longer wait may still join."""
 MAX_FILES = 512
 """Files of one load that are told apart: more than the largest model has."""
+MAX_RANGES = 32_768
+"""Ranges of bytes told apart, shared by the files of a load, some 3 MiB of each kind. Who reads here and there for
+months would have no end of them."""
 MAX_EARLY_READS = 64
 """First reads of a file that are remembered until its header is understood."""
 PIPELINE_INDEXES = frozenset({"model_index.json", "modules.json"})
 """Files of diffusers and sentence-transformers that announce components in directories below."""
+
+
+class _Seen:
+    """Bytes of a file, each counted once; what lies in too many ranges is counted anew when it is met again."""
+
+    def __init__(self) -> None:
+        self._ranges = Intervals()
+        self._folded_bytes = 0
+
+    def add(self, start: int, stop: int, max_ranges: int) -> None:
+        self._ranges.add(start, stop)
+        if self._ranges.count > max_ranges:
+            self._folded_bytes += self._ranges.total
+            self._ranges = Intervals()
+
+    def total(self, size_bytes: int) -> int:
+        return min(size_bytes, self._folded_bytes + self._ranges.total)
 
 
 @dataclass(slots=True)
@@ -39,8 +59,8 @@ class _File:
     """One file's share of a load."""
 
     number: int
-    read: Intervals = field(default_factory=Intervals)
-    needed: Intervals = field(default_factory=Intervals)
+    read: _Seen = field(default_factory=_Seen)
+    needed: _Seen = field(default_factory=_Seen)
     """Read, pushed or left to the kernel."""
     is_through: bool = False
     """Whether it was left to the kernel."""
@@ -92,7 +112,7 @@ class Load:
     @property
     def needed_bytes(self) -> int:
         """Bytes that were read, pushed or left to the kernel, each counted once."""
-        return self._uncounted_bytes + sum(file.needed.total for file in self._files.values())
+        return self._uncounted_bytes + sum(file.needed.total(obj.size_bytes) for obj, file in self._files.items())
 
     def read(self, event: Event, count: int) -> None:
         """A read was answered, or *count* of them that continue each other."""
@@ -110,8 +130,8 @@ class Load:
         if file is None:
             self._uncounted_bytes += stop - start
             return
-        file.read.add(start, stop)
-        file.needed.add(start, stop)
+        file.read.add(start, stop, self._max_ranges)
+        file.needed.add(start, stop, self._max_ranges)
         if len(file.early) < MAX_EARLY_READS:
             file.early.append((start, until_s))
         self._timeline.add("read", file.number, start, stop, since_s, until_s)
@@ -139,7 +159,7 @@ class Load:
         self._pushed_bytes += stop - start
         file = self._file(obj)
         if file is not None:
-            file.needed.add(start, stop)
+            file.needed.add(start, stop, self._max_ranges)
             self._timeline.add("pushed", file.number, start, stop, since_s, until_s)
 
     def opened_through(self, event: Event) -> None:
@@ -151,7 +171,7 @@ class Load:
         file = self._file(obj)
         if file is not None and not file.is_through:
             file.is_through = True
-            file.needed.add(start, stop)
+            file.needed.add(start, stop, self._max_ranges)
             self._through_bytes += stop - start
 
     def learned(self, obj: ObjectId, data_start: int) -> None:
@@ -175,7 +195,7 @@ class Load:
             "files": len(self._files),
             "bytes_total": sum(obj.size_bytes for obj in self._files),
             "bytes_needed": self.needed_bytes,
-            "bytes_read": sum(file.read.total for file in self._files.values()),
+            "bytes_read": sum(file.read.total(obj.size_bytes) for obj, file in self._files.items()),
             "bytes_fetched": self._fetched_bytes,
             "bytes_pushed": self._pushed_bytes,
             "bytes_nvme": self._disk_bytes,
@@ -219,6 +239,10 @@ class Load:
                 return None
             file = self._files[obj] = _File(len(self._files))
         return file
+
+    @property
+    def _max_ranges(self) -> int:
+        return MAX_RANGES // len(self._files)
 
     def _count_wait(self, wait: _Stall) -> None:
         counts = self._waits[wait.cause]
