@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tigrismount.blocks import flights
 from tigrismount.blocks.buffers import BufferPool
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
@@ -322,3 +323,36 @@ async def test_what_no_reader_is_near_gives_way_while_memory_is_short(client) ->
         await store.read(near, 2 * BLOCK, 2 * BLOCK + 10)
         await wait_all_tasks_blocked()
         assert sum(key == "far" for _, key, _, _ in client.requests) == 4, "the next read looks again"
+
+
+async def test_no_plan_is_looked_at_before_the_disk_was_asked(client, open_store) -> None:
+    """Each plan looked at all before it that could not start yet: for 4000 files the event loop stood for 5 s."""
+    objects = [client.put(str(number), b"data") for number in range(20)]
+    async with open_store() as store:
+        looks, launch = [], store._flights._launch_planned
+        store._flights._launch_planned = lambda state: looks.append(state) or launch(state)
+        for obj in objects:
+            store.plan(obj, [Extent(0, 4)], Priority.PREFETCH)
+        assert looks == []
+        await wait_all_tasks_blocked()
+        assert len(client.requests) == 20
+
+
+async def test_few_plans_are_looked_at_at_once_where_they_wait_for_the_network(client, open_store, monkeypatch) -> None:
+    """While a drive has nothing to do every plan may be one for it; a thousand cost milliseconds at each landing."""
+    monkeypatch.setattr(flights, "LOOKS_MAX", 4)
+    objects = [client.put(str(number), b"data") for number in range(20)]
+    gate = client.hold("GET")
+    async with open_store(concurrency=1) as store:
+        for obj in objects:
+            store.plan(obj, [Extent(0, 4)], Priority.PREFETCH)
+        await wait_all_tasks_blocked()
+        looks, launch = [], store._flights._launch_planned
+        store._flights._launch_planned = lambda state: looks.append(state) or launch(state)
+        for _ in range(5):
+            store._flights.pump()
+        assert len(looks) == 5 * 4
+        assert len(set(map(id, looks))) == 19, "each has its turn"
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert len(client.requests) == 20

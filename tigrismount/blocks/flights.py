@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 APART_BYTES = 512 << 10
 """Bytes that a reader may have to wait for before its own: a GET of its own costs as much as they take to come."""
+LOOKS_MAX = 64
+"""Plans of one priority looked at in a row that all wait for a flight to land: as long as a drive is idle each may be
+one for it."""
 
 
 class Flights:
@@ -233,16 +236,21 @@ class Flights:
         """Start the next part of the most urgent plan that can; of plans of one priority, of each in turn."""
         if self.queue.full():
             return False
-        for state in self.queue.planners():
-            if state.lane is not Priority.READAHEAD and self._is_pressed():
-                return False  # what no reader is near gives way first; the next read or landing looks again
-            launched = self._launch_planned(state)
-            if launched is None:
-                return False
-            self.queue.turn_over(state)
-            if launched:
-                return True
-            self._retire(state)  # all that was planned may have come by other ways
+        for planners in self.queue.lanes.values():
+            waiting = 0
+            for state in list(planners.values()):
+                if state.lane is not Priority.READAHEAD and self._is_pressed():
+                    return False  # what no reader is near gives way first; the next read or landing looks again
+                launched = self._launch_planned(state)
+                if launched is None:
+                    return False
+                self.queue.turn_over(state)
+                if launched:
+                    return True
+                self._retire(state)  # all that was planned may have come by other ways
+                waiting += state.lane is not None
+                if waiting == LOOKS_MAX:
+                    break  # what they wait for lands, and the next have their turn
         return False
 
     def _launch_planned(self, state: ObjectState) -> bool | None:

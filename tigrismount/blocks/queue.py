@@ -108,8 +108,11 @@ class FlightQueue:
         return useless[self.network_limit - out :]
 
     def plan(self, state: ObjectState) -> None:
-        """Give *state* a turn, in the lane of what it wants next, as long as it wants something."""
-        wanted = state.lane
+        """Give *state* a turn, in the lane of what it wants next, as long as it wants something.
+
+        Not before it is known what the disk holds of it: it could start nothing, and be looked at again and again.
+        """
+        wanted = state.lane if state.opened.is_set() else None
         for lane, planners in self.lanes.items():
             if lane is not wanted:
                 planners.pop(id(state), None)
@@ -119,7 +122,7 @@ class FlightQueue:
     def turn_over(self, state: ObjectState) -> None:
         """Put *state* at the end of the turns, or out of them when it wants nothing."""
         self.plan(state)
-        if state.lane is not None:
+        if state.lane is not None and state.opened.is_set():
             self.lanes[state.lane].move_to_end(id(state))
 
     def planners(self) -> list[ObjectState]:
