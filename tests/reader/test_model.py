@@ -13,7 +13,7 @@ from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import Extent, ObjectId, Priority
 from tigrismount.errors import ObjectAccessError, ObjectUnavailableError
 from tigrismount.reader import model as model_module
-from tigrismount.reader.model import LEAVE_S, begins_load
+from tigrismount.reader.model import LEAVE_S, MAX_SMALL_FILES, begins_load
 from tigrismount.reader.options import ReaderConfig
 from tigrismount.reader.readers import Readers
 from tigrismount.testing.waiting import no_threads
@@ -441,3 +441,14 @@ async def test_files_whose_checkpoint_is_remembered_are_bounded(store, readers, 
     for obj in (*singles, *reversed(singles)):
         await readers.following(obj)
     assert [key for key, _ in directory.asked[5:]] == ["1/model.safetensors", "0/model.safetensors"]
+
+
+async def test_a_data_set_of_small_files_is_not_fetched_for_a_configuration_beside_it(store, readers, directory):
+    """Each costs the event loop a reader and a plan at once: 4000 of them a third of a second."""
+    data = [store.put(f"m/d{number:04}.json", 100) for number in range(4000)]
+    config = store.put("m/config.json", 600, b"{}")
+    directory.files = [config, *data]
+    readers.open(config, config.key)
+    await wait_all_tasks_blocked()
+    assert planned(store, config) == [Extent(0, 600)]
+    assert sum(bool(store.plans[obj]) for obj in directory.files) == MAX_SMALL_FILES

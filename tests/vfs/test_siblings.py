@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tigrismount.errors import ObjectUnavailableError
+from tigrismount.vfs import filesystem
 
 
 async def test_the_files_of_a_directory_are_listed_once_while_fresh(new_world):
@@ -27,3 +28,15 @@ async def test_a_store_that_does_not_answer_is_the_asker_s_error(new_world):
     world.client.fail(ObjectUnavailableError("away"), "LIST")
     with pytest.raises(ObjectUnavailableError):
         await world.fs.siblings(obj)
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+async def test_of_a_large_directory_the_first_names_do_however_many_are_known(new_world, monkeypatch, is_listed):
+    """Who had listed a million names made each look around a model in it handle all of them in the event loop."""
+    monkeypatch.setattr(filesystem, "SIBLINGS_LIMIT", 4)
+    world = new_world(*(f"m/{number}" for number in range(9)))
+    if is_listed:
+        await world.names(await world.walk("m"))
+    node_id = await world.walk("m/0")
+    files = await world.fs.siblings(world.fs._inodes.get(node_id).obj)
+    assert [name for name, _ in files] == ["0", "1", "2", "3"]

@@ -51,6 +51,8 @@ MAX_SMALL_BYTES = 32 << 20
 """Largest of them; tokenizers reach 20 MB."""
 MAX_SMALL_TOTAL_BYTES = 64 << 20
 """Most bytes of them in one directory; a data set of JSON files is no model."""
+MAX_SMALL_FILES = 128
+"""The same in files: pipelines have some twenty, and of many more no readers would be kept that remember it."""
 MAX_PARSED_BYTES = 16 << 20
 """Longest index that is parsed in the daemon, about 150,000 tensors; see ``probe.MAX_PROBED_BYTES``."""
 THREAD_BYTES = 64 << 10
@@ -195,10 +197,11 @@ class Models:
 
     async def _begin(self, files: Files, opened: str, small: list[ObjectId]) -> None:
         """Fetch what every loader of these files reads first, and plan their shards; add the former to *small*."""
-        left_bytes = MAX_SMALL_TOTAL_BYTES
+        left_bytes, left = MAX_SMALL_TOTAL_BYTES, MAX_SMALL_FILES
         for name, obj in files:
-            if name.lower().endswith(SMALL_SUFFIXES) and 0 < obj.size_bytes <= min(MAX_SMALL_BYTES, left_bytes):
-                left_bytes -= obj.size_bytes
+            is_small = 0 < obj.size_bytes <= min(MAX_SMALL_BYTES, left_bytes)
+            if left and is_small and name.lower().endswith(SMALL_SUFFIXES):
+                left_bytes, left = left_bytes - obj.size_bytes, left - 1
                 small.append(obj)
                 self._peek(obj).grant(obj.size_bytes, Priority.PREFETCH)
         shards = await self._find_shards(dict(files), opened)

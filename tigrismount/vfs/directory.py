@@ -165,7 +165,7 @@ class Directories:
             self._ahead.discard(listing)
 
     async def names(self, where: DirectoryKey, limit: int) -> list[Dentry]:
-        """Return the names of a directory, of a large one the first *limit* or some more; what is fresh is not asked.
+        """Return the names of a directory, of a large one the first *limit*; what is fresh is not asked.
 
         Raises:
             ObjectError: The store could not say.
@@ -173,7 +173,7 @@ class Directories:
         listing, _ = self._resume(where, 0)
         while not listing.complete and len(listing.dentries) < limit:
             await self._listing.run(listing, partial(self._fetch_page, listing))
-        return list(listing.dentries)
+        return listing.dentries[:limit]
 
     def expire(
         self, steps: Sequence[tuple[DirectoryKey, bytes]], below: DirectoryKey
