@@ -634,3 +634,15 @@ async def test_file_larger_than_its_filesystem_takes_is_no_failure_of_the_disk(
         handle.close()
         assert not cache.statistics().degraded
         assert await fill(cache, OBJ) == 5
+
+
+async def test_the_first_look_at_a_file_of_many_blocks_may_take_longer(place, monkeypatch) -> None:
+    """A file of a million blocks takes seconds to look up: that was a disk that hangs, for every file, at each open."""
+    async with place.open() as cache:
+        assert await fill(cache, OBJ)
+        monkeypatch.setattr(disk, "_PATIENCE_S", 0.0)
+        monkeypatch.setattr(disk, "_BLOCK_PATIENCE_S", 60.0)
+        handle = await cache.open_object(OBJ)
+        assert handle.count()
+        assert not cache.statistics().degraded
+        handle.close()

@@ -66,6 +66,8 @@ _OPENING_S = 25.0
 """How long opening may take, a walk of a large index included; a mount that waits longer is given up (``holder``)."""
 _PATIENCE_S = 2.0
 """How long the first look at a version may take; it needs a millisecond, and a read waits for it."""
+_BLOCK_PATIENCE_S = 1e-5
+"""The same for each block on top, of which the look takes a fifth: those of a file of terabytes are a million."""
 _SILENCE_S = 30.0
 """How long a disk that hung is not even looked at."""
 _BACKLOG_SHOWN_S = 10.0
@@ -206,7 +208,8 @@ class DiskBlockCache:
             self._store_id, obj.bucket, obj.key, obj.etag, obj.size_bytes, self._config.block_bytes, self._now_ms()
         )
         handle = object()
-        with trio.move_on_after(_PATIENCE_S):
+        patience_s = _PATIENCE_S + obj.size_bytes / self._config.block_bytes * _BLOCK_PATIENCE_S
+        with trio.move_on_after(patience_s):
             try:
                 version = await self._versions.open(digest, record, handle)
             except (CacheError, OSError) as error:
@@ -217,7 +220,7 @@ class DiskBlockCache:
                 return UncachedObject(self._config.block_bytes)
             return _DiskObject(self, version, handle)
         self._silent_until_s = trio.current_time() + _SILENCE_S
-        self._health.fail(CacheError(f"the disk has not answered for {_PATIENCE_S:g} s"))
+        self._health.fail(CacheError(f"the disk has not answered for {patience_s:.3g} s"))
         return UncachedObject(self._config.block_bytes)
 
     @property
