@@ -240,3 +240,22 @@ async def test_a_version_is_retained_while_somebody_has_it_open(store):
     assert store.retained[obj] == 0
     readers.open(obj, "a")
     assert store.retained[obj] == 1, "one that was kept is retained again"
+
+
+async def test_a_layout_that_two_readers_found_counts_once(store, nursery):
+    """Each time, the bound on all layouts was lowered for as long as the mount lives."""
+    readers = Readers(store, ReaderConfig(), max_kept=0, max_tensors=5)
+    await nursery.start(readers.run)
+    gate = store.gates[Priority.PREFETCH] = trio.Event()
+    first, second = (store.put_tensors(f"{name}.safetensors", 16 * MIB, 16 * MIB) for name in "ab")
+    for _ in range(2):
+        reader = readers.open(first, first.key)
+        await reader.read(0, MIB)
+        await wait_all_tasks_blocked()
+        readers.close(reader)
+    gate.set()
+    await wait_all_tasks_blocked()
+    assert (readers.statistics().probes, readers.statistics().layouts) == (2, 1)
+    await readers.open(second, second.key).read(0, MIB)
+    await wait_all_tasks_blocked()
+    assert readers.statistics().layouts == 2

@@ -92,6 +92,8 @@ class Probe:
         return parsing.layout
 
     def _remember(self, obj: ObjectId, layout: Layout) -> None:
+        known = self._layouts.pop(obj, None)  # by two readers of one file, where the first was not kept
+        self._tensors -= len(known.tensors) if known is not None else 0
         self._layouts[obj] = layout
         self._tensors += len(layout.tensors)
         while len(self._layouts) > MAX_LAYOUTS or (self._tensors > self._max_tensors and len(self._layouts) > 1):
