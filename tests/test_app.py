@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from tigrismount.app import Worker
+from tigrismount.app import Worker, _metrics_server
 from tigrismount.cache.none import NoCache
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
@@ -186,3 +186,16 @@ async def test_what_a_warm_run_finds_wrong_is_refused_to_nobody_who_asked_for_no
     assert engine.through.choice(2) is choice
     assert engine.is_refused(obj) is not choice
     await client.aclose()
+
+
+async def test_the_page_of_a_mount_shows_no_loads_of_others() -> None:
+    """Whoever reaches the address asks without a key: it tells of the mount that has it, not of all in the cache."""
+    kept = [{"source": source, "started": 1.0} for source in ("s3://models", "s3://theirs", "s3://models/other")]
+
+    async def reports(*_: int) -> list[dict[str, Any]]:
+        return kept
+
+    engine: Any = SimpleNamespace(config=make_config(), loads=SimpleNamespace(reports=reports))
+    server = _metrics_server(engine, SimpleNamespace(), "127.0.0.1:0")  # type: ignore[arg-type]
+    assert server._reports is not None
+    assert await server._reports() == kept[:1]

@@ -52,7 +52,7 @@ from tigrismount.warm.engine import WarmEngine
 from tigrismount.warm.serving import warm_in_mount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from tigrismount.control.server import Send
     from tigrismount.engine import Engine
@@ -385,7 +385,12 @@ def _metrics_server(engine: Engine, adapter: Adapter, address: str) -> MetricsSe
     from tigrismount.metrics.server import MetricsServer
 
     host, _, port = address.rpartition(":")
-    reports = partial(engine.loads.reports, MOST_LOADS)
+
+    async def reports() -> Sequence[Mapping[str, Any]]:
+        # Of this mount: others that share the cache have addresses of their own, or want none.
+        found = [report for report in await engine.loads.reports() if report.get("source") == engine.config.source]
+        return found[-MOST_LOADS:]
+
     return MetricsServer(host.strip("[]"), int(port), partial(_figures, engine, adapter), reports)
 
 
