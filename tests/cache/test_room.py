@@ -14,6 +14,7 @@ from tigrismount import threads
 from tigrismount.cache import room
 from tigrismount.cache.records import BlockRecord, ObjectRecord, object_digest
 from tigrismount.cache.storage import FileGoneError
+from tigrismount.core.eviction import Occupancy
 from tigrismount.errors import CacheError
 from tigrismount.testing.cache_contract import BLOCK_BYTES, check_all, fill, object_id, write
 from tigrismount.testing.waiting import no_threads, until
@@ -161,3 +162,21 @@ async def test_what_is_written_counts_against_the_disk_until_it_is_measured(
     assert [cache._room._fits(number * BLOCK_BYTES) for number in (1, 2)] == [True, False]
     handle.close()
     await cache.aclose()
+
+
+async def test_what_to_evict_is_decided_in_a_thread(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It walks over every version of the cache: with a million the event loop would answer nobody for a second."""
+    deciding = []
+    for name in ("replace", "plan"):
+        method = getattr(Occupancy, name)
+
+        def noted(*args: Any, method: Any = method, **kwargs: Any) -> Any:
+            deciding.append(threading.current_thread())
+            return method(*args, **kwargs)
+
+        monkeypatch.setattr(Occupancy, name, noted)
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        assert await fill(cache, object_id("old", blocks=3)) == 3
+        assert await fill(cache, OBJ) == 4
+    assert deciding
+    assert threading.current_thread() not in deciding

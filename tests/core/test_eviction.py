@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tigrismount.core import eviction
 from tigrismount.core.eviction import Eviction, Occupancy, Usage
 
 NAMES = st.sampled_from("abcdefgh")
@@ -153,3 +154,14 @@ def test_time_does_not_go_back() -> None:
 def test_unpin_without_pin_is_a_mistake() -> None:
     with pytest.raises(AssertionError):
         filled(a=1).unpin("a")
+
+
+def test_the_order_is_the_same_however_many_are_sorted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: pieces that are not merged evict what was used last of the first piece."""
+    occupancy: Occupancy[int] = Occupancy(0)
+    for name in range(50):
+        occupancy.add(name, 1, name * 17 % 50)
+    expected = sorted(range(50), key=lambda name: name * 17 % 50)
+    for count in (1, 7, 50, 51):
+        monkeypatch.setattr(eviction, "SORTED_AT_ONCE", count)
+        assert list(occupancy.plan(0).victims) == expected

@@ -140,10 +140,7 @@ class Room:
     def _fits(self, length_bytes: int) -> bool:
         """Tell whether both bounds allow so many bytes, as far as is known here; what is set aside the index knows."""
         fits_bound = self._index.bytes_cached + length_bytes <= self._config.size_bytes
-        return fits_bound and length_bytes <= self._usable_disk_bytes(length_bytes)
-
-    def _usable_disk_bytes(self, length_bytes: int) -> int:
-        return self._disk_room_bytes - (_INDEX_GROWTH_BYTES if length_bytes else 0)
+        return fits_bound and length_bytes <= _usable(self._disk_room_bytes, length_bytes)
 
     async def enforce(self) -> None:
         """Evict what other daemons and other programs have made too much.
@@ -173,13 +170,8 @@ class Room:
         busy: set[bytes] = set()
         failures: list[OSError] = []
         while True:
-            survey = await threads.run_sync(partial(self._survey, self._recency_ms()))
-            usages, pinned, reserved_bytes, self._disk_room_bytes = survey
-            self._occupancy.replace(usages)
-            busy |= pinned
-            need_bytes = reserved_bytes + length_bytes
-            disk_room = self._usable_disk_bytes(length_bytes)
-            plan = self._occupancy.plan(need_bytes, disk_room_bytes=disk_room, busy=busy)
+            survey = partial(self._survey, self._recency_ms(), length_bytes, busy)
+            plan, self._disk_room_bytes = await threads.run_sync(survey)
             if not plan.victims or (only_if_enough and not plan.enough):
                 if failures and not plan.enough:
                     self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S  # it was tried with every file
@@ -193,15 +185,23 @@ class Room:
                 return plan.enough
             busy.update(set(plan.victims) - evicted.keys())
 
-    def _survey(self, recency_ms: Mapping[bytes, int]) -> tuple[dict[bytes, Usage], set[bytes], int, int]:
-        """Return who takes how much, who is pinned by its name, what is set aside, and what the disk has room for."""
+    def _survey(
+        self, recency_ms: Mapping[bytes, int], length_bytes: int, busy: set[bytes]
+    ) -> tuple[Eviction[bytes], int]:
+        """Return what to evict for *length_bytes* more, and what the disk has room for; what is pinned is *busy* too.
+
+        In a thread from beginning to end: a cache may hold a million versions.
+        """
         prefixes, objects = Pins(self._index).all(), self._index.objects()
         usages = {
             digest: Usage(record.cached_bytes, max(record.last_used_ms, recency_ms.get(digest, 0)))
             for digest, record in objects.items()
         }
-        pinned = {digest for digest, record in objects.items() if matches(record, prefixes)}
-        return usages, pinned, self._index.reserved_bytes(), self._measure()
+        busy.update(digest for digest, record in objects.items() if matches(record, prefixes))
+        need_bytes, room_bytes = self._index.reserved_bytes() + length_bytes, self._measure()
+        self._occupancy.replace(usages)
+        usable_bytes = _usable(room_bytes, length_bytes)
+        return self._occupancy.plan(need_bytes, disk_room_bytes=usable_bytes, busy=busy), room_bytes
 
     def _evict_all(self, plan: Eviction[bytes], failures: list[OSError]) -> dict[bytes, int]:
         """Evict; return how much of each victim that nobody has open, and note what cannot be opened."""
@@ -229,3 +229,8 @@ class Room:
             if 0 < trimmed_bytes < size_bytes:
                 return trimmed_bytes
         return size_bytes if evict_version(self._directory, self._index, digest) else None
+
+
+def _usable(room_bytes: int, length_bytes: int) -> int:
+    """Return how much of the disk's room data may take, where so much of it is to be written."""
+    return room_bytes - (_INDEX_GROWTH_BYTES if length_bytes else 0)
