@@ -209,7 +209,7 @@ def roff(text: str) -> str:
 def errors_table() -> str:
     """Return one row per error that can reach a process which reads, the most common families first."""
     rows = ["| error number | what happened |", "|---|---|"]
-    for kind in (*below(ObjectError), *below(PathError)):
+    for kind in dict.fromkeys((*below(ObjectError), *below(PathError))):  # one may be of two kinds
         meaning = inspect.cleandoc(kind.__doc__ or "").splitlines()[0].replace("``", "`")
         rows.append(f"| `{errno.errorcode[errno_of(kind())]}` | {escaped(meaning)} |")
     return "\n".join(rows)
