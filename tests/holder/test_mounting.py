@@ -276,14 +276,20 @@ def test_of_two_who_mount_at_the_same_time_none_hides_the_other(monkeypatch):
         Connection(spec("/models"), complain=print).mount()
 
 
-def test_a_mount_that_is_made_anew_hides_nothing_that_covers_the_lost_one(monkeypatch):
-    """Mutation: what the administrator has mounted on top is gone from sight when a worker below it ends."""
+@pytest.mark.parametrize("uid", [0, 65534])
+def test_a_mount_that_is_made_anew_hides_nothing_that_covers_the_lost_one(monkeypatch, uid):
+    """Mutation: what the administrator has mounted on top is gone from sight when a worker below it ends.
+
+    Below a plain user's it is even taken away: fusermount3 unmounts what is on top, whoever has mounted it.
+    """
     lost, cover = parse_mounts(
         b"90 1 0:50 / /models ro - fuse.tigrismount s3://m ro\n91 90 0:51 / /models rw - nfs4 server:/models rw\n"
     )
     monkeypatch.setattr(connection, "mount_at", lambda _: cover)
     monkeypatch.setattr(connection, "mount", lambda _: pytest.fail("hides it"))
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(connection, "unmount", lambda *_, **__: pytest.fail("takes it away"))
+    monkeypatch.setattr(connection, "unlistable", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
     anew = Connection(spec("/models"), complain=print)
     anew.entry = lost
     anew.leave_below()

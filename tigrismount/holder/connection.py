@@ -86,6 +86,7 @@ class Connection:
         if not self._lost:
             self.covered_fd = open_directory(self.spec.mountpoint)
             return mount(self.spec)
+        self._check_not_taken()
         with unlistable(self.covered_fd, self.spec.mountpoint):
             unmount(self.spec.mountpoint, lazy=True)
             self._lost.clear()
@@ -94,7 +95,7 @@ class Connection:
     def _check_not_taken(self) -> None:
         """Refuse to hide a mount that somebody has made since it was looked for, while our worker started.
 
-        Also any other that covers a lost one. ``fusermount3`` refuses by itself.
+        Also any other that covers a lost one. ``fusermount3`` refuses to mount there, but unmounts whatever is on top.
         """
         entry = mount_at(self.spec.mountpoint)
         if entry is not None and (entry.is_ours or self._lost) and entry.mount_id not in self._lost:
