@@ -99,6 +99,13 @@ def test_nothing_is_asked_where_others_could_listen(serve, tmp_path):
     request(path, "status", timeout_s=30)
 
 
+def test_nothing_is_asked_where_others_could_come_to_listen(tmp_path, monkeypatch):
+    """Mutation: who makes the directory between our look and our call is handed in our key after all."""
+    monkeypatch.setattr(socket, "socket", lambda *_: pytest.fail("asks who has come since"))
+    with pytest.raises(StaleSocketError):
+        request(str(tmp_path / "not-there" / "a.sock"), "credentials", timeout_s=30, secret_access_key="secret")
+
+
 def test_sockets_are_listed_in_order_from_a_private_directory_only(tmp_path):
     directory = tmp_path / "run"
     directory.mkdir(mode=0o700)

@@ -63,7 +63,9 @@ def _asked(path: str, command: str, timeout_s: float, arguments: dict[str, objec
     """Connect and ask, and give what is answered to read."""
     directory = os.path.dirname(path)
     # In /tmp anybody may have made it: they would be handed in keys, and name the processes to signal.
-    if os.path.lexists(directory) and not is_private(directory):
+    if not is_private(directory):
+        if not os.path.lexists(directory):  # nor is it made by anybody before we would connect
+            raise StaleSocketError(f"{path}: nobody listens there")
         raise MountError(f"{directory}: is not a directory of yours alone; remove it, or set XDG_RUNTIME_DIR")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_s)
