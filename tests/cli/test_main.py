@@ -221,3 +221,15 @@ def test_a_verdict_does_not_depend_on_who_reads_it():
     with os.fdopen(write_fd, "wb") as pipe:
         ended = subprocess.run([sys.executable, "-c", _VERDICT], stdout=pipe, stderr=subprocess.PIPE, check=False)
     assert (ended.returncode, ended.stderr) == (4, b"")
+
+
+def test_a_closed_stream_takes_every_line():
+    """Mutation: a warning with a path that is not UTF-8 ends 'mount -f', as nobody can be told of it."""
+    lines = (
+        "from tigrismount.cli import failure, main\n"
+        "main.prepare_streams()\n"
+        "failure.print_warning('/mnt/\\udcff \\u2026')\n"
+        "failure.print_outcome('/mnt/\\udcff \\u2026')\n"
+    )
+    shell = ["sh", "-c", 'exec "$0" "$@" >&- 2>&-', sys.executable, "-c", lines]
+    assert subprocess.run(shell, check=False).returncode == 0

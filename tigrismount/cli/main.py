@@ -166,7 +166,9 @@ def prepare_streams() -> None:
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)  # has the lowest number that is free, which is the missing one
             os.set_inheritable(null, True)  # as it is with any standard stream: what we start has it too
-            setattr(sys, name, open(null, "r" if fd == 0 else "w", closefd=False))  # noqa: SIM115 -- to the end
+            mode = "r" if fd == 0 else "w"
+            stream = open(null, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 -- to the end
+            setattr(sys, name, stream)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
 
