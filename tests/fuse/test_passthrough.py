@@ -611,6 +611,28 @@ async def test_a_successor_opens_nothing_onto_a_file_that_it_took_over_and_nobod
     await until(lambda: not scene.kernel.files)
 
 
+async def test_a_successor_opens_nothing_onto_a_file_that_lost_a_block_while_it_was_taken_over(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads it in the usual way meanwhile may find a block damaged: the kernel would read it all the same."""
+    open_file = FakeCached.open_file
+
+    async def open_while_a_block_is_lost(cached: FakeCached) -> int:
+        cached._unproven = None
+        return await open_file(cached)
+
+    await scene.opened()
+    scene.take_over()
+    scene.cache.unproven = [0]
+    monkeypatch.setattr(FakeCached, "open_file", open_while_a_block_is_lost)
+    mapping = os.open(scene.cache.path, os.O_RDONLY)
+    await nursery.start(scene.through.run)
+    scene.through.uncount(7)
+    await until(lambda: list(scene.kernel.files) == [2])
+    assert not await scene.opened()
+    os.close(mapping)
+
+
 async def test_who_closes_a_file_in_the_usual_way_has_it_proven(scene: Scene) -> None:
     scene.cache.unproven = [0]
     await scene.opened()

@@ -394,7 +394,7 @@ class Passthrough:
         cached = await self._cache.open_object(held.obj)
         try:
             held.fd = await _whole_file(cached)
-            held.is_proven = not cached.unproven()
+            held.is_proven = cached.unproven() == []  # None where a block was lost while it was opened
         except CacheError as exc:
             level = logging.WARNING if is_first else logging.DEBUG
             log.log(level, "a cache file of an earlier worker stays locked, as it cannot be looked at: %s", exc)
