@@ -18,7 +18,7 @@ from tigrismount.cache.base import BlockCache
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
 from tigrismount.cache.spread import SpreadBlockCache
-from tigrismount.errors import ConfigError
+from tigrismount.errors import CacheError, ConfigError
 from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.testing.cache_contract import BLOCK_BYTES, BlockCacheContract, check_all, fill, object_id
 
@@ -218,3 +218,26 @@ async def test_what_was_found_wrong_is_refused_whatever_drive_is_the_first(drive
         await verdicts.forget(obj)
         await verdicts.load()
         assert not verdicts.refused
+
+
+async def test_what_was_found_wrong_is_refused_where_a_drive_fails_at_the_first_look(
+    drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it was looked again, a minute later, wrong bytes would be served that another drive's records name."""
+    obj, compared = OBJECTS[0], [Compared("sha256", "00", "11", "its name")]
+    async with drives.open() as cache:
+        await Verdicts(cache.records, "test").keep(obj, compared)
+    async with drives.open() as cache:
+        last = cache._caches[str(drives.paths[-1])]
+
+        def fail(*_: object) -> None:
+            raise CacheError("input/output error")
+
+        monkeypatch.setattr(last.records._tables, "items", fail)
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.load()
+        assert list(verdicts.refused) == [obj]
+        for one in cache._caches.values():
+            monkeypatch.setattr(one.records._tables, "items", fail)
+        await verdicts.load()
+        assert list(verdicts.refused) == [obj], "and a disk that fails takes nothing back"

@@ -89,6 +89,8 @@ class Verdicts:
         while True:
             changes = self._changes
             rows = await self._records.items(_TABLE, _BAD, _MOST_BAD)
+            if rows is None and not self.refused:
+                rows = await self._records.items(_TABLE, _BAD, _MOST_BAD)  # of disks that work, the failed one left out
             if rows is None:
                 return  # a disk that fails takes nothing back
             if changes == self._changes:  # else the rows may be older than what was found meanwhile
