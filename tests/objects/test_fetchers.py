@@ -19,6 +19,7 @@ from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectAccessError, ObjectProtocolError, ObjectUnavailableError, StaleObjectError
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.fetchers import pool as pools
+from tigrismount.objects.fetchers import process as processes
 from tigrismount.objects.fetchers import wire
 from tigrismount.objects.fetchers.line import Line
 from tigrismount.objects.fetchers.memory import SharedMemory
@@ -53,7 +54,7 @@ class World:
         return self.fetchers.statistics().pids[0]
 
     async def ready(self) -> None:
-        await until(lambda: self.fetchers.want(1) or self.fetchers.statistics().ready == 1)
+        await until(lambda: self.fetchers.want(1) or self.fetchers.statistics().ready >= 1)
 
     async def fetch(self, start: int = 0) -> bytes:
         self.sink = CollectingSink(SIZE - start, memory=self.buffer, view_bytes=40_000)
@@ -441,6 +442,26 @@ async def test_a_process_that_gets_no_thread_for_a_line_goes_on_with_those_it_ha
     assert await world.fetch() == DATA
     assert (world.fetchers.statistics().gets, world.fetchers.statistics().started) == (gets + 1, 1)
     assert world.fetchers.statistics().in_flight == (0,)
+
+
+async def test_a_process_that_gets_no_threads_leaves_the_work_to_the_others(server, say, make_world, monkeypatch):
+    """Mutation: as the one with the fewest lines it is asked each time, in vain, and the others stand idle for ever."""
+    monkeypatch.setattr(processes, "FULL_S", 0.4)
+    world = await make_world(fetch_processes=2)
+    await until(lambda: world.fetchers.want(1) or world.fetchers.statistics().ready == 2)
+    pages = int(Path(f"/proc/{world.pid}/statm").read_text().split()[0])
+    resource.prlimit(world.pid, resource.RLIMIT_AS, (pages * mmap.PAGESIZE + (2 << 20), resource.RLIM_INFINITY))
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    assert (world.fetchers.statistics().gets, world.client.statistics().retries) == (2, 1), "sent again by the other"
+    lines = [world.fetchers.take(world.buffer, SIZE) for _ in range(3)]
+    assert world.fetchers.statistics().in_flight == (0, 3)
+    resource.prlimit(world.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await trio.sleep(0.5)
+    again = world.fetchers.take(world.buffer, SIZE)
+    assert world.fetchers.statistics().in_flight == (1, 3), "threads were short for a moment only"
+    for line in (again, *lines):
+        world.fetchers.give(line)
 
 
 async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world):

@@ -121,8 +121,9 @@ class FetchProcesses:
             return None
         with self._lock:
             serving = [p for place in self._places if (p := place.process) is not None and p.serves()]
-            process = min(serving, key=lambda one: one.busy, default=None)
-            line = process.take() if process is not None else None
+            serving.sort(key=lambda one: one.busy)
+            # One that can have no more lines has the fewest for ever, and must not keep the work from the others.
+            line = next((line for process in serving if (line := process.take()) is not None), None)
             self._gets += line is not None
             return line
 

@@ -28,6 +28,9 @@ _SURELY_ALIVE_S = 1.0
 interpreter's lock away. Who uses one that has just died finds out."""
 END_S = 2.0
 """Longest wait for one to end by itself."""
+FULL_S = 30.0
+"""How long one that had no thread for a line gets no new ones: each try costs a GET the time above, and tasks may have
+been short for a moment only."""
 _SECRETS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -76,8 +79,8 @@ class FetchProcess:
         self._patience = patience
         self._free: list[Line] = []
         self._lines = 0
-        self._is_full = False
-        """Whether it can have no more lines."""
+        self._full_until_s = 0.0
+        """Until when it can have no more lines."""
         self._dismissed = False
         memory.clear_beat(index)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -110,7 +113,7 @@ class FetchProcess:
         """Return a free line, in use from now on; None where it cannot have another one."""
         if self._free:
             line = self._free.pop()
-        elif self._is_full:
+        elif time.monotonic() < self._full_until_s:
             return None
         else:
             try:
@@ -165,7 +168,7 @@ class FetchProcess:
             self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             if not line.was_answered:
-                self._is_full = True
+                self._full_until_s = time.monotonic() + FULL_S
                 return
             self._kill("has closed a line")
             self._process.wait()
