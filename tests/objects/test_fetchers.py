@@ -214,6 +214,24 @@ def test_whoever_has_no_memory_to_hear_a_process_waits_for_its_end():
         line.close()
 
 
+@pytest.mark.parametrize("where", ["get_message", "take_head"])
+async def test_a_get_for_whose_words_there_is_no_memory_is_sent_again(server, say, make_world, monkeypatch, where):
+    """Mutation: the error is none of ours, so nobody asks again: it ends the worker, and the mount with it."""
+    world = await make_world()
+    server.answer(say.truth(DATA))
+    server.answer(say.truth(DATA))
+    real = getattr(wire, where)
+
+    def fail(*_) -> None:
+        monkeypatch.setattr(wire, where, real)
+        raise MemoryError
+
+    monkeypatch.setattr(wire, where, fail)
+    assert await world.fetch() == DATA
+    assert world.client.statistics().retries == 1
+    assert world.fetchers.statistics().in_flight == (0,)
+
+
 async def test_an_object_that_was_overwritten_is_stale(server, say, make_world):
     world = await make_world()
     server.answer(say.error(412, "PreconditionFailed"))

@@ -488,11 +488,11 @@ class S3Client:
 
     def _answer(self, arguments: Mapping[str, str], target: Target, transfer: Transfer) -> RangeAnswer:
         """Send a GET from a fetch process where there is one for it, else from this thread."""
-        fetchers = self._fetchers
-        if fetchers is not None and (line := fetchers.take(transfer.next_memory(), transfer.stop - transfer.position)):
-            get = RangeGet(arguments, target, self._headers.signed(OPERATION), self._headers.unsigned())
-            return send_on_line(fetchers, line, get, partial(self._signing_key, target), self.traits.observe)
-        with translated(target):
+        fetchers, left_bytes = self._fetchers, transfer.stop - transfer.position
+        with translated(target):  # where there is no memory for what is said on a line, too
+            if fetchers is not None and (line := fetchers.take(transfer.next_memory(), left_bytes)):
+                get = RangeGet(arguments, target, self._headers.signed(OPERATION), self._headers.unsigned())
+                return send_on_line(fetchers, line, get, partial(self._signing_key, target), self.traits.observe)
             return range_answer(self._get_object(**arguments))
 
     def _signing_key(self, target: Target) -> SigningKey | None:
