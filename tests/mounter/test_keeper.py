@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -181,6 +182,17 @@ def test_a_worker_that_the_kernel_keeps_is_replaced_without_waiting_for_its_ping
     """As when it was killed for its memory while it pushed pages: it hangs on to its descriptors, and all is quiet."""
     _, _, said = adopt(HOLLOW_ONCE, Deadlines(hang_s=6000.0))
     assert wait_until(lambda: said[-1][1].get("count") == 2, timeout_s=30)
+
+
+def test_a_mount_is_taken_over_also_where_the_list_of_mounts_cannot_be_read(adopt, monkeypatch):
+    """Mutation: a mounter without a free descriptor loses all mounts that it is given, with the files that are open."""
+
+    def fail():
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr("tigrismount.holder.connection.read_mounts", fail)
+    _, _, said = adopt(KEEPS_THE_CONNECTION)
+    assert "lost" not in [type_ for type_, _ in said]
 
 
 def is_ignoring(pid: int, number: int) -> bool:

@@ -19,6 +19,7 @@ turn, also while a successor starts. A worker is killed by the kernel when this 
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import signal
 import threading
@@ -220,7 +221,7 @@ class Keeper:
         return message
 
     def _attach_worker(self, talk: Conversation, message: Message) -> None:
-        self._connection.adopt(message.fds[0], message.fds[1], bytes.fromhex(message.body["init"]), b"")
+        self._hold(message, bytes.fromhex(message.body["init"]), b"")
         self._replacement.begin()
         self._replacement.attach(talk)
         talk.serve()
@@ -229,7 +230,7 @@ class Keeper:
         """Put a worker behind a mount that had one in another mounter; return whether it serves."""
         body = message.body
         init = bytes.fromhex(body["init"]), bytes.fromhex(body["init_reply"])
-        self._connection.adopt(message.fds[0], message.fds[1], *init)
+        self._hold(message, *init)
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = int(body.get("count", 0)), str(body.get("reason", ""))
@@ -240,6 +241,11 @@ class Keeper:
             return self._take_over("and its mounter ended")
         finally:
             self._turns.release()
+
+    def _hold(self, message: Message, init: bytes, init_reply: bytes) -> None:
+        # Held before the list of mounts is read, which takes a descriptor: here nobody asks where it is mounted.
+        with contextlib.suppress(OSError):
+            self._connection.adopt(message.fds[0], message.fds[1], init, init_reply)
 
     def _begin_to_serve(self, *, anew: bool = False) -> None:
         self.is_serving = True
