@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import threading
@@ -245,3 +246,20 @@ def test_a_mount_whose_key_is_not_known_is_not_mounted_anew(tmp_path, monkeypatc
     mounts._take_message(Message("lost", {"id": "one", "message": "the worker was killed", "may_remount": True}))
     assert held.lost
     assert anew.wait(0.2) == was_taken_back
+
+
+def test_a_mount_is_given_up_also_where_the_list_of_mounts_cannot_be_read(tmp_path, monkeypatch):
+    """Mutation: it counts as lost and is held on to, so nobody looks at it any more, and its readers wait for ever."""
+
+    def fail(_):
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr("tigrismount.csi.kernel.mount_at", fail)
+    mounts = HeldMounts(tmp_path / "comm", tmp_path / "state", mounter_uid=0)
+    order = Order(mount_id="one", source="s3://models", options={}, mountpoint=str(tmp_path), secret={})
+    held = Held(order, os.memfd_create("connection"), os.memfd_create("journal"), init="00", init_reply="00")
+    mounts._mounts["one"] = held
+    with contextlib.suppress(OSError):  # the patrol goes on with the next mounts
+        mounts._give_up("one", 60.0)
+    assert held.lost
+    assert held.fuse_fd == -1

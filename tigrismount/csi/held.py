@@ -317,7 +317,7 @@ class HeldMounts:
         # would mean the mounter's own: it is mounted anew when it is published again.
         may_remount = may_remount and (held.fuse_fd >= 0 or bool(held.order.secret))
         # A worker that is stuck on a disk cannot be killed, and holds the connection: readers would wait for it.
-        with contextlib.suppress(MountError):
+        with contextlib.suppress(MountError, OSError):  # such as no descriptor left for the list of mounts
             kernel.abort(held.at)
         held.close()
         if may_remount:
