@@ -6,6 +6,7 @@ The same on real mounts is in ``test_real_mounts.py``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -13,6 +14,7 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
@@ -20,6 +22,7 @@ import pytest
 from tigrismount.csi import csi_pb2 as pb
 from tigrismount.csi.attributes import Policy
 from tigrismount.csi.mounts import MountFailure, MountState
+from tigrismount.errors import MountError
 from tigrismount.testing.fake_kubelet import AccessMode, FakeKubelet, Volume, refusal
 
 OTHER_SECRET = {"AWS_ACCESS_KEY_ID": "AKIAOTHER", "AWS_SECRET_ACCESS_KEY": "another-key"}
@@ -786,6 +789,24 @@ def test_s15_a_publication_that_was_cut_short_is_taken_down(node, kubelet, volum
 
     assert node.mounts.mounts == {}
     assert json.loads(node.ledger.read_text())["mounts"] == []
+
+
+def test_s15_a_disk_that_does_not_give_the_state_takes_no_volume_down(node, kubelet, volume, monkeypatch):
+    """Mutation: it counts as a state that makes no sense, and every mount of the node goes, under the pods' feet."""
+    kubelet.publish(volume, kubelet.target("a"))
+    node.stop()
+
+    def fail(_: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as trouble:
+        trouble.setattr(Path, "read_bytes", fail)
+        with pytest.raises(MountError, match=r"cannot be read: Input/output error"):
+            node.start()
+    node.start()
+
+    assert len(node.mounts.mounts) == 1
+    assert json.loads(node.ledger.read_text())["mounts"][0]["targets"] == [kubelet.target("a")]
 
 
 def test_s15_a_state_that_cannot_be_read_is_set_aside(node, kubelet, volume):

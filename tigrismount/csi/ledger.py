@@ -3,7 +3,7 @@
 The kernel knows what is mounted where, but not for which volume, with which options, and for which key. That is kept
 here, so that a driver that was restarted answers as the one before it would have. The file is replaced as a whole
 (written beside, synced, renamed), is readable by root alone, and holds no secret, only fingerprints of them
-(``credentials``). One that cannot be read is set aside: what is then mounted and unknown is taken down by whoever
+(``credentials``). One that makes no sense is set aside: what is then mounted and unknown is taken down by whoever
 starts, and Kubernetes publishes anew.
 """
 
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tigrismount.csi import credentials
 from tigrismount.csi.mounts import MountSpec
 from tigrismount.csi.refusal import Code, RefusalError
+from tigrismount.errors import MountError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +63,9 @@ class Ledger:
 
     Args:
         path: The file; its directory exists.
+
+    Raises:
+        MountError: The file is there and cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -135,7 +139,9 @@ class Ledger:
             self._parse(json.loads(self._path.read_bytes()))
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
+        except OSError as exc:  # such as no descriptor left: that says nothing of what is in it
+            raise MountError(f"{self._path}: cannot be read: {exc.strerror}; all volumes stay as they are") from exc
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
             aside = self._path.with_suffix(".unreadable")
             with contextlib.suppress(OSError):
                 self._path.rename(aside)
