@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,19 @@ def test_a_file_that_makes_no_sense_is_passed_over(tmp_path):
     (tmp_path / "other.json").write_text("[]")
     (tmp_path / "half.new").write_text("{")
     assert [found.mount_id for found in records.read()] == ["one"]
+
+
+def test_no_mount_is_passed_over_because_this_machine_is_short_of_descriptors(tmp_path, monkeypatch):
+    """Mutation: the driver knows nothing of it, and has the mounter end it as soon as that speaks of it."""
+    records = Records(tmp_path)
+    records.write(order("one"))
+
+    def fail(*_: object) -> str:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    with pytest.raises(MountError, match="Too many open files"):
+        list(records.read())
 
 
 def test_a_directory_that_cannot_be_written_is_said(tmp_path):

@@ -7,6 +7,7 @@ driver's own to unmount. They hold no secret. A file is replaced whole, so that 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Records:
@@ -61,7 +63,12 @@ class Records:
             os.unlink(self._path(mount_id))
 
     def read(self) -> Iterator[Order]:
-        """Yield what is remembered; a file that makes no sense is left where it is, and said."""
+        """Yield what is remembered; a file that makes no sense is left where it is, and said.
+
+        Raises:
+            MountError: This machine is short of something: a mount that is passed over would be ended by whoever
+                hears of it.
+        """
         with contextlib.suppress(FileNotFoundError):
             for path in sorted(self._directory.iterdir()):
                 if path.suffix != _SUFFIX:
@@ -69,6 +76,8 @@ class Records:
                 try:
                     yield Order.from_values({**json.loads(path.read_text("utf-8")), "secret": {}})
                 except (OSError, ValueError, TypeError, MountError) as exc:
+                    if isinstance(exc, OSError) and exc.errno in _SHORT:
+                        raise MountError(f"{path}: cannot be read: {exc.strerror}") from exc
                     log.warning("%s: makes no sense and is passed over: %s", path, exc)
 
     def _path(self, mount_id: str) -> Path:
