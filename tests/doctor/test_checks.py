@@ -121,6 +121,17 @@ def test_an_endpoint_whose_name_is_no_hosts_fails():
     assert (finding.check, finding.verdict) == ("endpoint", "fail")
 
 
+@pytest.mark.parametrize("address", ["http:/user:hidden@proxy:3128", "http://proxy:3128:hidden"])
+def test_a_proxy_whose_address_is_none_is_not_quoted(monkeypatch, address):
+    """Mutation: it ends doctor with all of it in its last line, or what Python took for the port is in the finding."""
+    monkeypatch.setenv("http_proxy", address)
+    monkeypatch.setenv("no_proxy", "")
+    (finding,) = check_endpoint(S3Config(endpoint_url="http://store.example"))
+    assert (finding.check, finding.verdict) == ("endpoint", "fail")
+    assert "hidden" not in finding.detail
+    assert "HTTPS_PROXY" in finding.remedy
+
+
 def test_a_disk_is_measured_and_nothing_stays(tmp_path):
     rates = measure_disk(str(tmp_path), 16 << 20)
     assert rates.read > 0

@@ -50,7 +50,7 @@ def check_endpoint(config: S3Config) -> Iterator[Finding]:
     url = config.endpoint_url
     try:
         answer = _ask(url, config.ca_bundle)
-    except (OSError, http.client.HTTPException, UnicodeError) as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:
         yield _refusal(url, exc)
         return
     detail = f"{url} answers, {answer.took_s * 1000:.0f} ms with a new connection"
@@ -122,9 +122,12 @@ def _refusal(url: str, exc: Exception) -> Finding:
         remedy = "name the authority that signed it with --ca-bundle FILE, or set the clock"
         return Finding("endpoint", "fail", f"{url}: the certificate is not trusted: {reason.verify_message}", remedy)
     words = getattr(reason, "strerror", None) or str(reason)
-    if isinstance(reason, http.client.HTTPException):
-        words = f"what answers there does not speak HTTP: {words.strip()}"
-    elif isinstance(reason, UnicodeError):
+    if isinstance(reason, UnicodeError):
         words = "its name is no host's"
+    elif isinstance(reason, http.client.InvalidURL | ValueError):
+        # The error quotes what it took for a host or a port, which may be the proxy's password.
+        words = "the proxy's address, or this one, is none; in a password, # / @ are written as %23 %2F %40"
+    elif isinstance(reason, http.client.HTTPException):
+        words = f"what answers there does not speak HTTP: {words.strip()}"
     remedy = "check --endpoint-url, AWS_ENDPOINT_URL_S3, the network, and HTTPS_PROXY"
     return Finding("endpoint", "fail", f"{url}: {words}", remedy)
