@@ -482,6 +482,21 @@ async def test_a_process_that_gets_no_threads_leaves_the_work_to_the_others(serv
         world.fetchers.give(line)
 
 
+async def test_a_process_that_gets_no_descriptor_for_a_line_goes_on_with_those_it_has(server, say, make_world):
+    """Mutation: the line comes without its end, which ends the process with all its GETs, and each that follows it."""
+    world = await make_world()
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    resource.prlimit(world.pid, resource.RLIMIT_NOFILE, (3, 3))
+    first = world.fetchers.take(world.buffer, SIZE)
+    assert first is not None
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA, "sent again, from a thread"
+    assert world.fetchers.take(world.buffer, SIZE) is None, "it has no more lines"
+    world.fetchers.give(first)
+    assert (world.fetchers.statistics().ready, world.fetchers.statistics().started) == (1, 1)
+
+
 async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world):
     world = await make_world()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -72,7 +72,8 @@ class FetchServer:
             if not message:
                 return
             if message[:1] == wire.LINE:
-                self._serve_line(wire.take_line(message), socket.socket(fileno=fds[0]))
+                if fds:  # else no descriptor is left: the kernel has closed it, and the worker sees the end of the line
+                    self._serve_line(wire.take_line(message), socket.socket(fileno=fds[0]))
             elif message[:1] == wire.INTERRUPT:
                 number, serial = wire.take_interrupt(message)
                 self._lines[number].interrupt(serial)
