@@ -103,7 +103,7 @@ def test_all_buckets(bucket, mount, mountpoint, python):
 @pytest.mark.claim("source-empty")
 def test_an_empty_prefix(shown, mount):
     refused = mount.run("mount", "s3://semantics/nothing", str(mount.mountpoint))
-    assert refused.status == 1
+    assert refused.status == 3
     assert "nothing lies under the prefix" in refused.errors
 
 
