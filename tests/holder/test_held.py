@@ -66,6 +66,7 @@ def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_star
 
 
 @pytest.mark.parametrize("journal", ["journal0", "journal1"])
+@pytest.mark.parametrize("is_there", [True, False])
 @pytest.mark.parametrize(
     ("source", "snapshot", "served"),
     [
@@ -76,7 +77,9 @@ def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_star
     ],
     ids=["of the same", "of another", "of another snapshot", "of the present"],
 )
-def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypatch, source, snapshot, served, journal):
+def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(
+    tmp_path, monkeypatch, source, snapshot, served, journal, is_there
+):
     """Mutation: it shows another bucket behind open files, and that as of the moment of the first one's snapshot."""
 
     def config(source: str, log_level: str, snapshot: str | None, version: str | None) -> dict[str, object]:
@@ -97,6 +100,7 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
         init_reply="11",
         fds={"fuse": os.dup(0), "journal": -1},
         journal=journal,
+        journal_is_there=is_there,
     )
     log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
     supervisor = Supervisor(
@@ -117,10 +121,13 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(tmp_path, monkeypa
         supervisor._connection._journals = number + journals
         supervisor._leave_with_systemd()
     other = {"journal0": "journal1", "journal1": "journal0"}[journal]
-    assert told == [other, "state", journal, "state"], "one killed between two leaves a state and its journal"
+    expected = ["state", other, "state"] if is_there else [other, "state", journal, "state"]
+    assert told == expected, "one killed between two leaves a state and its journal"
     supervisor._connection._journals += 1
     with_worker = supervisor._heirloom(supervisor._request, with_worker=True)
-    assert with_worker.journal == journal, "that of the state which systemd has, also behind an upgrade"
+    in_force = other if is_there else journal
+    assert with_worker.journal == in_force, "that of the state which systemd has, also behind an upgrade"
+    assert not with_worker.journal_is_there, "it was written anew since"
     supervisor._connection.close()
     log.close()
 

@@ -12,6 +12,7 @@ from tigrismount.holder.connection import Connection
 from tigrismount.holder.heirloom import Heirloom
 from tigrismount.holder.mounting import MountSpec
 from tigrismount.holder.notify import Notifier, take_stored
+from tigrismount.holder.request import MountRequest
 from tigrismount.holder.store import Store
 from tigrismount.holder.unit import Unit
 
@@ -88,6 +89,44 @@ def test_what_cannot_be_left_with_systemd_is_left_later(manager, descriptors_lef
     assert not store.is_current(connection, 0)
     store.leave(connection, heirloom)
     assert store.is_current(connection, 0)
+    os.close(connection.journal_fd)
+
+
+def kept_by_systemd(listener: socket.socket, kept: dict[str, int]) -> dict[str, int]:
+    """Do to *kept* what systemd does when it hears of the store: a file that it has is not taken by another name."""
+    listener.setblocking(False)
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(listener, 1000, 1)
+        except BlockingIOError:
+            return kept
+        name = message.decode().rpartition("FDNAME=")[2]
+        if message.startswith(b"FDSTOREREMOVE=1"):
+            kept.pop(name, None)
+        elif not any(os.path.sameopenfile(fds[0], fd) for fd in kept.values()):
+            kept[name] = fds[0]
+
+
+@pytest.mark.parametrize("kills", [1, 2, 3])
+def test_the_journal_is_there_however_often_everything_was_killed(manager, kills):
+    """Mutation: the one that was taken over is left by its other name, which systemd ignores; open files are ESTALE."""
+    listener, environment = manager
+    connection = Connection(MountSpec(mountpoint="/m", fsname="s3://m", allow_other=False), print)
+    connection.journal_fd = os.memfd_create("journal")
+    os.write(connection.journal_fd, b"ids")
+    store, kept = Store(Notifier(environment), is_used=True), {}
+    config = {"mountpoint": "/m", "fsname": "s3://m", "allow_other": False, "kernel_read_ahead_kib": None}
+    config |= {"log_file": None, "log_format": "text", "log_level": "info", "nonempty": False}
+    request = MountRequest(config=config).to_values()
+    for count in range(kills):
+        store.leave(connection, Heirloom(request=request, init_request="", init_reply="", count=count))
+        kept_by_systemd(listener, kept)
+        state = Heirloom.from_bytes(os.pread(kept["state"], 10_000, 0))
+        assert os.pread(kept[state.journal], 10, 0) == b"ids"
+        assert store.is_current(connection, count)
+        store = Store(Notifier(environment), is_used=True)
+        store.go_on(state, connection)
+        assert not store.is_current(connection, count + 1), "who took over is another one"
     os.close(connection.journal_fd)
 
 

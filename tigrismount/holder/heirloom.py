@@ -51,6 +51,8 @@ class Heirloom:
     """Inherited descriptors: ``fuse``, ``journal``, ``channel``, ``output``; ``covered`` where a plain user mounted."""
     journal: str = ""
     """Name of the journal in systemd's store."""
+    journal_is_there: bool = True
+    """Whether what is kept by that name is the journal among *fds*, and not one before it."""
     lost: list[int] = field(default_factory=list)
     """Numbers of the lost mounts that this one lies on."""
     mount_id: int = -1

@@ -54,7 +54,20 @@ class Store:
             return stored["fuse"], init_request, None
         heirloom = Heirloom.from_bytes(read_memory_file(stored["state"]))
         fds = {"fuse": stored["fuse"], "journal": stored.get(heirloom.journal, -1)}
-        return stored["fuse"], init_request, replace(heirloom, fds=fds)
+        return stored["fuse"], init_request, replace(heirloom, fds=fds, journal_is_there=heirloom.journal in stored)
+
+    def go_on(self, heirloom: Heirloom, connection: Connection) -> None:
+        """Go on with what another process has left, whose *connection* was just adopted.
+
+        Its journal keeps its name: systemd takes no file that it has into its store by another one, without a word.
+        """
+        self.journal = heirloom.journal
+        if heirloom.journal and heirloom.journal_is_there:
+            self._left = (connection.journal_number, -1)
+
+    def has_journal(self, connection: Connection) -> bool:
+        """Tell whether systemd has the journal that is in force, and not only one before it."""
+        return self._left[0] == connection.journal_number
 
     def is_current(self, connection: Connection, count: int) -> bool:
         """Whether what was left is what there is, after *count* takeovers; always so where no store is used."""
@@ -62,10 +75,10 @@ class Store:
 
     def leave(self, connection: Connection, heirloom: Heirloom) -> None:
         """Have systemd keep what its next start of this unit needs to take over; it is not current where that fails."""
-        has_journal = self._left[0] == connection.journal_number
+        has_journal = self.has_journal(connection)
         name = self.journal if has_journal else _OTHER.get(self.journal, "journal0")
         try:
-            fd = write_memory_file(replace(heirloom, journal=name).to_bytes())
+            fd = write_memory_file(replace(heirloom, journal=name, journal_is_there=True).to_bytes())
         except OSError:  # such as no descriptor left on this machine
             return
         has_journal = has_journal or self._notify.store(name, connection.journal_fd)

@@ -386,6 +386,7 @@ class Supervisor:
             worker_pid=self._workers.pid,
             fds=fds,
             journal=self._store.journal,
+            journal_is_there=self._store.has_journal(connection),
             lost=connection.lost,
             mount_id=known[0],
             device=known[1],
@@ -395,9 +396,9 @@ class Supervisor:
         fds = heirloom.fds
         init = bytes.fromhex(heirloom.init_request), bytes.fromhex(heirloom.init_reply)
         covered_fd = fds.get("covered", -1)
-        self._store.journal = heirloom.journal
         known = (heirloom.mount_id, heirloom.device) if heirloom.mount_id >= 0 else None
         self._connection.adopt(fds["fuse"], fds.get("journal", -1), *init, covered_fd, heirloom.lost, known)
+        self._store.go_on(heirloom, self._connection)
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = heirloom.count, heirloom.reason
