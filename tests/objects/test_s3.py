@@ -504,7 +504,7 @@ async def test_a_head_without_a_length_is_of_an_empty_object_if_its_etag_says_so
 async def test_a_head_tells_whether_an_archived_object_can_be_read(server, say, client, restore, restored):
     server.answer(say.response(200, ETag='"e"', Content_Length=1, x_amz_storage_class="GLACIER", x_amz_restore=restore))
     info = await client.head("b", "k")
-    assert (info.restored, info.archived) == (restored, not restored)
+    assert (info.storage_class, info.archived) == ("GLACIER", not restored)
 
 
 async def test_a_head_without_a_length_makes_no_file_short(server, say, client):

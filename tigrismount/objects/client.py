@@ -33,13 +33,24 @@ class ObjectInfo:
     """SHA-256 of the whole object in hexadecimal where the answer named it."""
     checksums: tuple[tuple[str, str], ...] = ()
     """Further checksums of the whole object that a HEAD named: algorithm and hexadecimal sum."""
-    restored: bool = False
-    """Whether a HEAD named a copy of an archived object that can be read for some days; listings do not say."""
 
     @property
     def archived(self) -> bool:
-        """Whether a GET is answered with InvalidObjectState, as far as this answer tells."""
-        return self.storage_class in ARCHIVE_CLASSES and not self.restored
+        """Whether a GET is answered with InvalidObjectState, as far as this answer tells: listings do not say all."""
+        return self.storage_class in ARCHIVE_CLASSES
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredInfo(ObjectInfo):
+    """What a HEAD says about an archived object of which there is a copy to be read for some days.
+
+    A class of its own, as a member would take memory for each name of a directory.
+    """
+
+    @property
+    def archived(self) -> bool:
+        """Whether a GET is answered with InvalidObjectState: not while the copy is there."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)

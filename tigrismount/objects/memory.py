@@ -29,7 +29,7 @@ from tigrismount.errors import (
     ObjectNotFoundError,
     StaleObjectError,
 )
-from tigrismount.objects.client import ListPage, ObjectInfo, ObjectStatistics
+from tigrismount.objects.client import ListPage, ObjectInfo, ObjectStatistics, RestoredInfo
 
 if TYPE_CHECKING:
     from tigrismount.objects.client import FetchSink
@@ -121,7 +121,8 @@ class MemoryObjectClient:
         obj = ObjectId(self.bucket, key, etag, len(data))
         if self.versioned and version_id is None:
             version_id = f"v{len(self._kept) + 1}"
-        info = ObjectInfo(obj, mtime_s, storage_class, version_id, symlink_target, sha256, checksums, restored)
+        kind = RestoredInfo if restored else ObjectInfo
+        info = kind(obj, mtime_s, storage_class, version_id, symlink_target, sha256, checksums)
         self._objects[key] = (info, memoryview(data))
         if self.versioned and version_id is not None:
             self._kept[version_id] = self._objects[key]

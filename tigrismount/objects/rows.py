@@ -7,7 +7,7 @@ from typing import Any
 
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectProtocolError
-from tigrismount.objects.client import ObjectInfo
+from tigrismount.objects.client import ObjectInfo, RestoredInfo
 from tigrismount.objects.responses import bare_etag
 
 
@@ -18,10 +18,10 @@ def info_of(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> O
     modified = row.get("LastModified")
     mtime_s = modified.timestamp() if modified is not None else 0.0
     obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)
-    return ObjectInfo(
+    kind = RestoredInfo if 'ongoing-request="false"' in (row.get("Restore") or "") else ObjectInfo
+    return kind(
         obj if obj.cacheable else replace(obj, modified_s=int(mtime_s)),
         mtime_s=mtime_s,
         storage_class=row.get("StorageClass") or "STANDARD",
         version_id=row.get("VersionId"),
-        restored='ongoing-request="false"' in (row.get("Restore") or ""),
     )

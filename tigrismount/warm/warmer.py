@@ -12,7 +12,6 @@ to the disk, so little is left to do when the last one has.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -241,7 +240,8 @@ class Warmer:
             for place, info in rows:
                 with suppress(ObjectError):  # then it stays what the listing made of it
                     head = await self._client.head(info.id.bucket, info.id.key)
-                    known[place] = replace(info, restored=head.restored)
+                    if head.id == info.id:
+                        known[place] = head
 
         async with trio.open_nursery() as nursery:
             for _ in range(_OPENS_AT_ONCE):
