@@ -113,7 +113,7 @@ def _measure(
     async def find() -> Sample:
         async with connected(config) as client:
             page = await first_page(client, config.vfs.bucket, prefix, delimiter="")
-            return choose([info.id for info in page.objects if not _is_archived(info.storage_class)], budget_bytes)
+            return choose([info.id for info in page.objects if not info.archived], budget_bytes)
 
     async def download(sample: Sample, advance: Callable[[int], object]) -> Measured:
         async with connected(config) as client:
@@ -130,10 +130,6 @@ def _measure(
     with narrator.step(DISK):
         measured.append(measure_raw_disk(work))
     return sample, measured
-
-
-def _is_archived(storage_class: str | None) -> bool:
-    return storage_class in ("GLACIER", "DEEP_ARCHIVE")
 
 
 def _check_room(work: str, sample_bytes: int) -> None:

@@ -35,7 +35,6 @@ LEAST_BYTES = 1 << 20
 _FAR_S = 0.1
 _SLOW_BYTES_S = 100e6
 """Below a gigabit a second a model of 10 GB takes minutes."""
-_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 
 
 class StoreExam:
@@ -109,7 +108,7 @@ class StoreExam:
 
     async def _rates(self, info: ObjectInfo, add: Callable[[Finding], None]) -> None:
         obj = info.id
-        if obj.size_bytes < LEAST_BYTES or info.storage_class in _ARCHIVES:
+        if obj.size_bytes < LEAST_BYTES or info.archived:
             add(Finding("rate", "skip", "there is no object of 1 MiB or more among the first keys"))
             return
         one = await self._measure(obj, [(0, min(obj.size_bytes, ONE_BYTES))])
@@ -161,7 +160,7 @@ class _Waste:
 
 def _worth(info: ObjectInfo) -> int:
     """Return how much an object says about a rate: archived ones nothing."""
-    return -1 if info.storage_class in _ARCHIVES else info.id.size_bytes
+    return -1 if info.archived else info.id.size_bytes
 
 
 def _rate(rate: float) -> str:
