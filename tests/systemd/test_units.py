@@ -137,6 +137,27 @@ def test_the_helper_takes_no_mount_away_that_it_could_not_look_at(monkeypatch, o
         helper._mount(unit)
 
 
+def test_the_helper_leaves_a_units_mount_that_is_covered_and_what_covers_it(monkeypatch, capsys):
+    """It waits for its next worker below what an administrator has mounted on top, as its supervisor is started anew.
+
+    Mutation: systemd forgets it, so that its open files fail, and the one made in its place hides what covered it.
+    """
+    mounts = parse_mounts(
+        b"90 27 0:50 / /mnt/b ro - fuse.tigrismount s3://b ro,user_id=990\n"
+        b"91 90 0:51 / /mnt/b rw - nfs4 server:/models rw\n"
+    )
+    monkeypatch.setattr(helper, "mount_at", lambda _: mounts[-1])
+    monkeypatch.setattr(helper, "read_mounts", lambda: mounts)
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    monkeypatch.setattr(helper, "_make_directory", lambda _: sys.exit("goes on"))
+    unit = Unit("b", "s3://b", "/mnt/b", "/etc/tigrismount/b.toml", {})
+    helper._mount(unit)
+    assert "server:/models" in capsys.readouterr().err
+    del mounts[0]
+    with pytest.raises(SystemExit, match="goes on"):  # as where the mountpoint is another filesystem's root
+        helper._mount(unit)
+
+
 def test_the_helper_is_small_and_needs_the_standard_library_only():
     package = Path(tigrismount.__file__).parent
     code = (

@@ -6,8 +6,8 @@ helper: the descriptor and the kernel's INIT request come to it through systemd'
 the supervisor's, the standard library, and no network: that is all that root runs.
 
 ``mount`` leaves alone a connection that systemd still holds, which waits for a worker to take over, and replaces a dead
-one. ``unmount`` acts where the unit was stopped or did not start; after a crash it leaves the mount to the next start.
-What somebody else has mounted there and serves is refused by the one, and left by the other.
+one that nothing covers. ``unmount`` acts where the unit was stopped or did not start; after a crash it leaves the mount
+to the next start. What somebody else has mounted there and serves is refused by the one, and left by the other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tigrismount.errors import MountError
 from tigrismount.holder.heirloom import write_memory_file
 from tigrismount.holder.init import INIT_REQUEST_BYTES
 from tigrismount.holder.knobs import raise_read_ahead
-from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
 from tigrismount.holder.mounting import BusyError, MountSpec, mount, unmount
 from tigrismount.holder.notify import Notifier
 from tigrismount.holder.probe import Health, probe
@@ -85,6 +85,10 @@ def _mount(unit: Unit) -> None:
             # process that comes does not start, and "unmount" takes the mount away.
             return
         unmount(unit.mountpoint, lazy=True)
+    if entry is not None and any(each.owner_uid == user.pw_uid for each in _ours_at(unit.mountpoint)):
+        # It may wait for a worker: systemd is not to forget it, and what covers it is not ours to hide.
+        print(f"tigrismount: {unit.mountpoint}: {entry.source} is mounted over it", file=sys.stderr)  # noqa: T201
+        return
     _make_directory(unit.mountpoint)
     owner = (user.pw_uid, user.pw_gid)
     notify = Notifier(os.environ)
@@ -99,6 +103,10 @@ def _mount(unit: Unit) -> None:
     kib = _read_ahead_kib(unit)
     if made is not None and kib > 0:
         raise_read_ahead(made.device, kib)
+
+
+def _ours_at(mountpoint: str) -> list[MountEntry]:
+    return [entry for entry in read_mounts() if entry.is_ours and entry.mountpoint == mountpoint]
 
 
 def _read_ahead_kib(unit: Unit) -> int:
