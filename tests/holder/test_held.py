@@ -11,6 +11,7 @@ import struct
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder.conversation import StartError
 from tigrismount.holder.heirloom import Heirloom, write_memory_file
 from tigrismount.holder.launch import run_resumed
 from tigrismount.holder.log import DaemonLog
@@ -159,6 +160,33 @@ def test_a_hangup_that_comes_while_a_mount_is_made_anew_is_not_forgotten(tmp_pat
         supervisor._events.signals.append(signal.SIGHUP)
         supervisor._check_interruptions()
     assert supervisor._wants_upgrade == is_anew
+    log.close()
+
+
+def test_a_mount_that_cannot_be_made_anew_is_never_an_empty_directory(tmp_path, monkeypatch):
+    """The lost mount of a plain user is gone by then, and what took its place is all that hides the directory below.
+
+    Mutation: where the first worker of the new mount ends too, as for the same want of memory, that is unmounted.
+    """
+
+    def fail() -> None:
+        raise StartError("the worker was killed by SIGKILL")
+
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+    supervisor, ended = Supervisor(request, log, lambda _: None), []
+    connection_fd, waits = os.pipe()
+    monkeypatch.setattr(supervisor, "_make", fail)
+    monkeypatch.setattr(supervisor._connection, "fuse_fd", connection_fd)
+    monkeypatch.setattr(supervisor._connection, "is_mounted", lambda: True)
+    monkeypatch.setattr(supervisor._connection, "try_unmount", lambda *, lazy: pytest.fail("it is seen"))
+    monkeypatch.setattr(supervisor._workers, "end_all", lambda *, ask_first: ended.append(ask_first))
+    with supervisor._events:
+        assert not supervisor._remount("was killed by SIGKILL", "this kernel cannot")
+    assert ended
+    with pytest.raises(BrokenPipeError):  # nobody waits for it any more
+        os.write(waits, b"x")
+    os.close(waits)
     log.close()
 
 

@@ -332,7 +332,11 @@ class Supervisor:
             raise
         except (MountError, StartError) as exc:
             self._log.error(f"{self._request.spec.mountpoint} could not be mounted anew: {exc}")
-            self._undo()
+            if self._connection.lost:  # it hides the directory below
+                self._undo()
+            else:  # a plain user's had to go first: what took its place stays, dead
+                self._workers.end_all(ask_first=True)
+                self._let_go()
             return False
         return True
 
