@@ -223,3 +223,17 @@ def test_a_lazily_unmounted_mount_in_use_is_taken_over_too(supervise, mountpoint
     finally:
         os.close(directory)
     assert supervised.wait() == 0
+
+
+def test_a_mount_that_was_unmounted_lazily_is_not_made_anew(supervise, mountpoint):
+    """Mutation: what somebody has taken away is there again, once the worker ends that served what was still open."""
+    supervised = supervise(use_resend=False)
+    directory = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        unmount(str(mountpoint), lazy=True)
+        os.kill(supervised.outcome.worker_pid, signal.SIGKILL)
+        assert supervised.wait() == 0
+    finally:
+        os.close(directory)
+    assert "was unmounted" in supervised.log.read_text()
+    assert mount_at(str(mountpoint)) is None

@@ -308,14 +308,16 @@ class Supervisor:
             if not refusal:
                 self._begin_to_serve()
                 return None
-        if not connection.is_connected() and not connection.is_mounted():
+        # What was unmounted lazily lasted for who had files open, and is to be made anew for nobody.
+        may_remount = self._replacement.may_remount and not self._is_held
+        if (may_remount or not connection.is_connected()) and not connection.is_mounted():
             self._let_go()
             connection.remove_lost()
             self._log.info(f"{spec.mountpoint} was unmounted")
             return 0
         # Not unmounted: an error is better than a directory that is suddenly empty.
         self._let_go()
-        if self._replacement.may_remount and not self._is_held and self._remount(how, refusal):
+        if may_remount and self._remount(how, refusal):
             return None
         self._log.error(f"the worker {how}; {refusal}; reads of {spec.mountpoint} fail until it is mounted again")
         return LOST if self._is_held else _FAILED
