@@ -5,7 +5,6 @@ import pytest
 from tigrismount.errors import ConfigError
 from tigrismount.mounter.volumes import DEFAULT_CACHE_DIR, OF_THE_NODE, Installation, resolve
 from tigrismount.mounter.wire import Order
-from tigrismount.vfs.options import VfsConfig
 
 ENV = {"HOME": "/", "TIGRISMOUNT_METADATA_TTL": "5s"}
 
@@ -98,6 +97,10 @@ def test_a_mount_of_the_present_stays_one_though_the_node_names_a_snapshot_by_no
     assert resolve(order(), Installation(environment=environment)).s3.snapshot == "latest"
     found = order(snapshot_version="1751631910000000000")
     assert resolve(found, Installation(environment=environment), has_served=True).s3.snapshot == "latest"
-    (tmp_path / "file").write_text('snapshot = "latest"\n')
-    config = resolve(order(), Installation(environment=ENV, config_file=str(tmp_path / "file")), has_served=True)
-    assert (config.s3.snapshot, config.vfs.metadata_ttl_s) == (None, VfsConfig(bucket="models").metadata_ttl_s)
+    (tmp_path / "file").write_text('snapshot = "latest"\nnegative-ttl = "9s"\n')
+    installation = Installation(environment=ENV, config_file=str(tmp_path / "file"))
+    config = resolve(order(), installation, has_served=True)
+    assert (config.s3.snapshot, config.vfs.metadata_ttl_s, config.vfs.negative_ttl_s) == (None, 5, 9)
+    # Mutation: the snapshot that does not count still decides how long names are believed, whatever the volume says.
+    config = resolve(order({"metadata-ttl": "0"}), installation, has_served=True)
+    assert (config.s3.snapshot, config.vfs.metadata_ttl_s) == (None, 0)

@@ -12,7 +12,7 @@ from tigrismount.config.source import ALL_BUCKETS, SOURCE_VARIABLES, Source, par
 from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from tigrismount.config.model import MountConfig
 
@@ -45,6 +45,7 @@ def load(
     config_file: str | None,
     debug: bool,
     environment: Mapping[str, str],
+    leave_out: Collection[str] = (),
 ) -> Loaded:
     """Return the configuration of a mount.
 
@@ -56,6 +57,7 @@ def load(
         config_file: TOML file to read; None looks into the environment.
         debug: Whether tracebacks are wanted.
         environment: The process's environment.
+        leave_out: Keys of options that do not count, wherever they are said.
 
     Raises:
         ConfigError: Something is wrong; the message holds every fault, separated by ``; ``.
@@ -72,6 +74,8 @@ def load(
         file=file,
         file_name=file_name,
     )
+    for key in leave_out:
+        merged.settings.pop(key, None)
     values, faults = validate(merged.settings)
     faults += [
         f"{file_name}: {key} = {value!r}: expected text"

@@ -18,10 +18,9 @@ from tigrismount.errors import ConfigError
 from tigrismount.holder.request import WORKER_COMMAND, Deadlines
 from tigrismount.mounter.wire import Order
 from tigrismount.objects.endpoints import store_id
-from tigrismount.vfs.options import VfsConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from tigrismount.config.model import MountConfig
 
@@ -37,7 +36,7 @@ OF_THE_NODE = frozenset(
 """Options that no volume sets. ``store_id`` among them: who may choose it can leave bytes in the cache for others."""
 
 _ENDPOINT = "AWS_ENDPOINT_URL"
-_SNAPSHOT = BY_KEY["snapshot"]
+_SNAPSHOT = "snapshot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +73,11 @@ def resolve(order: Order, installation: Installation, *, has_served: bool = Fals
     if endpoint := order.secret.get(_ENDPOINT):
         environment[_ENDPOINT] = endpoint
         environment.pop(f"{_ENDPOINT}_S3", None)
-    of_the_present = has_served and order.snapshot_version is None and _SNAPSHOT.key not in order.options
-    if of_the_present:
-        environment.pop(_SNAPSHOT.variable, None)
+    of_the_present = has_served and order.snapshot_version is None and _SNAPSHOT not in order.options
+    leave_out = (_SNAPSHOT,) if of_the_present else ()
     options = [f"{name}={value}" for name, value in order.options.items()]
-    config = _of_its_own_store(_load(order, installation, options, environment), order, installation)
-    if of_the_present and config.s3.snapshot is not None:  # of the file
-        usual = VfsConfig(bucket=config.vfs.bucket)
-        vfs = replace(config.vfs, metadata_ttl_s=usual.metadata_ttl_s, negative_ttl_s=usual.negative_ttl_s)
-        config = replace(config, s3=replace(config.s3, snapshot=None), vfs=vfs)
+    config = _load(order, installation, options, environment, leave_out)
+    config = _of_its_own_store(config, order, installation)
     memory_bytes = read_host_facts(environment).memory_bytes
     if config.blocks.memory_limit_bytes > memory_bytes:
         raise ConfigError(
@@ -94,7 +89,11 @@ def resolve(order: Order, installation: Installation, *, has_served: bool = Fals
 
 
 def _load(
-    order: Order, installation: Installation, options: Sequence[str], environment: Mapping[str, str]
+    order: Order,
+    installation: Installation,
+    options: Sequence[str],
+    environment: Mapping[str, str],
+    leave_out: Collection[str] = (),
 ) -> MountConfig:
     return load(
         source=order.source,
@@ -104,6 +103,7 @@ def _load(
         config_file=installation.config_file,
         debug=False,
         environment=environment,
+        leave_out=leave_out,
     ).config
 
 
