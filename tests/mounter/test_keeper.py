@@ -13,6 +13,7 @@ import threading
 import pytest
 
 from tigrismount.demo.command import wait_until
+from tigrismount.errors import ConfigError
 from tigrismount.holder.protocol import Message
 from tigrismount.holder.request import Deadlines
 from tigrismount.mounter.keeper import Keeper
@@ -193,6 +194,30 @@ def test_a_mount_is_taken_over_also_where_the_list_of_mounts_cannot_be_read(adop
     monkeypatch.setattr("tigrismount.holder.connection.read_mounts", fail)
     _, _, said = adopt(KEEPS_THE_CONNECTION)
     assert "lost" not in [type_ for type_, _ in said]
+
+
+def test_a_mount_is_not_given_up_because_its_options_cannot_be_read_now(tmp_path, monkeypatch):
+    """As where descriptors are short. It lets go of the connection, and the driver gives it again.
+
+    Mutation: the driver hears that it is lost for good, and has the kernel end it with the files that are open.
+    """
+
+    def resolve(*_args: object, **_options: object) -> None:
+        raise ConfigError("tigrismount.toml: cannot be read") from OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr("tigrismount.mounter.keeper.resolve", resolve)
+    order = Order(mount_id="one", source="s3://models/llama", options={}, mountpoint=str(tmp_path), secret={})
+    said = []
+    log = MountLog("one", level="error", json_lines=False)
+    installation = Installation(environment={})
+    keeper = Keeper(order, installation, log, lambda *what, **_: said.append(what), print, threading.Semaphore())
+    kernel, fuse = socket.socketpair()
+    keeper.begin(Message("adopt", order.to_values(), (fuse.detach(), os.memfd_create("journal"))))
+    keeper.join(60)
+    with kernel:
+        kernel.settimeout(10)
+        assert kernel.recv(1) == b""
+    assert said == []
 
 
 def is_ignoring(pid: int, number: int) -> bool:

@@ -104,3 +104,9 @@ def test_a_mount_of_the_present_stays_one_though_the_node_names_a_snapshot_by_no
     # Mutation: the snapshot that does not count still decides how long names are believed, whatever the volume says.
     config = resolve(order({"metadata-ttl": "0"}), installation, has_served=True)
     assert (config.s3.snapshot, config.vfs.metadata_ttl_s) == (None, 0)
+
+
+def test_a_mount_that_has_served_is_not_refused_for_the_memory_of_the_node():
+    """Mutation: a mounter without a free descriptor takes the memory for 1 GiB, and gives the mount up for good."""
+    config = resolve(order({"memory-limit": "900TiB"}), Installation(environment=ENV), has_served=True)
+    assert config.blocks.memory_limit_bytes == 900 << 40

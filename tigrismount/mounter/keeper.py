@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -57,6 +58,8 @@ _RELEASE_S = 5.0
 """How long a worker that leaves may take to give up the connection; it takes a tenth of a second."""
 _TURN_S = 0.1
 """How often whoever waits for a turn listens to the driver."""
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""This machine is short of something, which says nothing of what is asked for."""
 _WHERE_TO_LOOK = "the mounter's log says more, and its memory limit is what most often ends a worker"
 
 
@@ -170,6 +173,10 @@ class Keeper:
             if first.type == "start":
                 self._log.warning(f"was not mounted: {exc}")
                 self._report.fail(first, "bad_option", str(exc))
+            elif isinstance(exc.__cause__, OSError) and exc.__cause__.errno in _SHORT:
+                # Not lost: the driver gives it again, once it has found that nobody serves it.
+                self._log.error(f"cannot be served for now: {exc}")
+                drop(first)
             else:  # the installation was changed since: the driver can mount it in no other way either
                 drop(first)
                 self._lose(str(exc), may_remount=False)

@@ -78,14 +78,18 @@ def resolve(order: Order, installation: Installation, *, has_served: bool = Fals
     options = [f"{name}={value}" for name, value in order.options.items()]
     config = _load(order, installation, options, environment, leave_out)
     config = _of_its_own_store(config, order, installation)
-    memory_bytes = read_host_facts(environment).memory_bytes
+    if not has_served:  # else that costs open files, and where descriptors are short the memory is not known
+        _check_memory(config, read_host_facts(environment).memory_bytes)
+    version = order.snapshot_version
+    return config if version is None else replace(config, s3=replace(config.s3, snapshot_version=version))
+
+
+def _check_memory(config: MountConfig, memory_bytes: int) -> None:
     if config.blocks.memory_limit_bytes > memory_bytes:
         raise ConfigError(
             f"memory-limit: is more than the {memory_bytes >> 20} MiB that all mounts of this node have; "
             "ask for less, or raise the memory limit of the mounter's pod"
         )
-    version = order.snapshot_version
-    return config if version is None else replace(config, s3=replace(config.s3, snapshot_version=version))
 
 
 def _load(
