@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from tigrismount.errors import MountError
 from tigrismount.holder.request import MountRequest
 
 
@@ -102,3 +103,17 @@ def test_an_interpreter_that_this_user_may_not_run_is_said_in_one_line(fails, tm
     exit_code, line = fails("mount", "s3://my-bucket", str(tmp_path), "--cache-dir", "off")
     assert exit_code == 1
     assert line.startswith("/nowhere/python3: cannot be started: No such file or directory; install")
+
+
+@pytest.mark.parametrize(("stored", "status"), [("fuse:init", 2), ("fuse:init:state:journal0", 69)])
+def test_a_units_mount_that_has_served_is_left_to_the_next_start(fails, tmp_path, monkeypatch, stored, status):
+    """Mutation: where a file cannot be read as the unit is started again, the helper unmounts what waits for it."""
+
+    def read(*_: object, **__: object) -> None:
+        raise MountError(f"{tmp_path}/models.toml: cannot be read: Too many open files in system")
+
+    monkeypatch.setattr("tigrismount.cli.mount.read_unit", read)
+    monkeypatch.setenv("LISTEN_FDNAMES", stored)
+    exit_code, line = fails("mount", "--foreground", "--unit", "models")
+    assert exit_code == status
+    assert "Too many open files in system" in line

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
 from tigrismount.cli.completing import directories, values
-from tigrismount.cli.failure import print_error, print_outcome, print_warning
+from tigrismount.cli.failure import CommandFailure, print_error, print_outcome, print_warning
 from tigrismount.cli.flags import flags
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.resolve import check_places
 from tigrismount.control.paths import UNITS_DIRECTORY
-from tigrismount.errors import ConfigError, MountError
+from tigrismount.errors import ConfigError, MountError, TigrisMountError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
 from tigrismount.holder.mountinfo import canonical_mountpoint
 from tigrismount.holder.request import Deadlines, MountRequest, Outcome
+from tigrismount.holder.supervisor import LOST
 from tigrismount.holder.unit import read_unit
 
 _FOREGROUND_DEADLINES = Deadlines(unmount_grace_s=1.0)
@@ -61,39 +63,55 @@ def mount(
     Returns once the mount has answered a first listing; when it cannot, says why and leaves nothing mounted. Every
     option can also be set as TIGRISMOUNT_<NAME> in the environment and in a TOML file.
     """
-    if unit is not None:
-        source, mountpoint, config_file = _places_of_unit(unit, places, config_file)
-    else:
-        source, mountpoint = _places(places)
-    loaded = load(
-        source=source,
-        mountpoint=canonical_mountpoint(mountpoint),
-        flags=given,
-        mount_options=mount_options,
-        config_file=config_file,
-        debug=debug or obj["debug"],
-        environment=os.environ,
-    )
-    config = loaded.config
-    check_places(config)
-    _check_files(config)
-    request = MountRequest(
-        config=config.to_json(),
-        deadlines=_FOREGROUND_DEADLINES if foreground else Deadlines(),
-        reload_command=_same_again(obj["arguments"]),
-        directory=os.getcwd(),
-    )
-    if print_request:
-        click.echo(request.to_json())
-        return 0
-    for warning in loaded.warnings:
-        print_warning(warning)
-    if foreground:
-        is_held = unit is not None and "fuse" in os.environ.get("LISTEN_FDNAMES", "").split(":")
-        return run_in_foreground(request, lambda outcome: _tell(config, outcome), is_held=is_held)
-    outcome = start_in_background(request)
-    _tell(config, outcome)
-    return outcome.exit_code
+    with _left_to_the_next_start(unit):
+        if unit is not None:
+            source, mountpoint, config_file = _places_of_unit(unit, places, config_file)
+        else:
+            source, mountpoint = _places(places)
+        loaded = load(
+            source=source,
+            mountpoint=canonical_mountpoint(mountpoint),
+            flags=given,
+            mount_options=mount_options,
+            config_file=config_file,
+            debug=debug or obj["debug"],
+            environment=os.environ,
+        )
+        config = loaded.config
+        check_places(config)
+        _check_files(config)
+        request = MountRequest(
+            config=config.to_json(),
+            deadlines=_FOREGROUND_DEADLINES if foreground else Deadlines(),
+            reload_command=_same_again(obj["arguments"]),
+            directory=os.getcwd(),
+        )
+        if print_request:
+            click.echo(request.to_json())
+            return 0
+        for warning in loaded.warnings:
+            print_warning(warning)
+        if foreground:
+            is_held = unit is not None and "fuse" in os.environ.get("LISTEN_FDNAMES", "").split(":")
+            return run_in_foreground(request, lambda outcome: _tell(config, outcome), is_held=is_held)
+        outcome = start_in_background(request)
+        _tell(config, outcome)
+        return outcome.exit_code
+
+
+@contextlib.contextmanager
+def _left_to_the_next_start(unit: str | None) -> Iterator[None]:
+    """End as a takeover that is to be tried again, where systemd holds a mount that has served.
+
+    With any other status the helper unmounts it, and the files that are open fail.
+    """
+    has_served = unit is not None and "state" in os.environ.get("LISTEN_FDNAMES", "").split(":")
+    try:
+        yield
+    except (TigrisMountError, OSError) as exc:
+        if not has_served:
+            raise
+        raise CommandFailure(f"{exc}; the mount is left to the next start", LOST) from exc
 
 
 def _same_again(arguments: Sequence[str]) -> tuple[str, ...]:
