@@ -14,6 +14,10 @@ from tigrismount.holder.mountinfo import parse_mounts
 from tigrismount.holder.probe import Probe
 from tigrismount.holder.watchdog import Watchdog
 
+NULL = os.open(os.devnull, os.O_RDONLY)
+ANSWERED = SimpleNamespace(fileno=lambda: NULL, finish=lambda: None)
+"""A probe of a directory that answers."""
+
 
 class FakeWorker:
     """Answers at once, or never."""
@@ -94,7 +98,7 @@ def test_a_worker_is_not_blamed_for_a_filesystem_on_top(monkeypatch, kind):
     monkeypatch.setattr(watchdog, "mount_at", lambda _: entry)
     answer_fd, unanswered_fd = os.pipe()
     probe = SimpleNamespace(fileno=lambda: answer_fd, finish=lambda: None)
-    dog = Watchdog("/models", hang_s=0.0, start_probe=lambda _: probe)
+    dog = Watchdog("/models", hang_s=0.0, start_probe=lambda path: probe if path == "/models" else ANSWERED)
     said, progress = set(), []
     for _ in range(40):
         said.add(dog.turn(FakeWorker(answers=True)))
@@ -115,7 +119,14 @@ def test_a_filesystem_on_top_that_hangs_is_asked_once(monkeypatch):
     monkeypatch.setattr(watchdog, "mount_at", lambda _: seen[0])
     answer_fd, unanswered_fd = os.pipe()
     probe = SimpleNamespace(fileno=lambda: answer_fd, finish=lambda: None)
-    dog = Watchdog("/models", hang_s=0.0, start_probe=lambda path: started.append(path) or probe)
+
+    def start_probe(path: str) -> SimpleNamespace:
+        if path != "/models":
+            return ANSWERED
+        started.append(path)
+        return probe
+
+    dog = Watchdog("/models", hang_s=0.0, start_probe=start_probe)
     for _ in range(60):
         assert not dog.turn(FakeWorker(answers=True))
     assert len(started) == 1
@@ -125,3 +136,31 @@ def test_a_filesystem_on_top_that_hangs_is_asked_once(monkeypatch):
     dog.reset()
     os.close(answer_fd)
     os.close(unanswered_fd)
+
+
+def test_a_worker_is_not_blamed_for_a_filesystem_on_the_way(monkeypatch):
+    """As where the mountpoint lies in a home directory on a server that is away.
+
+    Mutation: each worker is killed after twenty seconds, and what is open fails where nobody can take over.
+    """
+    ours = parse_mounts(b"90 27 0:50 / /home/anna/models ro - fuse.tigrismount s3://m ro\n")[0]
+    monkeypatch.setattr(watchdog, "mount_at", lambda _: ours)
+    started: list[str] = []
+    ends = {path: os.pipe() for path in ("/home/anna/models", "/home/anna")}
+
+    def start_probe(path: str) -> SimpleNamespace:
+        started.append(path)
+        return SimpleNamespace(fileno=lambda: ends[path][0], finish=lambda: None)
+
+    dog = Watchdog("/home/anna/models", hang_s=0.0, start_probe=start_probe)
+    for _ in range(60):
+        assert not dog.turn(FakeWorker(answers=True))
+    assert dog.has_progress
+    assert sorted(started) == ["/home/anna", "/home/anna/models"], "each child hangs as long as that one does"
+    os.write(ends["/home/anna"][1], b"ok")
+    said = [dog.turn(FakeWorker(answers=True)) for _ in range(20)]
+    assert any("did not answer the kernel" in text for text in said), "the way is free again"
+    dog.reset()
+    for pair in ends.values():
+        for fd in pair:
+            os.close(fd)

@@ -9,11 +9,14 @@ is about to take, the worker's library waits for the next request, and all the w
 
 Patience is counted in turns of this watchdog and not in seconds: on a machine that is overloaded, paused or suspended
 its turns come late as well, and so nobody is accused of what the machine did.
+
+Nor of what others do: a filesystem that hangs on top of the mount, or on the way to it, hangs the probe as well.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from typing import TYPE_CHECKING
@@ -51,6 +54,8 @@ class Watchdog:
         self._turns = 0
         self._next_s = 0.0
         self._is_covered = False
+        self._way: Probe | None = None
+        """Looks at the directory above the mount, from when an answer is late until that one is there."""
         self.has_progress = True
         """Whether everything that was asked before the last turn has been answered."""
 
@@ -69,9 +74,10 @@ class Watchdog:
         if worker.unanswered >= TURNS_MAX:
             return f"did not answer its supervisor for {seconds}"
         if self._probe_turns >= TURNS_MAX:
-            if self._is_seen():
+            is_seen = self._is_seen()
+            if is_seen and self._is_reached():
                 return f"did not answer the kernel for {seconds}"
-            self._is_covered = True
+            self._is_covered = not is_seen
             self._end_probe()
         self.has_progress = worker.unanswered == 0 and finding
         worker.ping()
@@ -80,6 +86,7 @@ class Watchdog:
     def reset(self) -> None:
         """Begin anew, for the next worker."""
         self._end_probe()
+        self._end_look_above()
         self._next_s = time.monotonic() + self._every_s
         self.has_progress = True
 
@@ -88,6 +95,24 @@ class Watchdog:
             self._probe.finish()
             self._probe = None
         self._probe_turns = 0
+
+    def _is_reached(self) -> bool:
+        """Whether the way to our mount is free: it may lead through a filesystem that does not answer itself."""
+        if self._way is not None and not _has_answered(self._way):
+            return False
+        self._end_look_above()
+        return True
+
+    def _look_above(self) -> None:
+        assert self._mountpoint is not None
+        if self._way is None:
+            with contextlib.suppress(MountError):  # who has no process left for one does without
+                self._way = self._start_probe(os.path.dirname(self._mountpoint))
+
+    def _end_look_above(self) -> None:
+        if self._way is not None:
+            self._way.finish()
+            self._way = None
 
     def _is_seen(self) -> bool:
         """Whether it is our mount that does not answer, and not one that somebody has made on top of it."""
@@ -104,14 +129,20 @@ class Watchdog:
             if self._mountpoint is not None and (worker.unanswered or self._turns % _PROBE_EVERY_TURNS == 0):
                 # What hangs on top keeps each child that asks it for as long as it hangs.
                 self._is_covered = self._is_covered and not self._is_seen()
-                if self._is_covered:
+                if self._is_covered or not self._is_reached():
                     return True
                 with contextlib.suppress(MountError):  # who has no process left for one asks again later
                     self._probe, self._probe_turns = self._start_probe(self._mountpoint), 0
             return True
         self._probe_turns += 1
-        if not select.select([self._probe], [], [], 0)[0]:
+        if not _has_answered(self._probe):
+            if self._probe_turns > 1:
+                self._look_above()
             return self._probe_turns <= 1
         health = self._probe.finish().health
         self._probe, self._probe_turns = None, 0
         return health is not Health.HUNG
+
+
+def _has_answered(probe: Probe) -> bool:
+    return bool(select.select([probe], [], [], 0)[0])
