@@ -40,16 +40,17 @@ def test_a_file_that_makes_no_sense_is_passed_over(tmp_path):
     assert [found.mount_id for found in records.read()] == ["one"]
 
 
-def test_no_mount_is_passed_over_because_this_machine_is_short_of_descriptors(tmp_path, monkeypatch):
+@pytest.mark.parametrize("code", [errno.ENFILE, errno.EIO], ids=errno.errorcode.get)
+def test_no_mount_is_passed_over_because_its_record_cannot_be_read_now(tmp_path, monkeypatch, code):
     """Mutation: the driver knows nothing of it, and has the mounter end it as soon as that speaks of it."""
     records = Records(tmp_path)
     records.write(order("one"))
 
     def fail(*_: object) -> str:
-        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(Path, "read_text", fail)
-    with pytest.raises(MountError, match="Too many open files"):
+    with pytest.raises(MountError, match=os.strerror(code)):
         list(records.read())
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".json"
-_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_UNREAD = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
 
 
 class Records:
@@ -66,8 +66,8 @@ class Records:
         """Yield what is remembered; a file that makes no sense is left where it is, and said.
 
         Raises:
-            MountError: This machine is short of something: a mount that is passed over would be ended by whoever
-                hears of it.
+            MountError: This machine is short of something, or its disk fails: a mount that is passed over would be
+                ended by whoever hears of it.
         """
         with contextlib.suppress(FileNotFoundError):
             for path in sorted(self._directory.iterdir()):
@@ -76,7 +76,7 @@ class Records:
                 try:
                     yield Order.from_values({**json.loads(path.read_text("utf-8")), "secret": {}})
                 except (OSError, ValueError, TypeError, MountError) as exc:
-                    if isinstance(exc, OSError) and exc.errno in _SHORT:
+                    if isinstance(exc, OSError) and exc.errno in _UNREAD:
                         raise MountError(f"{path}: cannot be read: {exc.strerror}") from exc
                     log.warning("%s: makes no sense and is passed over: %s", path, exc)
 
