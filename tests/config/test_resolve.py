@@ -299,6 +299,15 @@ def test_a_bad_value_is_a_fault_that_names_its_place(key, value):
     assert "expected" in fault
 
 
+@pytest.mark.parametrize("key", ["endpoint_url", "region", "profile"])
+def test_a_line_break_at_the_end_is_no_part_of_a_text(key):
+    """As keys of the environment are taken, and as a volume's Secret is, whose endpoint stands beside its key."""
+    written = "http://tag:8080"
+    values, faults = validate({key: Setting(f"{written}\n", f"env {key}")})
+    assert (values, faults) == ({key: written}, [])
+    assert validate({key: Setting(f"{written}\n{written}", f"env {key}")})[1]
+
+
 def test_all_faults_are_found_at_once():
     settings = {
         "verify": Setting("x", "--verify"),

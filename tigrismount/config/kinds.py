@@ -61,14 +61,15 @@ def parse_switch(value: object) -> bool:
 
 
 def parse_text(value: object) -> str:
-    """Return *value* without blanks around it.
+    """Return *value* without blanks around it; that of a Secret which was made with echo ends in a line break.
 
     Raises:
         ValueError: It is empty, no text, or holds control characters.
     """
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+    text = value.strip() if isinstance(value, str) else ""
+    if not text or not text.isprintable():
         raise ValueError("expected text")
-    return value.strip()
+    return text
 
 
 def parse_path(value: object) -> str:
