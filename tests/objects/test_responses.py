@@ -158,6 +158,7 @@ TARGET = Target("https://s3.example.org", "AWS_ACCESS_KEY_ID", "b", "k")
         (400, "400", ObjectProtocolError, "is it an S3 endpoint"),
         (400, HEAD_REFUSED, ObjectUnsaidError, "has the key from AWS_ACCESS_KEY_ID expired"),
         (405, "405", ObjectProtocolError, "is it an S3 endpoint"),
+        (501, "501", ObjectProtocolError, "is it an S3 endpoint"),  # as trouble, it would be asked for until the end
     ],
 )
 def test_every_error_answer_has_its_class_and_says_what_to_do(status, code, expected, words):

@@ -390,6 +390,32 @@ async def test_a_head_that_is_answered_400_each_time_is_refused(server, say, cli
     assert len(server.requests) == 4
 
 
+@pytest.mark.parametrize("status", [400, 501])
+async def test_a_head_asks_for_no_checksums_where_the_store_refuses_that(server, say, client, status):
+    """Backblaze answers 400 to x-amz-checksum-mode, others 501: every look-up was refused, or failed after its time."""
+
+    def head(request) -> bytes:
+        if "x-amz-checksum-mode" in request.headers:
+            return say.response(status)
+        return say.response(404) if request.path.endswith("/gone") else found
+
+    found = say.response(200, ETag='"abc"', Content_Length=SIZE)
+    server.answer(head)
+    with pytest.raises(ObjectNotFoundError):
+        await client.head("b", "gone")
+    server.requests.clear()
+    assert (await client.head("b", "k")).id == OBJ
+    assert len(server.requests) == 1, "what was found out holds"
+
+
+async def test_checksums_are_asked_for_again_where_somebody_on_the_way_refused_a_head(server, say, client):
+    server.answer(say.response(400))
+    server.answer(say.response(200, ETag='"abc"', Content_Length=SIZE, x_amz_checksum_crc32="AAAAAA=="))
+    for _ in range(2):
+        assert (await client.head("b", "k")).checksums == (("crc32", "00000000"),)
+    assert ["x-amz-checksum-mode" in request.headers for request in server.requests] == [True, False, True, True]
+
+
 async def test_a_get_that_is_answered_400_by_somebody_on_the_way_is_sent_again(server, say, client):
     """Mutation: where it counts as a refusal as well, one bad proxy among several fails a read at once."""
     server.answer(say.response(400))

@@ -324,6 +324,7 @@ _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     "NoSuchVersion": _no_key,
     "InvalidObjectState": _archived,
     "InvalidRange": _changed,
+    "NotImplemented": _misunderstood,
     "PreconditionFailed": _changed,
     "PermanentRedirect": _elsewhere,
     "TemporaryRedirect": _elsewhere_for_now,
@@ -347,6 +348,7 @@ _BY_STATUS: dict[int, Callable[[ErrorAnswer, Target], ObjectError]] = {
     412: _changed,
     416: _changed,
     429: _slow_down,
+    501: _misunderstood,
     503: _slow_down,
 }
 """What is left when the answer has no code we know, as for HEAD, whose answers have no body."""

@@ -130,6 +130,8 @@ class S3Client:
         self._listed = ListedMetadata()
         self._versions = VersionIds()
         self._unlistable = False
+        self._heads_are_plain = False
+        """Whether the store refuses a HEAD that asks for checksums."""
         self._draw = draw
         self._counters = Counters()
         self._data_lane = DataLane(config.concurrency, draw=draw)
@@ -193,20 +195,19 @@ class S3Client:
     async def head(self, bucket: str, key: str) -> ObjectInfo:
         """Return what the store says about *key* now."""
         target = self._target(bucket, key)
+        refused = -1
+        """Generation of the key that asked for checksums too, and had no answer that is one."""
 
         def request() -> ObjectInfo:
-            self._counters.add("head_requests")
-            with translated(target), self._headers.manner(UNCACHED):
-                answer = self._boto.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED", **self._extra)
-                self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
-                info = info_of(bucket, key, answer, size_bytes=object_size_bytes(answer, target))
-                self._versions.learn(info.id, info.version_id)
-                return replace(
-                    info,
-                    symlink_target=symlink_target(answer),
-                    sha256=sha256_of(answer),
-                    checksums=checksums_of(answer),
-                )
+            nonlocal refused
+            generation = self._keys.generation
+            if refused == generation and not self._heads_are_plain:
+                return self._head_without_checksums(target)
+            try:
+                return self._head(target, checksums=not self._heads_are_plain)
+            except ObjectProtocolError:
+                refused = generation
+                raise
 
         return await self._call(lambda: self._send(request), self._metadata_policy, target)
 
@@ -459,6 +460,41 @@ class S3Client:
             raise
 
     # -- in the worker thread ----------------------------------------------------------------------------------
+
+    def _head(self, target: Target, *, checksums: bool) -> ObjectInfo:
+        """Send one HEAD."""
+        self._counters.add("head_requests")
+        mode = {"ChecksumMode": "ENABLED"} if checksums else {}
+        with translated(target), self._headers.manner(UNCACHED):
+            answer = self._boto.head_object(Bucket=target.bucket, Key=target.key, **mode, **self._extra)
+            self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
+            info = info_of(target.bucket, target.key, answer, size_bytes=object_size_bytes(answer, target))
+            self._versions.learn(info.id, info.version_id)
+            return replace(
+                info,
+                symlink_target=symlink_target(answer),
+                sha256=sha256_of(answer),
+                checksums=checksums_of(answer),
+            )
+
+    def _head_without_checksums(self, target: Target) -> ObjectInfo:
+        """Send a HEAD that asks for none, after one that did came to nothing, and find out whether that was why.
+
+        Backblaze answers 400 to the header that asks for them, as to any that it does not know, and others 501.
+        """
+        found: ObjectInfo | ObjectNotFoundError
+        try:
+            found = self._head(target, checksums=False)
+        except ObjectNotFoundError as exc:
+            found = exc
+        try:
+            return self._head(target, checksums=True)
+        except ObjectProtocolError:
+            self._heads_are_plain = True
+        log.info("%s cannot be asked for its checksums: files are not compared with them", self.endpoint_url)
+        if isinstance(found, ObjectNotFoundError):
+            raise found
+        return found
 
     def _get(self, transfer: Transfer, target: Target, manner: Manner) -> None:
         """Send one GET for what is left of the transfer, check the answer and hand its body over."""
