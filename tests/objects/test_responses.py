@@ -16,6 +16,7 @@ from tigrismount.errors import (
 )
 from tigrismount.objects.responses import (
     HEAD_REFUSED,
+    NOT_THE_STORE,
     ErrorAnswer,
     Target,
     bare_etag,
@@ -157,6 +158,7 @@ TARGET = Target("https://s3.example.org", "AWS_ACCESS_KEY_ID", "b", "k")
         (400, "WhatEver", ObjectProtocolError, "is it an S3 endpoint"),
         (400, "400", ObjectProtocolError, "is it an S3 endpoint"),
         (400, HEAD_REFUSED, ObjectUnsaidError, "has the key from AWS_ACCESS_KEY_ID expired"),
+        (404, NOT_THE_STORE, ObjectUnavailableError, "and not as S3 does"),
         (405, "405", ObjectProtocolError, "is it an S3 endpoint"),
         (501, "501", ObjectProtocolError, "is it an S3 endpoint"),  # as trouble, it would be asked for until the end
     ],

@@ -423,6 +423,27 @@ async def test_a_get_that_is_answered_400_by_somebody_on_the_way_is_sent_again(s
     assert await fetch(client) == DATA
 
 
+NOT_THE_STORE = [b"404 page not found\n", b"<html><body>Not Found</body></html>", b""]
+
+
+@pytest.mark.parametrize("body", NOT_THE_STORE)
+async def test_a_get_that_a_gateway_without_its_store_answers_is_sent_again(server, say, client, body):
+    """Such as Traefik, for the seconds of a new deployment: every file that was read then was gone, or SIGBUS."""
+    for _ in range(5):
+        server.answer(say.response(404, body))
+    server.answer(say.truth(DATA))
+    assert await fetch(client) == DATA
+
+
+@pytest.mark.parametrize("body", NOT_THE_STORE)
+async def test_a_listing_that_a_gateway_without_its_store_answers_is_asked_again(server, say, client, body):
+    """Mutation: the bucket is not there, so no directory of a mount is."""
+    for _ in range(5):
+        server.answer(say.response(404, body))
+    server.answer(say.response(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"))
+    assert (await client.list_page("b", "")).next_token is None
+
+
 async def test_a_moved_bucket_names_its_region(server, say, client):
     server.answer(say.error(301, "PermanentRedirect", x_amz_bucket_region="eu-west-1"))
     with pytest.raises(ObjectAccessError, match="--region eu-west-1"):

@@ -24,7 +24,7 @@ from tigrismount.errors import (
     ObjectProtocolError,
     ObjectUnavailableError,
 )
-from tigrismount.objects.responses import HEAD_REFUSED, ErrorAnswer, error_from_answer
+from tigrismount.objects.responses import HEAD_REFUSED, NOT_THE_STORE, ErrorAnswer, error_from_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,8 +118,11 @@ def _answer(exc: boto.ClientError) -> ErrorAnswer:
     metadata = exc.response.get("ResponseMetadata", {})
     status = int(metadata.get("HTTPStatusCode", 0))
     code = str(error.get("Code") or status)
-    if code == "400" and exc.operation_name.startswith("Head"):
+    has_body = not exc.operation_name.startswith("Head")
+    if code == "400" and not has_body:
         code = HEAD_REFUSED
+    if code == "404" and has_body:
+        code = NOT_THE_STORE
     return ErrorAnswer(status, code, str(error.get("Message") or ""), metadata.get("HTTPHeaders", {}))
 
 

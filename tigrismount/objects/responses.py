@@ -40,6 +40,10 @@ HEAD_REFUSED = "HeadRefused"
 """Our own code for status 400 to a HEAD: it is S3's for a token that has expired, and no body can say so there. To any
 other request a 400 without a code is somebody's on the way, as it may be here: the next answer may be another."""
 
+NOT_THE_STORE = "NotTheStore"
+"""Our own code for status 404 without a code to anything but a HEAD: S3 says there what is missing. Who does not is a
+gateway on the way that knows no store, be it for the seconds in which the store is started anew."""
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
@@ -242,6 +246,14 @@ def _no_key(answer: ErrorAnswer, target: Target) -> ObjectError:
     return ObjectNotFoundError("no such key", bucket=target.bucket, key=target.key)
 
 
+def _not_the_store(answer: ErrorAnswer, target: Target) -> ObjectError:
+    detail = (
+        f"{target.endpoint_url} answers 404, and not as S3 does: check --endpoint-url, and whether what lies on the "
+        "way knows the store"
+    )
+    return ObjectUnavailableError(detail, bucket=target.bucket, key=target.key)
+
+
 def _changed(answer: ErrorAnswer, target: Target) -> ObjectError:
     detail = "the object was overwritten since it was looked up"
     return StaleObjectError(detail, bucket=target.bucket, key=target.key)
@@ -308,6 +320,7 @@ _unsaid = _access(
 
 _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     HEAD_REFUSED: _unsaid,
+    NOT_THE_STORE: _not_the_store,
     "AccessDenied": _denied,
     "AllAccessDisabled": _denied,
     "AccountProblem": _access("the account of the key from {source} has a problem"),
