@@ -45,12 +45,12 @@ def tls(inner: BaseException) -> boto.SSLError:
     return boto.SSLError(endpoint_url=URL, error=inner)
 
 
-def client_error(status: int, code: str) -> boto.ClientError:
+def client_error(status: int, code: str, operation: str = "GetObject") -> boto.ClientError:
     response = {
         "Error": {"Code": code, "Message": "m"},
         "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}},
     }
-    return boto.ClientError(response, "GetObject")
+    return boto.ClientError(response, operation)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,11 @@ def client_error(status: int, code: str) -> boto.ClientError:
         (urllib3.exceptions.ProtocolError("Connection broken"), UNAVAILABLE, "broke: Connection broken"),
         (boto.ResponseStreamingError(error=OSError("gone")), UNAVAILABLE, "broke: gone"),
         (boto.NoCredentialsError(), ObjectKeyError, "no usable credentials from the test"),
+        (client_error(403, "AccessDenied", "AssumeRole"), ObjectKeyError, "credentials from the test: .*AssumeRole"),
+        (client_error(400, "InvalidIdentityToken", "AssumeRoleWithWebIdentity"), ObjectKeyError, "no usable cred"),
+        (client_error(404, "ResourceNotFoundException", "GetRoleCredentials"), ObjectKeyError, "no usable credentials"),
+        (client_error(400, "IDPCommunicationError", "AssumeRoleWithWebIdentity"), UNAVAILABLE, "the key from the test"),
+        (client_error(503, "ServiceUnavailable", "AssumeRole"), UNAVAILABLE, "the key from the test is in trouble"),
         (boto.ParamValidationError(report="Invalid bucket name"), ObjectNotFoundError, "no store can have such a name"),
         (botocore.parsers.ResponseParserError("bad\nXML"), ObjectProtocolError, "is it an S3 endpoint"),
         (client_error(412, "PreconditionFailed"), StaleObjectError, "overwritten"),

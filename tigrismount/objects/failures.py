@@ -50,6 +50,12 @@ _NETWORK = (
 )
 """Everything a connection can raise, while it is made and while a body is read; ``ssl`` errors are ``OSError``."""
 
+_OPERATIONS = frozenset({"GetObject", "HeadObject", "ListObjectsV2", "ListBuckets", "HeadBucket", "CreateSession"})
+"""What the store is asked; errors of any other are of a service that gives out keys (roles, single sign-on)."""
+
+_PASSING = frozenset({"IDPCommunicationError", "RequestLimitExceeded", "Throttling", "ThrottlingException"})
+"""What such a service says with status 400 of what passes."""
+
 _HEADER_REFUSED = "Invalid header value"
 """How ``http.client`` begins to say so."""
 
@@ -71,10 +77,11 @@ def translated(target: Target) -> Iterator[None]:
     except ObjectError:
         raise
     except boto.ClientError as exc:
+        if exc.operation_name not in _OPERATIONS:
+            raise _no_key(exc, target) from exc
         raise error_from_answer(_answer(exc), target) from exc
     except _NO_CREDENTIALS as exc:
-        detail = f"no usable credentials from {target.key_source}: {_words(exc)}; {_SET_KEYS}"
-        raise ObjectKeyError(detail, bucket=target.bucket) from exc
+        raise _no_key(exc, target) from exc
     except (boto.ParamValidationError, UnicodeEncodeError) as exc:
         detail = f"no store can have such a name: {_words(exc)}"
         raise ObjectNotFoundError(detail, bucket=target.bucket, key=target.key) from exc
@@ -91,6 +98,22 @@ def translated(target: Target) -> Iterator[None]:
     except Exception as exc:  # botocore trips over answers nobody foresaw in its own ways
         detail = f"{target.endpoint_url} answered something unexpected: {type(exc).__name__}: {_words(exc)}"
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
+
+
+def _no_key(exc: Exception, target: Target) -> ObjectError:
+    """Return the error for a key that cannot be had: for good, or because who gives it out is away for now."""
+    if _is_away(exc):
+        detail = f"who gives out the key from {target.key_source} is in trouble: {_words(exc)}"
+        return ObjectUnavailableError(detail, bucket=target.bucket)
+    detail = f"no usable credentials from {target.key_source}: {_words(exc)}; {_SET_KEYS}"
+    return ObjectKeyError(detail, bucket=target.bucket)
+
+
+def _is_away(exc: Exception) -> bool:
+    if not isinstance(exc, boto.ClientError):
+        return False
+    answer = _answer(exc)
+    return answer.status >= 500 or answer.status == 429 or answer.code in _PASSING
 
 
 def _unquoted(exc: BaseException, target: Target) -> str:
