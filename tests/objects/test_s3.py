@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import trio
+from botocore.exceptions import CredentialRetrievalError
 
 from tigrismount.core.types import ObjectId
 from tigrismount.demo.faults import FaultRule
@@ -419,6 +420,24 @@ async def test_checksums_are_asked_for_again_where_somebody_on_the_way_refused_a
 async def test_a_get_that_is_answered_400_by_somebody_on_the_way_is_sent_again(server, say, client):
     """Mutation: where it counts as a refusal as well, one bad proxy among several fails a read at once."""
     server.answer(say.response(400))
+    server.answer(say.truth(DATA))
+    assert await fetch(client) == DATA
+
+
+async def test_a_metadata_service_that_is_away_is_waited_for(server, say, client, monkeypatch):
+    """A machine's key is renewed while it is good: an agent that is started anew then failed whatever was read."""
+    right = client._keys._inner
+
+    class Renewing:
+        tries = 0
+
+        def get_frozen_credentials(self):
+            self.tries += 1
+            if self.tries < 5:
+                raise CredentialRetrievalError(provider="container-role", error_msg="connection refused")
+            return right.get_frozen_credentials()
+
+    monkeypatch.setattr(client._keys, "_inner", Renewing())
     server.answer(say.truth(DATA))
     assert await fetch(client) == DATA
 

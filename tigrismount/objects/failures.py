@@ -24,6 +24,7 @@ from tigrismount.errors import (
     ObjectProtocolError,
     ObjectUnavailableError,
 )
+from tigrismount.objects.keys import METADATA_SERVICES
 from tigrismount.objects.responses import HEAD_REFUSED, NOT_THE_STORE, ErrorAnswer, error_from_answer
 
 if TYPE_CHECKING:
@@ -110,10 +111,10 @@ def _no_key(exc: Exception, target: Target) -> ObjectError:
 
 
 def _is_away(exc: Exception) -> bool:
-    if not isinstance(exc, boto.ClientError):
-        return False
-    answer = _answer(exc)
-    return answer.status >= 500 or answer.status == 429 or answer.code in _PASSING
+    if isinstance(exc, boto.ClientError):
+        answer = _answer(exc)
+        return answer.status >= 500 or answer.status == 429 or answer.code in _PASSING
+    return getattr(exc, "kwargs", {}).get("provider") in METADATA_SERVICES
 
 
 def _unquoted(exc: BaseException, target: Target) -> str:

@@ -49,7 +49,7 @@ _ISOLATED = {
 }
 """Session variables of botocore: (configuration key, environment variable, default, conversion)."""
 
-_METADATA_SERVICES = ("container-role", "iam-role")
+METADATA_SERVICES = ("container-role", "iam-role")
 """The end of boto3's chain: it takes seconds where nobody answers, and what it finds is a key for Amazon."""
 
 
@@ -237,7 +237,7 @@ def _load(credentials: Credentials | None, metadata_service: bool) -> tuple[Any,
         try:
             session = _session(credentials.profile if credentials else None, isolated=False)
             chain = session.get_component("credential_provider")
-            for method in () if metadata_service else _METADATA_SERVICES:
+            for method in () if metadata_service else METADATA_SERVICES:
                 chain.remove(method)
             return session, chain.load_credentials()
         except (ValueError, OSError, botocore.exceptions.BotoCoreError) as exc:  # OSError: a profile's program is gone
