@@ -181,6 +181,14 @@ def test_a_redirect_names_the_region_where_the_store_does():
     assert "--region eu-west-1" in str(error_from_answer(ErrorAnswer(301, "301", "", headers), TARGET))
 
 
+def test_a_redirect_of_amazon_names_the_endpoint_of_the_region():
+    """With --region alone it is redirected again, and the advice was the same."""
+    headers = {"x-amz-bucket-region": "eu-west-1"}
+    target = Target("https://s3.us-east-1.amazonaws.com", "AWS_ACCESS_KEY_ID", "b")
+    error = error_from_answer(ErrorAnswer(301, "PermanentRedirect", "", headers), target)
+    assert "--endpoint-url https://s3.eu-west-1.amazonaws.com" in str(error)
+
+
 def test_slow_down_carries_retry_after():
     error = error_from_answer(ErrorAnswer(503, "SlowDown", "", {"retry-after": "7"}), TARGET)
     assert isinstance(error, SlowDownError)
