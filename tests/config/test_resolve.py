@@ -191,6 +191,7 @@ def test_paths_are_absolute(resolved, path, absolute):
         ("https://s3.eu-west-1.amazonaws.com", {"AWS_REGION": "eu-west-1"}, "eu-west-1"),
         ("https://s3.amazonaws.com", {"AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
         ("https://s3.amazonaws.com", {}, "us-east-1"),
+        ("https://s3.cn-north-1.amazonaws.com.cn", {"AWS_REGION": "cn-north-1"}, "cn-north-1"),
     ],
 )
 def test_awss_region_counts_for_aws_only(resolved, endpoint, environment, region):

@@ -14,6 +14,7 @@ from tigrismount.objects.options import S3Config
         ("https://T3.STORAGE.DEV.", True, "virtual"),
         ("https://t3.tigrisfiles.io", True, "virtual"),
         ("https://s3.eu-central-1.amazonaws.com", False, "virtual"),
+        ("https://s3.cn-north-1.amazonaws.com.cn", False, "virtual"),
         ("http://localhost:9000", False, "path"),
         ("http://tag.tag.svc.cluster.local:8080", False, "path"),
         ("https://notstorage.dev", False, "path"),

@@ -18,7 +18,9 @@ TIGRIS_DOMAINS = ("storage.dev", "tigris.dev", "storageapi.dev", "tigrisfiles.io
 _TIGRIS_HOSTS = frozenset((*(f"t3.{domain}" for domain in TIGRIS_DOMAINS), "fly.storage.tigris.dev"))
 """Hosts below them that are no single bucket's."""
 
-_VIRTUAL_HOSTED_DOMAINS = (*TIGRIS_DOMAINS, "amazonaws.com")
+_AMAZON_DOMAINS = ("amazonaws.com", "amazonaws.com.cn")
+
+_VIRTUAL_HOSTED_DOMAINS = (*TIGRIS_DOMAINS, *_AMAZON_DOMAINS)
 """Domains with a wildcard name and certificate for ``bucket.host``; nothing else may be assumed to have one."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -43,7 +45,7 @@ def is_unprotected(endpoint_url: str) -> bool:
 
 def is_amazon(endpoint_url: str) -> bool:
     """Tell whether *endpoint_url* is Amazon's own S3."""
-    return _lies_under(endpoint_url, ("amazonaws.com",))
+    return _lies_under(endpoint_url, _AMAZON_DOMAINS)
 
 
 def store_id(endpoint_url: str) -> str:

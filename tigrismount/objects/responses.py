@@ -286,7 +286,7 @@ def _elsewhere(answer: ErrorAnswer, target: Target) -> ObjectError:
     region = answer.headers.get("x-amz-bucket-region", "")
     advice = f"pass --region {region}" if region else "pass its --region or its --endpoint-url"
     if region and is_amazon(target.endpoint_url):  # boto3 has signed for that region, and this one does not have it
-        advice = f"pass --endpoint-url https://s3.{region}.amazonaws.com"
+        advice = f"pass --endpoint-url https://s3.{region}.amazonaws.com{'.cn' * region.startswith('cn-')}"
     return ObjectAccessError(f"the bucket lies in another region: {advice}{_said(answer)}", bucket=target.bucket)
 
 
