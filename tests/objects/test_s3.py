@@ -559,6 +559,13 @@ async def test_a_head_without_a_length_is_of_an_empty_object_if_its_etag_says_so
     assert (info.id, info.storage_class, info.mtime_s) == (ObjectId("b", "k", EMPTY_ETAG, 0), "GLACIER", 0.0)
 
 
+async def test_a_head_that_names_no_version_is_no_answer(server, say, client):
+    """Mutation: a proxy's page is a file without a version, and what the next proxy says, of its size, is its bytes."""
+    server.answer(say.response(200, Content_Type="text/html", Content_Length=SIZE))
+    server.answer(say.response(200, ETag='"abc"', Content_Length=SIZE))
+    assert (await client.head("b", "k")).id == OBJ
+
+
 @pytest.mark.parametrize(
     ("restore", "restored"),
     [

@@ -12,10 +12,17 @@ from tigrismount.objects.responses import bare_etag
 
 
 def info_of(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> ObjectInfo:
-    """Return the answer of a HEAD as ours."""
+    """Return the answer of a HEAD as ours.
+
+    Raises:
+        ObjectProtocolError: It is no answer of a store: nothing tells one version from another.
+    """
     if size_bytes < 0:
         raise ObjectProtocolError(f"the store says that it has {size_bytes} bytes", bucket=bucket, key=key)
     modified = row.get("LastModified")
+    if modified is None and not row.get("ETag"):
+        detail = "the answer has neither ETag nor Last-Modified, as if it were not S3's"
+        raise ObjectProtocolError(detail, bucket=bucket, key=key)
     mtime_s = modified.timestamp() if modified is not None else 0.0
     obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)
     kind = RestoredInfo if 'ongoing-request="false"' in (row.get("Restore") or "") else ObjectInfo
