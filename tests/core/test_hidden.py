@@ -60,6 +60,12 @@ def test_a_file_is_shadowed_by_a_directory_that_comes_much_later():
     assert list(hidden(*keys)) == ["foo-x", "foo", "foo/bar"]
 
 
+def test_the_order_of_the_rows_of_a_page_does_not_matter():
+    """As in a directory: 'rclone serve s3' puts the oldest first, and there a mount worked and a warm run did not."""
+    finder = HiddenKeys("")
+    assert [key for key, _ in finder.feed([info("foo/bar"), info("a"), info("foo")])] == ["foo"]
+
+
 def test_a_size_that_no_file_has_hides_a_key():
     assert HiddenKeys("").feed([info("a", -1), info("b", 1 << 63), info("c", (1 << 63) - 1)]) == [
         ("a", "no file can have its size"),

@@ -46,7 +46,7 @@ class HiddenKeys:
         """Return the keys that are known not to be shown by now.
 
         Args:
-            rows: The next page of a flat listing, in the order of the keys' bytes.
+            rows: The next page of a flat listing; some stores keep the order of the keys' bytes from page to page only.
 
         Raises:
             ObjectProtocolError: The listing goes backwards, in circles, or nowhere.
@@ -54,7 +54,7 @@ class HiddenKeys:
         self._stalled = 0 if rows else self._stalled + 1
         if self._stalled > STALLED_PAGES_MAX:
             raise ObjectProtocolError("the listing does not come forward", key=self._prefix)
-        return [found for row in rows for found in self._take(row)]
+        return [found for row in sorted(rows, key=_sort_key) for found in self._take(row)]
 
     def _take(self, row: VersionInfo) -> Iterable[HiddenKey]:
         key = row.id.key
@@ -82,3 +82,7 @@ class HiddenKeys:
                 if reason := hidden_reason(component):
                     return reason
         return "" if 0 <= row.id.size_bytes <= SIZE_MAX_BYTES else "no file can have its size"
+
+
+def _sort_key(row: VersionInfo) -> bytes:
+    return key_bytes(row.id.key)
