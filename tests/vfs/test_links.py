@@ -117,6 +117,14 @@ async def test_a_link_that_was_refused_to_a_key_that_is_no_more_is_asked_for_aga
     assert set((await kinds(world)).values()) == {stat.S_IFLNK}
 
 
+async def test_a_link_that_a_gateway_without_its_store_did_not_have_is_asked_for_again(new_world):
+    """Whoever opens it would read nothing, and no error, for as long as the page is trusted."""
+    world = new_world()
+    world.put("link", b"", symlink_target=b"a")
+    world.client.fail(ObjectNotFoundError("404"), "HEAD")
+    assert await kinds(world) == {b"link": stat.S_IFLNK}
+
+
 async def test_a_link_looked_up_with_a_key_that_is_no_more_is_asked_for_again(new_world):
     """As above, of a single name. Mutation: it is an empty file, in a mount of a snapshot for ever."""
     world = new_world()

@@ -10,7 +10,7 @@ import trio.testing
 
 from tigrismount.core.names import DirectoryKey
 from tigrismount.errors import ObjectAccessError, ObjectNotFoundError, ObjectProtocolError, ObjectUnavailableError
-from tigrismount.objects.client import ListPage
+from tigrismount.objects.client import ListPage, ObjectStatistics
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.vfs.resolve import resolve
 
@@ -81,6 +81,15 @@ async def test_a_file_is_not_known_before_the_listing_has_answered():
         assert kinds == []
         gate.set()
     assert kinds == ["dir"]
+
+
+async def test_a_file_that_a_gateway_without_its_store_did_not_have_is_asked_for_again():
+    """A HEAD that says 404 has no body that tells whose it is; the listing beside it was asked again."""
+    client = bucket("d/foo")
+    client.fail(ObjectNotFoundError("404"), "HEAD")
+    counts = iter([0, 3])
+    client.statistics = lambda: ObjectStatistics(retries=next(counts))
+    assert await kind(client) == "d/foo"
 
 
 REFUSED = ObjectAccessError("403")

@@ -49,15 +49,16 @@ class LinkFinder:
         Raises:
             DearPageError: More of them would have to be.
             ObjectError: The store could not say. A refusal is no error while the key may list: what may not be looked
-                at stays as it was listed, and is shown as the empty file it may be.
+                at, or is gone, stays as it was listed, and is shown as the empty file it may be.
         """
         if asks_max < len(rows) and sum(map(may_be_link, rows)) > asks_max:
             raise DearPageError
         completed = list(rows)
         refused = await self._ask_each([index for index, info in enumerate(rows) if may_be_link(info)], completed)
         if refused:
-            # A key that has expired since it listed them is refused them all: then nobody knows what they are. The
-            # directory is asked for, as that may be all that it may list; and, by now with another key, they again.
+            # A key that has expired since it listed them is refused them all, and a gateway that knows no store for a
+            # moment has none of them: then nobody knows what they are. The directory is asked for, as that may be all
+            # that the key may list; and then, by now with another key, they again.
             first = rows[refused[0]].id
             await self._client.list_page(first.bucket, first.key[: first.key.rfind("/") + 1], max_keys=1)
             await self._ask_each(refused, completed)
@@ -71,7 +72,7 @@ class LinkFinder:
         async def ask(index: int) -> None:
             try:
                 rows[index] = await self._ask(rows[index])
-            except ObjectAccessError:
+            except (ObjectAccessError, ObjectNotFoundError):
                 refused.append(index)
             except ObjectError as exc:
                 failures.append(exc)
@@ -85,11 +86,8 @@ class LinkFinder:
         return refused
 
     async def _ask(self, row: ObjectInfo) -> ObjectInfo:
-        try:
-            async with self._limiter:
-                found = await self._client.head(row.id.bucket, row.id.key)
-        except ObjectNotFoundError:
-            return replace(row, symlink_target=b"")
+        async with self._limiter:
+            found = await self._client.head(row.id.bucket, row.id.key)
         # The row's time is finer than a HEAD's, and what the kernel was told of this version before.
         return replace(found, mtime_s=row.mtime_s) if found.id == row.id else found
 

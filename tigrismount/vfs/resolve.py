@@ -67,6 +67,7 @@ async def resolve(
         ObjectError: The store refused or failed, and what it did say does not decide.
     """
     key = where.key_of(name)
+    retries = client.statistics().retries
     file: _Answer[ObjectInfo] = _Answer()
     below: _Answer[bool] = _Answer()
 
@@ -85,6 +86,10 @@ async def resolve(
         raise below.error
     if below.error is not None:
         on_unseen()
+    if isinstance(file.error, ObjectNotFoundError) and client.statistics().retries != retries:
+        # Something had to be asked again. A gateway that knew no store then has answered the HEAD as a store would.
+        file.error = None
+        await file.take(partial(client.head, where.bucket, key))
     if file.result is not None:
         if not 0 <= file.result.id.size_bytes <= SIZE_MAX_BYTES:
             raise ObjectProtocolError("the store names an impossible size", bucket=where.bucket, key=key)
