@@ -99,6 +99,21 @@ def test_each_foreign_error_becomes_ours_with_one_line_that_helps(foreign, expec
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("https://sts.eu-west-1.amazonaws.com/", "https://sts.eu-west-1.amazonaws.com"),
+        ("https://b.s3.example.org/k", URL),
+    ],
+)
+def test_who_gives_out_keys_is_named_where_the_connection_to_that_one_fails(asked, named):
+    """The store was, so that people looked for what blocks their way to it."""
+    foreign = boto.EndpointConnectionError(endpoint_url=asked, error=ConnectionRefusedError(111, "refused"))
+    with pytest.raises(ObjectUnavailableError) as caught, translated(TARGET):
+        raise foreign
+    assert str(caught.value).startswith(f"s3://b/k: {named} refuses connections")
+
+
 def test_a_header_that_cannot_be_sent_is_not_quoted():
     """A session token that came with a line break was in the log, in the status, and at /readyz for everybody."""
     connection = http.client.HTTPConnection("127.0.0.1", 9)

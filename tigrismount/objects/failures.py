@@ -10,8 +10,9 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import botocore.exceptions as boto
 import botocore.parsers
@@ -156,7 +157,7 @@ def _network_error(exc: BaseException, target: Target) -> ObjectUnavailableError
 
 def _network_detail(exc: BaseException, target: Target) -> str:
     causes = list(_causes(exc))
-    endpoint = target.endpoint_url
+    endpoint = _asked(exc, target)
 
     def find(*kinds: type[BaseException]) -> BaseException | None:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
@@ -177,6 +178,16 @@ def _network_detail(exc: BaseException, target: Target) -> str:
     if find(boto.ReadTimeoutError, urllib3.exceptions.ReadTimeoutError, TimeoutError):
         return f"{endpoint} stopped sending: the store or the network is stalled"
     return f"the connection to {endpoint} broke: {_words(causes[-1])}"
+
+
+def _asked(exc: BaseException, target: Target) -> str:
+    """Return who was asked: the store, or who gives out the key that a request to it is signed with."""
+    with suppress(ValueError):
+        host = urlsplit(target.endpoint_url).hostname
+        asked = urlsplit(str(getattr(exc, "kwargs", {}).get("endpoint_url", "")))
+        if host and asked.hostname and not f".{asked.hostname}".endswith(f".{host}"):
+            return f"{asked.scheme}://{asked.hostname}"
+    return target.endpoint_url
 
 
 def _causes(exc: BaseException) -> Iterator[BaseException]:
