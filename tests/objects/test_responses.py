@@ -145,7 +145,7 @@ TARGET = Target("https://s3.example.org", "AWS_ACCESS_KEY_ID", "b", "k")
         (403, "InvalidAccessKeyId", ObjectKeyError, "does not know the access key from AWS_ACCESS_KEY_ID"),
         (403, "SignatureDoesNotMatch", ObjectKeyError, "the secret key does not belong"),
         (400, "ExpiredToken", ObjectKeyError, "expired"),
-        (403, "RequestTimeTooSkewed", ObjectAccessError, "clock"),
+        (403, "RequestTimeTooSkewed", ObjectUnavailableError, "clock"),
         (301, "PermanentRedirect", ObjectAccessError, "another region"),
         (307, "307", ObjectUnavailableError, "from elsewhere for now"),
         (400, "AuthorizationHeaderMalformed", ObjectAccessError, "another region"),

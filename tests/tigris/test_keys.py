@@ -11,7 +11,7 @@ import trio
 
 from tigrismount.app import Worker
 from tigrismount.demo.command import wait_until
-from tigrismount.errors import ConfigError, ObjectAccessError
+from tigrismount.errors import ConfigError, ObjectAccessError, ObjectUnavailableError
 from tigrismount.holder.protocol import Channel
 from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
 from tigrismount.objects.keys import LOOKUP_INTERVAL_S, LOOKUP_S, KeyRenewal, SigningKeys
@@ -233,10 +233,26 @@ def test_tigris_own_hosts_are_not_a_reason_to_ask_a_metadata_service(
 
 
 async def test_a_wrong_clock_is_said_so(stocked, connect):
-    client = connect(stocked, OLD)
+    client = connect(stocked, OLD, metadata_timeout_s=0.5)
     stocked.tigris.keys, stocked.tigris.refusal = set(), (403, "RequestTimeTooSkewed")
-    with pytest.raises(ObjectAccessError, match="this machine's clock is wrong"):
+    with pytest.raises(ObjectUnavailableError, match="this machine's clock is wrong"):
         await client.list_page("models", "")
+
+
+async def test_a_clock_that_is_set_right_in_time_fails_no_read(stocked, connect, read):
+    """As after a machine was suspended for long: whoever has the file mapped would die of the first page they touch."""
+    client = connect(stocked, OLD)
+    info = await client.head("models", "weights")
+    keys, stocked.tigris.keys, stocked.tigris.refusal = stocked.tigris.keys, set(), (403, "RequestTimeTooSkewed")
+
+    async def set_clock() -> None:
+        while not client.statistics().retries:  # noqa: ASYNC110 - a thread counts them
+            await trio.sleep(0.01)
+        stocked.tigris.keys = keys
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(set_clock)
+        assert len(await read(client, info.id)) == 100
 
 
 async def test_an_anonymous_client_reads_a_public_bucket_that_it_may_not_list(tigris, connect, read):

@@ -282,6 +282,12 @@ def _key(text: str) -> Callable[[ErrorAnswer, Target], ObjectError]:
     return _access(text, ObjectKeyError)
 
 
+def _skewed(answer: ErrorAnswer, target: Target) -> ObjectError:
+    """A machine that was suspended has the time of then, for the seconds until somebody sets it."""
+    detail = f"this machine's clock is wrong: set it (NTP), signatures carry the time{_said(answer)}"
+    return ObjectUnavailableError(detail, bucket=target.bucket, key=target.key)
+
+
 def _elsewhere(answer: ErrorAnswer, target: Target) -> ObjectError:
     region = answer.headers.get("x-amz-bucket-region", "")
     advice = f"pass --region {region}" if region else "pass its --region or its --endpoint-url"
@@ -333,7 +339,7 @@ _BY_CODE: dict[str, Callable[[ErrorAnswer, Target], ObjectError]] = {
     "InvalidAccessKeyId": _unknown_key,
     "InvalidToken": _key("the session token from {source} is not valid: renew it"),
     "SignatureDoesNotMatch": _key("the secret key does not belong to the access key from {source}: check both"),
-    "RequestTimeTooSkewed": _access("this machine's clock is wrong: set it (NTP), signatures carry the time"),
+    "RequestTimeTooSkewed": _skewed,
     "InvalidBucketName": _bad_bucket_name,
     "NoSuchBucket": _no_bucket,
     "NoSuchKey": _no_key,
