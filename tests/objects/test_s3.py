@@ -630,6 +630,18 @@ async def test_an_untrusted_certificate_says_how_to_trust_it(say, make_client, c
         server.stop()
 
 
+async def test_the_authorities_of_the_system_are_trusted(say, make_client, certificate, monkeypatch):
+    """That of an organisation is there and in no library's list; 'doctor' said that its certificates are trusted."""
+    context, authority = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", authority)
+    server = say.Server(tls=context)
+    try:
+        server.answer(say.part(DATA, 0, 10))
+        assert await fetch(make_client(server.url, request_timeout_s=1.0), 0, 10) == DATA[:10]
+    finally:
+        server.stop()
+
+
 async def test_cancelling_works_over_tls_too(say, make_client, certificate):
     context, ca_bundle = certificate
     server = say.Server(tls=context)

@@ -50,7 +50,7 @@ def make_boto_client(config: S3Config, keys: SigningKeys, connections: int) -> A
     except (ValueError, botocore.exceptions.BotoCoreError) as exc:
         raise ConfigError(f"cannot use {config.endpoint_url} as an S3 endpoint: {exc}") from exc
     _do_not_guess(client.meta.events)
-    read_bundles_once(client)
+    read_bundles_once(client, with_systems=config.ca_bundle is None)
     if not is_amazon(config.endpoint_url):
         client.meta.events.register("before-call.s3", _stay_with_this_endpoint)
     return client

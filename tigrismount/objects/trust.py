@@ -17,13 +17,25 @@ if TYPE_CHECKING:
     import ssl
 
 
-def read_bundles_once(client: Any) -> None:
-    """Let the contexts of a boto3 client read each bundle once; what is unknown there stays as it is."""
+def read_bundles_once(client: Any, *, with_systems: bool) -> None:
+    """Let the contexts of a boto3 client read each bundle once; what is unknown there stays as it is.
+
+    Args:
+        client: The client.
+        with_systems: Whether to trust the system's authorities, too: botocore brings a list of its own, in which that
+            of an organisation is not.
+    """
+
+    def prepared(context: ssl.SSLContext) -> ssl.SSLContext:
+        if with_systems:
+            context.load_default_certs()
+        return remember_bundles(context)
+
     with contextlib.suppress(AttributeError, KeyError):
         session = client._endpoint.http_session
         make = session._get_ssl_context  # of connections to proxies, made when there is one
-        remember_bundles(session._manager.connection_pool_kw["ssl_context"])
-        session._get_ssl_context = lambda: remember_bundles(make())
+        prepared(session._manager.connection_pool_kw["ssl_context"])
+        session._get_ssl_context = lambda: prepared(make())
 
 
 def remember_bundles(context: ssl.SSLContext) -> ssl.SSLContext:
