@@ -5,7 +5,7 @@ The contract suite in ``testing.object_contract`` is the specification; every im
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class RestoredInfo(ObjectInfo):
     def archived(self) -> bool:
         """Whether a GET is answered with InvalidObjectState: not while the copy is there."""
         return False
+
+
+def restored(info: ObjectInfo) -> RestoredInfo:
+    """Return what is known of an archived object that can be read."""
+    return RestoredInfo(**{field.name: getattr(info, field.name) for field in fields(info)})
 
 
 @dataclass(frozen=True, slots=True)

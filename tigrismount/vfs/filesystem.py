@@ -28,13 +28,13 @@ from tigrismount.errors import (
     InvalidNameError,
     IsDirectoryError,
     NotDirectoryError,
-    ObjectAccessError,
     ObjectArchivedError,
     ObjectNotFoundError,
     PathError,
     StaleObjectError,
     UnknownNodeError,
 )
+from tigrismount.objects.archives import check_readable
 from tigrismount.objects.client import ARCHIVE_CLASSES
 from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
@@ -449,12 +449,13 @@ class FileSystem:
         return self._inodes.file(dentry.info)
 
     async def _check_restored(self, obj: ObjectId, storage_class: str) -> None:
-        """Raise unless an archived object was restored: only a HEAD tells, and its copy goes after some days."""
-        with contextlib.suppress(ObjectAccessError):  # a key that may only list and read is told no more than before
-            if not (await self._client.head(obj.bucket, obj.key)).archived:
-                return
-        detail = f"archived as {storage_class}: restore the object, then try again"
-        raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key)
+        """Raise unless an archived object was restored: a copy that is there today goes after some days."""
+        try:
+            with contextlib.suppress(StaleObjectError, ObjectNotFoundError):  # which may be cached, or kept by its id
+                await check_readable(self._client, obj)
+        except ObjectArchivedError:
+            detail = f"archived as {storage_class}: restore the object, then try again"
+            raise ObjectArchivedError(detail, bucket=obj.bucket, key=obj.key) from None
 
     def _open_file(self, node_id: int) -> OpenFile:
         """Count one open of a file and return it."""

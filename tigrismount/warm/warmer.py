@@ -21,6 +21,8 @@ from tigrismount.config.units import format_size
 from tigrismount.core.types import Priority
 from tigrismount.errors import CacheError, ObjectError
 from tigrismount.integrity.verdicts import refusal
+from tigrismount.objects.archives import check_readable
+from tigrismount.objects.client import restored
 from tigrismount.warm.filling import Filling, Work
 from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Selector
@@ -232,16 +234,15 @@ class Warmer:
         return [info for info in infos if info.id not in refused]
 
     async def _look_for_restored(self, infos: Sequence[ObjectInfo]) -> list[ObjectInfo]:
-        """Return *infos* with what a HEAD says of those in an archive class; a listing does not tell."""
+        """Return *infos* with what is found out of those in an archive class; a listing does not tell."""
         known = list(infos)
         rows = iter([(place, info) for place, info in enumerate(infos) if info.archived])
 
         async def look() -> None:
             for place, info in rows:
                 with suppress(ObjectError):  # then it stays what the listing made of it
-                    head = await self._client.head(info.id.bucket, info.id.key)
-                    if head.id == info.id:
-                        known[place] = head
+                    await check_readable(self._client, info.id)
+                    known[place] = restored(info)
 
         async with trio.open_nursery() as nursery:
             for _ in range(_OPENS_AT_ONCE):
