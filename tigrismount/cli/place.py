@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.holder.mountinfo import MountEntry
 
-_SOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*|[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]:.*", re.DOTALL)
+_SOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*|[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]:.*", re.DOTALL)
 
 
 def is_source(text: str) -> bool:

@@ -4,7 +4,8 @@
 cannot be a bucket is refused here, with what is wrong, because the store would answer ``NoSuchBucket`` or
 ``SignatureDoesNotMatch`` and send people looking in the wrong place.
 
-Source: Amazon S3 User Guide, 'General purpose bucket naming rules'; Tigris follows them.
+Source: Amazon S3 User Guide, 'General purpose bucket naming rules'; Tigris follows them. Buckets of Google's and Ceph's
+may have an underscore, and so may Amazon's oldest.
 """
 
 from __future__ import annotations
@@ -102,9 +103,9 @@ def _bucket_fault(bucket: str) -> str:
         return f"bucket names have no upper-case letters ({bucket.lower()!r}?)"
     if not 3 <= len(bucket) <= 63:
         return f"bucket names have 3 to 63 characters, {bucket!r} has {len(bucket)}"
-    if wrong := re.search(r"[^a-z0-9.-]", bucket):
-        return f"bucket names are made of a-z, 0-9, '.' and '-', not {wrong[0]!r}"
-    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])", bucket) or ".." in bucket:
+    if wrong := re.search(r"[^a-z0-9._-]", bucket):
+        return f"bucket names are made of a-z, 0-9, '.', '-' and '_', not {wrong[0]!r}"
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])", bucket) or ".." in bucket:
         return "bucket names begin and end with a letter or digit, and have no two dots in a row"
     if re.fullmatch(r"\d+\.\d+\.\d+\.\d+", bucket):
         return "a bucket name cannot look like an IP address"
