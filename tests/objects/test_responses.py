@@ -189,6 +189,14 @@ def test_a_redirect_of_amazon_names_the_endpoint_of_the_region():
     assert "--endpoint-url https://s3.eu-west-1.amazonaws.com" in str(error)
 
 
+def test_a_gateway_that_wants_tls_is_told_from_another_region():
+    """As an ingress of Kubernetes does by default."""
+    headers = {"location": "https://s3.example.org/b?list-type=2"}
+    error = error_from_answer(ErrorAnswer(308, "308", "Permanent Redirect", headers), TARGET)
+    assert "redirects to https://s3.example.org: pass that with --endpoint-url" in str(error)
+    assert "region" not in str(error)
+
+
 def test_slow_down_carries_retry_after():
     error = error_from_answer(ErrorAnswer(503, "SlowDown", "", {"retry-after": "7"}), TARGET)
     assert isinstance(error, SlowDownError)

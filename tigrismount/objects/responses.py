@@ -290,6 +290,10 @@ def _skewed(answer: ErrorAnswer, target: Target) -> ObjectError:
 
 def _elsewhere(answer: ErrorAnswer, target: Target) -> ObjectError:
     region = answer.headers.get("x-amz-bucket-region", "")
+    gateway = re.match(r"https?://[\w.:\[\]-]+", answer.headers.get("location", ""), re.ASCII)
+    if gateway and not region and answer.code == str(answer.status):  # S3 says its own word
+        detail = f"{target.endpoint_url} redirects to {gateway[0]}: pass that with --endpoint-url{_said(answer)}"
+        return ObjectAccessError(detail, bucket=target.bucket)
     advice = f"pass --region {region}" if region else "pass its --region or its --endpoint-url"
     if region and is_amazon(target.endpoint_url):  # boto3 has signed for that region, and this one does not have it
         advice = f"pass --endpoint-url https://s3.{region}.amazonaws.com{'.cn' * region.startswith('cn-')}"
