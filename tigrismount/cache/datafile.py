@@ -43,6 +43,8 @@ _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 _FLOCK = struct.Struct("hhqqi4x")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
+_OFD_SETLK = getattr(fcntl, "F_OFD_SETLK", 37)
+"""Linux's number; a Python that was built on a C library from before 2014, as those of uv were, has no name for it."""
 
 
 class LockedError(CacheError):
@@ -292,7 +294,7 @@ class DataFile:
                 self._set_range_lock(fcntl.F_UNLCK, start, length_bytes)
 
     def _set_range_lock(self, kind: int, start: int, length_bytes: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length_bytes, 0))
+        fcntl.fcntl(self._fd, _OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length_bytes, 0))
 
     def sync(self) -> None:
         """Put the data on the disk.

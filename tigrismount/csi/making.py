@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from tigrismount.csi.link import AnswerTimeoutError, Link, MounterGoneError
 from tigrismount.csi.mounts import MountFailure
 from tigrismount.errors import MountError
 from tigrismount.holder.probe import Health
+from tigrismount.memoryfile import make_memory_file
 from tigrismount.mounter.wire import failure_kind
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Maker:
         kib = min(kib, _MOST_READ_AHEAD_KIB) if isinstance(kib, int) else None
         held.fuse_fd, init = kernel.make_mount(held.at, fsname, kib)
         held.init = init.hex()
-        held.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+        held.journal_fd = make_memory_file("tigrismount-journal")
 
     def _attach(self, held: Held, deadline_s: float) -> None:
         fds, left_s = [held.fuse_fd, held.journal_fd], deadline_s - time.monotonic()

@@ -20,6 +20,7 @@ from tigrismount.holder.knobs import raise_read_ahead
 from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
 from tigrismount.holder.mounting import BusyError, mount, unmount
 from tigrismount.holder.probe import Health, probe
+from tigrismount.memoryfile import make_memory_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,7 +71,7 @@ class Connection:
         self.fuse_fd, self.init_reply = self._mount(), b""
         try:
             self.entry = mount_at(self.spec.mountpoint)
-            self.journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+            self.journal_fd = make_memory_file("tigrismount-journal")
             self.init_request = os.read(self.fuse_fd, INIT_REQUEST_BYTES)
             describe_init(self.init_request)
         except OSError as exc:
@@ -135,7 +136,7 @@ class Connection:
         self.fuse_fd, self.init_request, self.init_reply = fuse_fd, init_request, init_reply
         self.covered_fd, self._lost = covered_fd, set(lost)
         if journal_fd < 0:
-            journal_fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+            journal_fd = make_memory_file("tigrismount-journal")
         self.journal_fd = journal_fd
         # Not what covers it by now, which is somebody else's.
         mounts = [entry for entry in read_mounts() if entry.is_ours]

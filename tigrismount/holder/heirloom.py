@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
 from tigrismount.holder.request import MountRequest
+from tigrismount.memoryfile import make_memory_file
 
 if TYPE_CHECKING:
     from tigrismount.holder.events import Events
@@ -92,7 +93,7 @@ class Heirloom:
 
 def write_memory_file(data: bytes) -> int:
     """Return a new memory file that holds *data*, not inherited by others."""
-    fd = os.memfd_create("tigrismount-state", os.MFD_CLOEXEC)
+    fd = make_memory_file("tigrismount-state")
     try:
         os.pwrite(fd, data, 0)
     except OSError:

@@ -25,6 +25,7 @@ from tigrismount.core.inodes import Node
 from tigrismount.core.journal import MAGIC, decode_records, encode_record
 from tigrismount.core.openmodes import OpenState
 from tigrismount.errors import MountError
+from tigrismount.memoryfile import make_memory_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -133,7 +134,7 @@ class NodeJournal:
 
     def _rewrite(self, replace: Callable[[int], None]) -> None:
         before_bytes = self._size_bytes
-        fd = os.memfd_create("tigrismount-journal", os.MFD_CLOEXEC)
+        fd = make_memory_file("tigrismount-journal")
         try:
             self._write(fd, 0, MAGIC + b"".join(map(encode_record, self._known())))
             replace(fd)

@@ -18,6 +18,7 @@ import struct
 import time
 
 from tigrismount.core.arena import LARGE_BYTES, Arena, rounded
+from tigrismount.memoryfile import make_memory_file
 
 SPARE = 4
 """Addresses for each byte that may be in use: enough that a hole for the largest buffer is always found in practice."""
@@ -58,7 +59,7 @@ class SharedMemory:
             OSError: The kernel has none such, or takes no pages of it back; or an address space is too small.
         """
         size_bytes = _WORDS_BYTES + -(-limit_bytes * SPARE // LARGE_BYTES) * LARGE_BYTES
-        fd = os.memfd_create("tigrismount-blocks", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        fd = make_memory_file("tigrismount-blocks", sealable=True)
         try:
             os.ftruncate(fd, size_bytes)
             fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
