@@ -277,6 +277,28 @@ def test_session_of_a_dead_process_in_this_boot_is_forgotten(tmp_path: Path, mon
     index.close()
 
 
+def test_daemons_that_cannot_see_each_other_in_proc_know_each_other_alive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two units do with ProtectProc=invisible. Mutation: the session of who works on is gone, and with it what says
+    that a power cut found somebody at work; and what it has set aside is given to others.
+    """
+    index = CacheIndex(str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        monkeypatch.setattr("os.getpid", lambda: other.pid)
+        index.begin_session("one", 1000)
+        assert index.reserve(600, 1000, 1000)
+        monkeypatch.undo()
+        monkeypatch.setattr("os.path.exists", lambda path: not str(path).startswith("/proc/"))
+        index.begin_session("one", 1000)
+        assert not index.reserve(600, 1000, 1000)
+        assert index.reserved_bytes() == 600
+        index.end_session()
+        other.kill()
+    assert index.begin_session("two", 1000) == 1
+    index.close()
+
+
 def test_room_set_aside_by_a_killed_container_is_free_for_the_next_with_its_pid(tmp_path: Path) -> None:
     """Both are process 7 of their namespace. Mutation: without ``alone`` it is never free again."""
     index = CacheIndex(str(tmp_path))

@@ -547,4 +547,14 @@ class CacheIndex:
 
 
 def _alive(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+    """Tell whether there is such a process. Not by its directory in /proc, which hides those of others (hidepid).
+
+    With ``ProtectProc=invisible``, as in our unit, those of the same user, too: a worker keeps to itself (``privacy``).
+    """
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
