@@ -13,7 +13,6 @@ import os
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -38,7 +37,7 @@ from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.integrity.withdrawal import Withdrawal
 from tigrismount.objects.access import AccessWatch
-from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.credentials import find_credentials, home_directory, read_text_file
 from tigrismount.objects.fetchers.pool import FetcherStatistics, open_fetchers
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.loads import LoadRecorder
@@ -274,7 +273,7 @@ async def running_engine(
     Raises:
         TigrisMountError: Something is wrong that a person can mend; one line says what.
     """
-    find = find or partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
+    find = find or partial(find_credentials, config.s3, os.environ, home_directory(), read_text_file)
     credentials = find()
     async with contextlib.AsyncExitStack() as stack:
         away = ""

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import traceback
 from pathlib import Path
 
 import pytest
 
 from tigrismount.errors import ConfigError, CredentialsError
-from tigrismount.objects.credentials import Credentials, credentials_in, find_credentials, read_text_file
+from tigrismount.objects.credentials import (
+    Credentials,
+    credentials_in,
+    find_credentials,
+    home_directory,
+    read_text_file,
+)
 from tigrismount.objects.options import S3Config
 
 HOME = Path("/home/anna")
@@ -227,3 +234,15 @@ def test_a_secret_is_a_key_with_the_names_of_the_environment():
     assert credentials_in({"AWS_ENDPOINT_URL": "http://s3"}, "the volume's secret") is None
     with pytest.raises(CredentialsError, match="set both or neither"):
         credentials_in({"AWS_ACCESS_KEY_ID": "id"}, "the volume's secret")
+
+
+def test_a_user_without_a_home_or_a_name_has_a_place_to_look_in(monkeypatch):
+    """As in a container that runs as a mere number. Mutation: RuntimeError, with a key in the environment, too."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", _unknown)
+    assert home_directory() == Path("/")
+    assert find_credentials(TIGRIS, AWS_ENV, home_directory(), read_text_file).access_key_id == "aws-id"
+
+
+def _unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")

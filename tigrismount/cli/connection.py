@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tigrismount.config.loading import NO_MOUNTPOINT, load
@@ -46,11 +45,11 @@ async def connected(config: MountConfig) -> AsyncIterator[S3Client]:
     """
     import trio
 
-    from tigrismount.objects.credentials import find_credentials, read_text_file
+    from tigrismount.objects.credentials import find_credentials, home_directory, read_text_file
     from tigrismount.objects.frozen import with_snapshot
     from tigrismount.objects.s3 import S3Client
 
-    credentials = find_credentials(config.s3, os.environ, Path.home(), read_text_file)
+    credentials = find_credentials(config.s3, os.environ, home_directory(), read_text_file)
     s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
     client = await trio.to_thread.run_sync(S3Client, s3, credentials)
     try:

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -116,10 +115,10 @@ async def _examine(config: MountConfig, has_bucket: bool, report: _Report) -> No
 
 
 def _credentials(config: MountConfig) -> tuple[Credentials | None, Finding]:
-    from tigrismount.objects.credentials import find_credentials, read_text_file
+    from tigrismount.objects.credentials import find_credentials, home_directory, read_text_file
 
     try:
-        found = find_credentials(config.s3, os.environ, Path.home(), read_text_file)
+        found = find_credentials(config.s3, os.environ, home_directory(), read_text_file)
     except ConfigError as exc:
         what, _, remedy = str(exc).rpartition(": ")
         return None, Finding("credentials", "fail", what or remedy, remedy if what else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import click
 
@@ -14,7 +13,7 @@ from tigrismount.cli.place import locate
 from tigrismount.control.client import StaleSocketError, request
 from tigrismount.control.paths import find_socket
 from tigrismount.holder.mountinfo import read_mounts
-from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.credentials import find_credentials, home_directory, read_text_file
 from tigrismount.objects.options import S3Config
 
 _VARIABLES = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -60,7 +59,7 @@ def _hand_in_key(socket: str) -> None:
     """
     settings = request(socket, "status", timeout_s=_ANSWER_TIMEOUT_S)["config"]
     config = S3Config(endpoint_url=settings["endpoint_url"]["value"], profile=settings["profile"]["value"])
-    found = find_credentials(config, os.environ, Path.home(), read_text_file)
+    found = find_credentials(config, os.environ, home_directory(), read_text_file)
     if found is None or not found.access_key_id:
         raise CommandFailure(f"no access key is found here that could be sent: set {_VARIABLES}")
     key = {"access_key_id": found.access_key_id, "secret_access_key": found.secret_access_key}

@@ -21,6 +21,7 @@ from __future__ import annotations
 import configparser
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import CredentialsError
@@ -28,7 +29,6 @@ from tigrismount.objects.endpoints import is_tigris
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from tigrismount.objects.options import S3Config
 
@@ -107,6 +107,14 @@ def credentials_in(secret: Mapping[str, str], source: str) -> Credentials | None
     """
     found = _from_env(secret, "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
     return None if found is None else replace(found, source=source)
+
+
+def home_directory() -> Path:
+    """Return the home directory of this user; the root where nobody knows one, as in a container of a mere number."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def read_text_file(path: Path) -> str | None:

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
@@ -21,7 +20,7 @@ from tigrismount.cache.spread import SpreadBlockCache
 from tigrismount.errors import ConfigError, TigrisMountError
 from tigrismount.integrity.verdicts import Verdicts
 from tigrismount.integrity.verifier import Verifier
-from tigrismount.objects.credentials import find_credentials, read_text_file
+from tigrismount.objects.credentials import find_credentials, home_directory, read_text_file
 from tigrismount.objects.fetchers.pool import open_fetchers
 from tigrismount.objects.frozen import with_snapshot
 from tigrismount.objects.s3 import S3Client
@@ -63,7 +62,7 @@ async def warming_engine(config: MountConfig) -> AsyncIterator[WarmEngine]:
     """
     if not config.disk_caches:
         raise ConfigError("the disk cache is configured off, and there is nothing else to warm; pass --cache-dir")
-    find = partial(find_credentials, config.s3, os.environ, Path.home(), read_text_file)
+    find = partial(find_credentials, config.s3, os.environ, home_directory(), read_text_file)
     credentials = find()
     s3 = await with_snapshot(config.s3, config.vfs.bucket, credentials)
     fetchers = open_fetchers(s3, config.blocks.memory_limit_bytes, log_json=config.log_format == "json")
