@@ -14,7 +14,6 @@ if __name__ == "__main__":
 import contextlib
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -28,6 +27,7 @@ from tigrismount.config.model import MountConfig
 from tigrismount.control.operations import operations
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
+from tigrismount.descriptors import raise_descriptor_limit
 from tigrismount.engine import running_engine
 from tigrismount.errors import (
     ConfigError,
@@ -420,8 +420,7 @@ def main(arguments: list[str]) -> int:
     keep_out_of_core_dumps()
     share_heaps()
     # Each cached version that is open holds a descriptor, and so does each connection to the store.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_descriptor_limit()
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # until somebody listens: their default is to end the process
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # somebody opens a cache file while we ask who has it open

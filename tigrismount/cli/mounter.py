@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
 
 import click
 
+from tigrismount.descriptors import raise_descriptor_limit
 from tigrismount.holder.log import DaemonLog
 from tigrismount.mounter.log import MountLog
 from tigrismount.mounter.service import Mounter
@@ -55,8 +55,7 @@ def mounter(
     check(installation)
     keep_out_of_core_dumps()
     # Each mount takes some ten descriptors, and a node has room for a hundred.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    raise_descriptor_limit()
     is_json = log_format == "json"
     log = DaemonLog(path=None, foreground=True, level=log_level, json_lines=is_json)
 
