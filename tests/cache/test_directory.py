@@ -15,7 +15,7 @@ from typing import Any
 import lmdb
 import pytest
 
-from tigrismount.cache import probe
+from tigrismount.cache import probe, tenancy
 from tigrismount.cache.directory import CacheDirectory, kernel_boot_id, open_cache_directory
 from tigrismount.errors import CacheError, ConfigError
 from tigrismount.testing.cache_contract import check_all, fill, object_id
@@ -184,6 +184,35 @@ def test_a_filesystem_without_locks_costs_the_cache_and_says_so(place: Any, monk
     with pytest.raises(CacheError, match="its filesystem has no locks"):
         open_cache_directory(str(place.path))
     assert not list(place.path.glob("beside-*"))
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "is_refused"),
+    [
+        ("nfs server:/home rw,vers=3,nolock,local_lock=all,addr=10.0.0.1", True),
+        ("lustre mgs@tcp:/scratch rw,checksum,localflock,user_xattr", True),
+        ("nfs4 server:/home rw,vers=4.2,local_lock=none,addr=10.0.0.1", False),
+        ("lustre mgs@tcp:/scratch rw,checksum,flock,user_xattr", False),
+    ],
+)
+def test_a_filesystem_whose_locks_other_machines_do_not_see_costs_the_cache_and_says_so(
+    place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, filesystem: str, is_refused: bool
+) -> None:
+    """As a home of many nodes. Mutation: all of them write one index, and punch holes into what others read."""
+    place.path.mkdir(mode=0o700)
+    device = place.path.stat().st_dev
+    mounts = tmp_path / "mountinfo"
+    here = f"{os.major(device)}:{os.minor(device)}"
+    mounts.write_text(f"21 1 0:0 / / rw - nfs other:/ rw,local_lock=all\n36 21 {here} / /home rw - {filesystem}\n")
+    monkeypatch.setattr(tenancy, "MOUNTS_PATH", str(mounts))
+    if is_refused:
+        with pytest.raises(CacheError, match="locks for this machine alone"):
+            open_cache_directory(str(place.path))
+        assert not list(place.path.glob("beside-*"))
+    else:
+        directory, index = open_cache_directory(str(place.path))
+        index.close()
+        directory.leave()
 
 
 async def test_existing_empty_directory_is_taken_and_made_private(place: Any) -> None:

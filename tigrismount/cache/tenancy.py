@@ -20,6 +20,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """A filesystem without ``flock``: nobody can be told to be there, nor to have a file open that is to be evicted."""
 _NAME_MAX_BYTES = 200
 """Longer than any boot id and namespace."""
+MOUNTS_PATH = "/proc/self/mountinfo"
+"""What is mounted with which options (proc_pid_mountinfo(5))."""
+_LOCAL_LOCKS = {"local_lock=all", "local_lock=flock", "localflock", "localflocks", "nobrl"}
+"""Options of NFS, Lustre, GFS2, OCFS2 and CIFS with which a lock is seen on this machine alone."""
 
 
 class Tenancy:
@@ -50,12 +54,13 @@ def enter(directory: str, namespace: str) -> Tenancy | None:
         namespace: Ours, see ``pid_namespace``.
 
     Raises:
-        CacheError: The filesystem has no locks.
+        CacheError: The filesystem has no locks, or none that other machines see.
         OSError: The file cannot be opened or written.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(os.path.join(directory, "users"), flags, 0o600)
     try:
+        _check_locks_reach_others(fd)
         alone = _lock(fd, fcntl.LOCK_EX)
         if alone:
             # Over what is there, and cut only then: a disk may be so full that what is given back cannot be had again.
@@ -69,6 +74,29 @@ def enter(directory: str, namespace: str) -> Tenancy | None:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def _check_locks_reach_others(fd: int) -> None:
+    """Refuse a filesystem that other machines may have mounted, and whose locks they do not see.
+
+    Two of them, as the nodes that share a home directory, would write one index, and give back what the other reads.
+    """
+    device = os.fstat(fd).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    try:
+        with open(MOUNTS_PATH, "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        mount, _, filesystem = line.partition(b" - ")
+        if mount.split()[2:3] == [wanted]:
+            options = filesystem.rpartition(b" ")[2].decode(errors="replace").split(",")
+            for option in sorted(_LOCAL_LOCKS.intersection(options)):
+                raise CacheError(
+                    f"the disk cache cannot be used: its filesystem has locks for this machine alone ({option}); "
+                    "choose one on a local disk with --cache-dir"
+                )
 
 
 def _lock(fd: int, kind: int) -> bool:
