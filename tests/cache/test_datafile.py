@@ -253,3 +253,24 @@ def test_a_file_that_is_not_as_long_as_the_object_is_not_opened_again(tmp_path: 
     with pytest.raises(CacheError, match="not the file that it was"):
         file.open_again()
     file.close()
+
+
+def test_a_filesystem_that_locks_alone_only_what_is_open_for_writing_gives_up_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NFS does. Mutation: a cache in a home directory there is never evicted, and not used any more once full."""
+    flock = fcntl.flock
+
+    def flock_of_nfs(fd: int, kind: int) -> None:
+        if kind & fcntl.LOCK_EX and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(fd, kind)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+    path = tmp_path / "file"
+    file = DataFile(str(path), 5000)
+    file.ensure()
+    assert not remove_file(str(path), lambda: True)
+    file.close()
+    assert remove_file(str(path), lambda: True)
+    assert not path.exists()

@@ -361,7 +361,16 @@ def remove_file(path: str, before: Callable[[], bool]) -> bool:
         OSError: It cannot be opened or removed.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return _remove_file(path, before, os.O_RDONLY)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+    return _remove_file(path, before, os.O_RDWR)  # NFS locks alone only what is open for writing
+
+
+def _remove_file(path: str, before: Callable[[], bool], mode: int) -> bool:
+    try:
+        fd = os.open(path, mode | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return before()
     try:
