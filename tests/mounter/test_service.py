@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tigrismount.demo.command import run_child
 from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.protocol import Message
 from tigrismount.mounter.log import MountLog
@@ -50,3 +51,21 @@ def test_what_there_is_not_left_for_one_mount_ends_no_other(tmp_path, monkeypatc
     assert mounter._all() == []
     mounter._events.close()
     log.close()
+
+
+ONE_OF_MANY = """
+import os, sys
+os.cpu_count, os.sched_getaffinity = lambda: 128, lambda _: {0}
+from tigrismount.demo.command import run_child
+from tigrismount.holder.log import DaemonLog
+from tigrismount.mounter.service import Mounter
+from tigrismount.mounter.volumes import Installation
+log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+mounter = Mounter(sys.argv[1], Installation(environment={}), log, None)
+print(sum(mounter._turns.acquire(blocking=False) for _ in range(1000)))
+"""
+
+
+def test_a_mounter_of_one_core_has_no_more_workers_take_over_at_once_for_the_others_of_its_node(tmp_path):
+    """Mutation: 512 of them at once, and none is ready before its readers are given up."""
+    assert run_child(sys.executable, "-c", ONE_OF_MANY, str(tmp_path)).check().output == "8\n"

@@ -70,7 +70,7 @@ def read_host_facts(environment: Mapping[str, str]) -> HostFacts:
         cwd=_working_directory(),
         home=home,
         cache_home=cache_home,
-        cores=_cores(),
+        cores=usable_cores(),
     )
 
 
@@ -133,7 +133,8 @@ def cgroup_cores(membership: str, mounts: str) -> float | None:
     return min(shares, default=None)
 
 
-def _cores() -> float:
+def usable_cores() -> float:
+    """Return how many processors this process may use: those it may run on, or its cgroup's share if that is less."""
     cores = float(len(os.sched_getaffinity(0)))
     try:
         with open("/proc/self/cgroup", encoding="utf-8") as membership, open("/proc/self/mountinfo", "rb") as mounts:

@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from tigrismount.config.host import usable_cores
 from tigrismount.errors import MountError
 from tigrismount.holder.events import Events
 from tigrismount.holder.protocol import Message
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 RETRY_S = 0.25
 """How soon the driver is looked for again: a mount without a worker may wait for it."""
-MOST_TAKEOVERS = max(8, 4 * (os.cpu_count() or 1))
+_LEAST_TAKEOVERS, _TAKEOVERS_PER_CORE = 8, 4
 """Workers that take over at once when a mounter begins; each start takes a second or two of a core."""
 _DRIVER_WAIT_S = 10.0
 """How long a driver is waited for on the way out; a third of the time that Kubernetes gives a pod to end."""
@@ -70,7 +71,7 @@ class Mounter:
         self._channel: Channel | None = None
         self._was_alone = False
         self._leaving = False
-        self._turns = threading.Semaphore(MOST_TAKEOVERS)
+        self._turns = threading.Semaphore(max(_LEAST_TAKEOVERS, int(_TAKEOVERS_PER_CORE * usable_cores())))
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; return the exit status."""
