@@ -89,9 +89,23 @@ def _wait_for_end(pids: Iterable[int]) -> None:
     for pid in pids:
         try:
             pidfd = os.pidfd_open(pid)
-        except OSError:
+        except ProcessLookupError:
             continue  # it has ended
+        except (AttributeError, OSError):  # a Python built on old headers, a kernel before 5.3, a sandbox
+            while _is_there(pid) and time.monotonic() < deadline_s:
+                time.sleep(_RETRY_S)
+            continue
         try:
             select.select([pidfd], [], [], max(0.0, deadline_s - time.monotonic()))
         finally:
             os.close(pidfd)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
