@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from tigrismount.csi import patrol
 from tigrismount.csi.patrol import Patrol
 from tigrismount.holder.probe import Finding, Health
 
@@ -103,3 +105,21 @@ def test_few_mounts_are_looked_at_together(scene):
         look.health = Health.OK
     scene.until(16, 15)
     assert len(scene.looks) == 8
+
+
+def test_nobody_is_given_up_for_what_was_not_said_while_the_driver_was_paused_too(scene, monkeypatch):
+    """As in a container that was frozen, or a machine restored. Mutation: a mount that serves is ended."""
+    clock = SimpleNamespace(now_s=0.0, waits=0)
+
+    def wait(tick_s: float) -> bool:
+        clock.waits += 1
+        clock.now_s += tick_s + (300.0 if clock.waits == 30 else 0.0)  # a look is under way then
+        if clock.waits == 32:
+            scene.looks[0].health = Health.OK
+        return clock.waits > 60
+
+    monkeypatch.setattr(patrol.time, "monotonic", lambda: clock.now_s)
+    monkeypatch.setattr(scene.patrol, "_ended", SimpleNamespace(wait=wait))
+    scene.patrol._run()
+    assert scene.looks[0].is_closed
+    assert scene.hangs == scene.outages == []

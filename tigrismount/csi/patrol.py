@@ -29,6 +29,8 @@ EVERY_S = 20.0
 """How often each mount is looked through: a look is a process, and a hang is rare."""
 _MOST_LOOKS = 4
 """Looks at once; each takes 8 MiB for as long as it hangs."""
+_LATE_S = 5.0
+"""A turn that comes so late says that this machine, or this container, was paused."""
 
 
 class Patrol:
@@ -84,11 +86,16 @@ class Patrol:
             self._end_look(mount_id)
 
     def _run(self) -> None:
+        paused_s, waits_s = 0.0, time.monotonic()
         while not self._ended.wait(_TICK_S):
+            # Nobody is accused of having said nothing while all of them were paused.
+            late_s = time.monotonic() - waits_s - _TICK_S
+            paused_s += late_s if late_s > _LATE_S else 0.0
             try:
-                self.turn(time.monotonic())
+                self.turn(time.monotonic() - paused_s)
             except Exception:
                 log.exception("looking through the mounts failed; going on")
+            waits_s = time.monotonic()
 
     def turn(self, now_s: float) -> None:
         """See what has been answered, and look where it is time to.
