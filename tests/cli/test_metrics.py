@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import urllib.request
+
 import pytest
+from click.testing import CliRunner
 
 from tigrismount.cli import metrics
 from tigrismount.control.paths import socket_path
@@ -56,3 +61,32 @@ def test_a_mount_whose_socket_is_elsewhere_is_missed_once_it_is_dead(tmp_path, m
     assert len(looks) == (1 if health is Health.HUNG else 2), "who looks at one that hangs may never come back"
     with open(socket_path(str(tmp_path), "/volume"), "wb"):
         assert metrics._is_missed(volume), "its daemon was asked, and did not answer"
+
+
+@pytest.mark.parametrize(("listen", "url"), [("0.0.0.0", "http://127.0.0.1"), ("[::1]", "http://[::1]")])
+def test_the_figures_are_served_at_any_address_and_without_asking_the_dns(tmp_path, monkeypatch, listen, url):
+    """Mutation: on a host with IPv6 alone they cannot be, and where the DNS is down only after half a minute."""
+    if listen.startswith("["):
+        try:
+            socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    found = []
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("a name was looked up"))
+    monkeypatch.setattr(metrics, "runtime_directories", lambda *_, **__: [str(tmp_path)])
+    monkeypatch.setattr(metrics, "read_mounts", list)
+
+    def scrape(server):
+        with server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}).start()
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(f"{url}:{server.server_address[1]}/metrics") as answer:
+                found.append(answer.status)
+            server.shutdown()
+
+    monkeypatch.setattr(metrics, "_serve", scrape)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = CliRunner().invoke(metrics.metrics, ["--listen", f"{listen}:{port}"], standalone_mode=False)
+    assert done.exception is None
+    assert found == [200]

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -52,11 +54,23 @@ def metrics(listen: str | None) -> int:
     except ValueError as exc:
         raise click.BadParameter(str(exc), param_hint="--listen") from exc
     try:
-        server = ThreadingHTTPServer((host.strip("[]"), int(port)), _Handler)
+        server = _Server((host.strip("[]"), int(port)), _Handler)
     except OSError as exc:
         raise CommandFailure(f"--listen: cannot listen on {host} port {port}: {exc.strerror or exc}") from exc
     _serve(server)
     return 0
+
+
+class _Server(ThreadingHTTPServer):
+    """Not http.server's own: that one knows no IPv6, and looks its name up in the DNS, which may take for ever."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        """Take the address."""
+        TCPServer.server_bind(self)
 
 
 def _serve(server: ThreadingHTTPServer) -> None:
@@ -66,9 +80,14 @@ def _serve(server: ThreadingHTTPServer) -> None:
     with server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        click.echo(f"metrics of all mounts: http://{server.server_address[0]!s}:{server.server_address[1]}/metrics")
+        host, port = (str(part) for part in server.server_address[:2])
+        click.echo(f"metrics of all mounts: http://{_in_url(host)}:{port}/metrics")
         stopped.wait()
         server.shutdown()
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _collect() -> bytes:
