@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -24,6 +25,7 @@ from tigrismount.objects.client import ListPage
 from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.traits import StoreTraits
+from tigrismount.testing.certificates import make_certificate
 from tigrismount.testing.fake_http import HttpAnswer, serving
 
 GIB = 1 << 30
@@ -221,3 +223,40 @@ async def test_an_empty_page_is_not_all_that_lies_in_a_bucket():
     client.put("a", b"x")
     await StoreExam(client, "bucket", "").run(found.append)  # type: ignore[arg-type]
     assert found[0] == Finding("list", "pass", "s3://bucket/: 1 keys")
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """A store with a certificate of its own; gives its URL, and the file of the authority."""
+    bundle = tmp_path / "bundle.pem"
+    context = make_certificate(bundle)
+
+    def answer(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(4096)
+                secured.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=[listener])
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}", str(bundle)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.mark.parametrize(("variable", "verdict"), [("SSL_CERT_FILE", "fail"), ("REQUESTS_CA_BUNDLE", "pass")])
+def test_a_certificate_is_judged_as_a_mount_judges_it(tls, monkeypatch, variable, verdict):
+    """Mutation: what the system trusts is trusted by doctor, and by no mount; and the other way round."""
+    url, bundle = tls
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(variable, bundle)
+    findings = {finding.check: finding for finding in check_endpoint(S3Config(endpoint_url=url))}
+    assert findings["endpoint"].verdict == verdict
+    assert ("not trusted" in findings["endpoint"].detail) == (verdict == "fail")
+    findings = {finding.check: finding for finding in check_endpoint(S3Config(endpoint_url=url, ca_bundle=bundle))}
+    assert findings["TLS"].detail == "the certificate is trusted"

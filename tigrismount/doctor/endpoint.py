@@ -6,6 +6,7 @@ One unsigned HEAD of the base URL tells all of that; which status it has does no
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 import time
 import urllib.error
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from botocore.httpsession import get_cert_path
 
 from tigrismount.doctor.findings import Finding
 
@@ -97,8 +100,7 @@ def check_clock(date: str, at_s: float) -> Finding:
 
 
 def _ask(url: str, ca_bundle: str | None) -> Answer:
-    context = ssl.create_default_context(cafile=ca_bundle)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context), _NoRedirect())
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=_context(ca_bundle)), _NoRedirect())
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - options allow http and https alone
     began_s = time.time()
     try:
@@ -109,6 +111,16 @@ def _ask(url: str, ca_bundle: str | None) -> Answer:
             headers = dict(reply.headers.items())
     ended_s = time.time()
     return Answer({name.lower(): value for name, value in headers.items()}, ended_s - began_s, (began_s + ended_s) / 2)
+
+
+def _context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Return what judges certificates as a mount does: by botocore's authorities, which are not the system's.
+
+    Python's own default is stricter than botocore from 3.13 on.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
+    return context
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
