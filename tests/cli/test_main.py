@@ -134,6 +134,14 @@ def test_a_path_that_is_no_utf8_is_written_as_it_is():
     assert done.stdout.startswith(path + b": not mounted")
 
 
+def test_a_name_that_the_terminal_has_no_letters_for_is_written_with_escapes():
+    """As that of a key in a locale that is not UTF-8. Mutation: "ls" ends in its middle with an internal error."""
+    lines = "from tigrismount.cli.main import prepare_streams as p; p(); print('\\u00e9 \\u3042 \\udcff')"
+    env = {**os.environ, "PYTHONIOENCODING": "latin-1:strict"}
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, check=False, env=env)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"\xe9 \\u3042 \xff\n", b"")
+
+
 def test_a_reader_that_has_enough_is_no_crash():
     done = subprocess.run(
         f"{sys.executable} -m tigrismount mount --help | true", shell=True, capture_output=True, text=True, check=True

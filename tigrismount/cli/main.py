@@ -6,6 +6,7 @@ answered in the time that Python needs to start, and work where the engine's lib
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import io
 import os
@@ -57,6 +58,8 @@ _COMMANDS = {
 """Names and what ``--help`` says of them; each is the command of that name in the module of that name."""
 
 _ALIASES = {"umount": "unmount"}
+_ANY_NAME = "tigrismount.any_name"
+"""How standard output writes what its encoding has no letter for."""
 _INSTEAD = {"help": "--help", "version": "--version"}
 """What other programs have commands for and this one has options for."""
 
@@ -170,7 +173,16 @@ def prepare_streams() -> None:
             stream = open(null, mode, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 -- to the end
             setattr(sys, name, stream)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
+        codecs.register_error(_ANY_NAME, _any_name)
+        sys.stdout.reconfigure(errors=_ANY_NAME)
+
+
+def _any_name(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what is no text as the bytes it is, and what the encoding has no letter for as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
 
 
 def _run(arguments: Sequence[str]) -> int:
