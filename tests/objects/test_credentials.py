@@ -246,3 +246,14 @@ def test_a_user_without_a_home_or_a_name_has_a_place_to_look_in(monkeypatch):
 
 def _unknown(uid):
     raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+
+def test_a_tigris_file_that_cannot_be_read_is_told_on_tigris_and_ignored_elsewhere():
+    """As where HOME is root's and the user is another. Mutation: a role's key is never looked for there."""
+
+    def read_file(path: Path) -> str | None:
+        raise CredentialsError(f"cannot read credentials from {path}: Permission denied")
+
+    assert find_credentials(LOCAL, {}, HOME, read_file) is None
+    with pytest.raises(CredentialsError, match="Permission denied"):
+        find_credentials(TIGRIS, {}, HOME, read_file)

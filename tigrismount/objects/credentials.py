@@ -211,7 +211,12 @@ def _from_tigris_file(path: Path, read_file: ReadFile, *, needed: bool) -> Crede
         read_file: As in ``find_credentials``.
         needed: Whether nothing comes after this file, so that its faults must be told.
     """
-    text = read_file(path)
+    try:
+        text = read_file(path)
+    except CredentialsError:  # as of a home directory that is another user's
+        if needed:
+            raise
+        return None
     if text is None:
         return None
     try:
