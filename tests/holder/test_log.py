@@ -5,12 +5,14 @@ import json
 import os
 import re
 import select
+import socket
 import threading
 import time
 
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder import log as log_module
 from tigrismount.holder.log import DaemonLog
 
 
@@ -261,3 +263,28 @@ def test_a_pipe_whose_reader_is_started_anew_refuses_no_mount(tmp_path):
     assert os.read(reader, 1 << 20) == b"after\n"
     log.close()
     os.close(reader)
+
+
+def test_a_system_log_that_was_started_anew_gets_what_follows(tmp_path, monkeypatch):
+    """As logrotate does where no systemd keeps its socket. Mutation: nothing more of a mount is ever logged."""
+    path = str(tmp_path / "log")
+    monkeypatch.setattr(log_module, "_SYSLOG_PATH", path)
+
+    def listen() -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        listener.bind(path)
+        listener.settimeout(5)
+        return listener
+
+    with listen() as before:
+        daemon = DaemonLog(path=None, foreground=False, level="info", json_lines=False)
+        daemon.line("one")
+        assert before.recv(1000).endswith(b": one")
+    daemon.line("lost")
+    os.unlink(path)
+    daemon.line("lost, too")
+    with listen() as after:
+        for text in (b"two", b"three"):
+            daemon.line(text.decode())
+            assert after.recv(1000).endswith(b": " + text)
+    daemon.close()

@@ -25,6 +25,7 @@ _LEVELS = {"debug": 7, "info": 6, "warning": 4, "error": 3}  # syslog severities
 _FACILITY_DAEMON = 3 << 3
 _SYSLOG_PATH = "/dev/log"
 _MAX_SYSLOG_BYTES = 8 << 10  # journald and rsyslog take this much; longer lines would be lost whole
+_SYSLOG_GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE)  # it was started anew
 _FILE_MODE = 0o640
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # the last for pipes and terminals
 _PATIENCE_MS = 100  # a reader that is only slow takes less; one that has stopped must not stop a mount
@@ -137,7 +138,20 @@ class DaemonLog:
                 self._write_in_turn(data + b"\n")
             elif self._syslog is not None:
                 prefix = f"<{_FACILITY_DAEMON | severity}>tigrismount[{os.getpid()}]: ".encode()
-                self._syslog.send(prefix + data[:_MAX_SYSLOG_BYTES])
+                self._send_to_syslog(self._syslog, prefix + data[:_MAX_SYSLOG_BYTES])
+
+    def _send_to_syslog(self, syslog: socket.socket, data: bytes) -> None:
+        try:
+            syslog.send(data)
+        except OSError as exc:
+            if exc.errno not in _SYSLOG_GONE:
+                raise
+            fresh = _connect_syslog()
+            if fresh is None:
+                raise
+            syslog.close()
+            self._syslog = fresh
+            fresh.send(data)
 
     def _write_in_turn(self, data: bytes) -> None:
         """Write to a reader when no other thread does, with no more patience for those threads than for the reader."""
