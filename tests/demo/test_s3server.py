@@ -245,3 +245,8 @@ def test_children_get_an_environment_that_leads_nowhere_else(s3):
     assert env["PATH"] == "/bin"
     assert env["AWS_ENDPOINT_URL_S3"] == s3.endpoint_url
     assert not {"AWS_PROFILE", "TIGRISMOUNT_CACHE_DIR", "BUCKET_NAME"} & env.keys()
+
+
+def test_a_server_starts_where_python_keeps_no_docstrings():
+    """PYTHONOPTIMIZE=2. Mutation: neither the demo nor 'bench --demo' begins."""
+    assert "--ready-fd" in run_child(sys.executable, "-OO", "-m", "tigrismount.demo.s3server", "--help").check().output

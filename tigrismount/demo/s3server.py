@@ -78,7 +78,7 @@ def _announce(ready_fd: int, endpoint_url: str, access_key: str, secret_key: str
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tigrismount.demo.s3server", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tigrismount.demo.s3server", description="The embedded S3 server.")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to bind (default: a free one)")
     parser.add_argument("--directory", help="where the objects' files go (default: the system's temporary directory)")
