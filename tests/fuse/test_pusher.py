@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import threading
 from dataclasses import dataclass, field
 
@@ -342,3 +343,16 @@ async def test_a_read_that_waits_is_left_out_of_the_push_it_waits_for(make):
         await settled()
     assert start not in at.kernel.pages
     assert start + PAGE_BYTES in at.kernel.pages
+
+
+async def test_where_the_kernel_has_large_pages_a_tripwire_is_one_of_them(make, monkeypatch):
+    """As on some arm64. Mutation: the READ of a tripwire passes for one of bytes that the kernel has lost, its bytes
+    are not kept for it, and after some of them nothing is pushed any more.
+    """
+    monkeypatch.setattr(mmap, "PAGESIZE", 4 * PAGE_BYTES)
+    at = await make()
+    await at.push(0)
+    wire = BLOCK - 4 * PAGE_BYTES
+    assert set(at.kernel.pages) == set(range(0, wire, PAGE_BYTES))
+    assert at.pusher.held(OBJ, wire, BLOCK) == body(wire, BLOCK)
+    assert at.pusher.passed(OBJ, wire, BLOCK) == 0

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 PAGE_BYTES = 4096
-"""Size of a tripwire: the least that the kernel asks for."""
+"""Size of a tripwire: the least that the kernel asks for. Some have larger pages (arm64: 16 or 64 KiB)."""
 TRIPWIRES_PER_WINDOW = 4
 """Tripwires in the bytes wanted ahead: the reader's place is known to a quarter of the window."""
 MAX_TRIPWIRE_BLOCKS = 8
@@ -60,10 +60,13 @@ class PushPlan:
     Args:
         size_bytes: Size of the object.
         block_bytes: Block size of this version.
+        page_bytes: What the kernel keeps files in.
     """
 
-    def __init__(self, size_bytes: int, block_bytes: int) -> None:
+    def __init__(self, size_bytes: int, block_bytes: int, page_bytes: int = PAGE_BYTES) -> None:
         self.block_bytes = block_bytes
+        self.page_bytes = page_bytes
+        """What the kernel keeps files in."""
         self.losses = 0
         """Times that pushed pages turned out to be gone, since the file was opened."""
         self._size_bytes = size_bytes
@@ -206,7 +209,7 @@ class PushPlan:
         for start, stop in [*sorted(self._waiting), (push.stop, push.stop)]:
             if position < min(start, push.stop):
                 found.append((position, min(start, push.stop)))
-            position = max(position, -(-stop // PAGE_BYTES) * PAGE_BYTES)
+            position = max(position, -(-stop // self.page_bytes) * self.page_bytes)
         return found
 
     def reader_in(self, start: int, stop: int) -> int:
@@ -269,10 +272,10 @@ class PushPlan:
         start = index * self.block_bytes
         stop = min(start + self.block_bytes, self._size_bytes)
         # What the reader's own READs bring is left to them: a push would wait for each.
-        start = self.reader_in(start, stop) // PAGE_BYTES * PAGE_BYTES
+        start = self.reader_in(start, stop) // self.page_bytes * self.page_bytes
         if stop < self._size_bytes and (index + 1) % self._tripwire_blocks:
             return Push(index, start, stop, None)
-        tripwire = Extent((stop - 1) // PAGE_BYTES * PAGE_BYTES, stop)  # at the end of the object, always
+        tripwire = Extent((stop - 1) // self.page_bytes * self.page_bytes, stop)  # at the end of the object, always
         return Push(index, min(start, tripwire.start), tripwire.start, tripwire)
 
     def _claim(self, last: int, start: int) -> int:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -253,7 +254,7 @@ class Pusher:
             return None
         plan = self._plans.get(obj)
         if plan is None or plan.block_bytes != block_bytes:
-            plan = self._plans[obj] = PushPlan(obj.size_bytes, block_bytes)
+            plan = self._plans[obj] = PushPlan(obj.size_bytes, block_bytes, max(PAGE_BYTES, mmap.PAGESIZE))
         self._plans.move_to_end(obj)
         while len(self._plans) > MAX_KEPT:
             self._plans.popitem(last=False)
@@ -341,7 +342,7 @@ class Pusher:
             while position < stop:
                 if self._is_stopped:
                     return 0
-                position = plan.reader_in(position, stop) // PAGE_BYTES * PAGE_BYTES
+                position = plan.reader_in(position, stop) // plan.page_bytes * plan.page_bytes
                 store = view[position - start : position - start + STORE_BYTES]
                 self._store_pages(node_id, position, store)
                 pushed_bytes += len(store)
