@@ -9,9 +9,11 @@ import shutil
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
+from socketserver import TCPServer
 
 import pytest
 import trio
@@ -26,7 +28,7 @@ from tigrismount.fuse.passthrough import PassthroughStatistics
 from tigrismount.fuse.pusher import PusherStatistics
 from tigrismount.integrity.verifier import VerifierStatistics
 from tigrismount.metrics.exposition import Exposition, Figures
-from tigrismount.metrics.server import MetricsServer
+from tigrismount.metrics.server import MetricsServer, _Server
 from tigrismount.metrics.table import ERRNOS, METRICS, PARTS, TIMINGS
 from tigrismount.objects.client import ObjectStatistics
 from tigrismount.objects.fetchers.pool import FetcherStatistics
@@ -354,6 +356,25 @@ async def test_a_page_that_is_asked_for_while_the_mount_ends_does_not_end_it_in_
             await trio.lowlevel.checkpoint()
         await trio.testing.wait_all_tasks_blocked()  # it waits for its thread, and takes no more tasks
         ended.set()
+
+
+def test_a_scrape_that_cannot_be_taken_keeps_no_core_busy(monkeypatch):
+    """As where no descriptor is left. Mutation: it is tried ten thousand times a second."""
+    tries, stopped = [], threading.Event()
+
+    def get_request(server):
+        tries.append(server)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(TCPServer, "get_request", get_request)
+    server = _Server(("127.0.0.1", 0), None)
+    thread = threading.Thread(target=server.serve_until, args=[stopped])
+    thread.start()
+    with socket.create_connection(server.server_address):
+        time.sleep(0.5)
+        stopped.set()
+        thread.join()
+    assert 1 <= len(tries) <= 20
 
 
 def test_promtool_has_nothing_to_say():

@@ -210,6 +210,14 @@ class _Server(TCPServer):
             while not stopped.is_set():
                 self.handle_request()
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Take a connection; where none can be taken, as without a descriptor, not at once again."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(_POLL_S)
+            raise
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Say it quietly: clients go away."""
         log.debug("a scrape failed")
