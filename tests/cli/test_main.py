@@ -231,6 +231,22 @@ def test_a_verdict_does_not_depend_on_who_reads_it():
     assert (ended.returncode, ended.stderr) == (4, b"")
 
 
+def test_a_caller_that_ignores_the_ends_of_children_does_not_make_them_end_well():
+    """Mutation: what fusermount3 could not unmount is said to be unmounted."""
+    lines = (
+        "import subprocess\n"
+        "from tigrismount.cli import main\n"
+        "main.main = lambda _: subprocess.run(['false'], check=False).returncode\n"
+        "main.run()\n"
+    )
+    ignoring = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", ignoring, lines], check=False).returncode == 1
+
+
 def test_a_closed_stream_takes_every_line():
     """Mutation: a warning with a path that is not UTF-8 ends 'mount -f', as nobody can be told of it."""
     lines = (

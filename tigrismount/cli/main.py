@@ -10,6 +10,7 @@ import codecs
 import importlib
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str]) -> int:
 def run() -> None:
     """Run the process's own command line and exit: the entry point of the executable."""
     prepare_streams()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where who started us ignores it, every child would end with 0
     sys.exit(main(sys.argv[1:]))
 
 
