@@ -2,7 +2,8 @@
 
 A load "from NVMe" measures memory unless the pages are gone. ``posix_fadvise`` asks for that, file by file, and harms
 nobody else; the kernel may keep pages all the same (a reader's, or large folios), so ``mincore`` counts what is left.
-Only where that is not zero, and only for root, ``/proc/sys/vm/drop_caches`` empties the cache of the whole machine.
+Only where that is not zero, and only for root (who may not in a container), ``/proc/sys/vm/drop_caches`` empties the
+cache of the whole machine.
 
 Source: posix_fadvise(2), mincore(2), ``Documentation/admin-guide/sysctl/vm.rst``.
 """
@@ -40,8 +41,11 @@ def drop_pages(paths: Iterable[str]) -> tuple[str, int]:
     if left_bytes == 0 or os.geteuid() != 0:
         return "posix_fadvise", left_bytes
     os.sync()
-    with open(_DROP_CACHES, "wb", buffering=0) as file:
-        file.write(_PAGES_ONLY)
+    try:
+        with open(_DROP_CACHES, "wb", buffering=0) as file:
+            file.write(_PAGES_ONLY)
+    except OSError:  # in a container, root may not
+        return "posix_fadvise", left_bytes
     return "drop_caches", sum(map(resident_bytes, files))
 
 
