@@ -70,10 +70,10 @@ def bench(
             raise CommandFailure(f"{plot}: cannot be written; name a file in a directory of yours with --plot")
     if is_demo and source is not None:
         raise click.UsageError("--demo has a source of its own: leave SOURCE out", click.get_current_context())
-    if is_demo:
-        return _run_demo(budget_bytes, work_in)
-    config = load_without_mount(source, given)
+    config = None if is_demo else load_without_mount(source, given)
     try:
+        if config is None:
+            return _run_demo(budget_bytes, work_in)
         with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=work_in) as work:
             sample, measured = _measure(config, given, budget_bytes, work)
     except OSError as exc:

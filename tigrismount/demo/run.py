@@ -112,7 +112,10 @@ def _run(found: Report, narrator: Narrator, *, size_bytes: int, directory: str, 
     """Check what the demo needs, set the stage, run the scenes, and clear the stage whatever happens."""
     _check_needs(size_bytes, directory)
     with contextlib.ExitStack() as stack:
-        work = tempfile.mkdtemp(prefix="tigrismount-demo-", dir=directory)
+        try:
+            work = tempfile.mkdtemp(prefix="tigrismount-demo-", dir=directory)
+        except OSError as exc:
+            raise MountError(f"{directory}: cannot be used: {exc.strerror}; choose another with --directory") from exc
         stack.callback(_leave if keep else shutil.rmtree, work)
         for name in ("store", "cache", "mnt"):
             os.mkdir(f"{work}/{name}")
