@@ -375,6 +375,21 @@ def test_of_a_buffer_that_goes_back_nothing_stays_behind_it():
     assert os.fstat(memory.fd).st_blocks == 0
 
 
+def test_where_pages_are_large_no_buffer_takes_a_huge_one(monkeypatch):
+    """It has 512 MiB on some arm64. Mutation: where shared memory has such, one block takes more than the limit."""
+
+    def flags() -> str:
+        memory = SharedMemory.create(8 << 20)
+        inode = os.fstat(memory.fd).st_ino
+        _, _, found = Path("/proc/self/smaps").read_text().rpartition(f" {inode} ")
+        return found.partition("VmFlags:")[2].partition("\n")[0]
+
+    if " hg" not in flags():
+        pytest.skip("this kernel has no huge pages")
+    monkeypatch.setattr(mmap, "PAGESIZE", 65536)
+    assert " nh" in flags()
+
+
 def test_memory_of_others_is_told_apart():
     memory = SharedMemory.create(1 << 20)
     assert memory.offset(memoryview(bytearray(10))) is None

@@ -24,6 +24,8 @@ SPARE = 4
 """Addresses for each byte that may be in use: enough that a hole for the largest buffer is always found in practice."""
 _WORDS_BYTES = LARGE_BYTES
 """Before the buffers, which begin at a huge page."""
+_USUAL_PAGE_BYTES = 4096
+"""With which a huge page has ``LARGE_BYTES``."""
 _LINE_BYTES = 64
 """One cache line for each process: what one writes must not slow another down."""
 MOST_PROCESSES = 64
@@ -46,7 +48,9 @@ class SharedMemory:
         self.size_bytes = size_bytes
         self._map = mmap.mmap(fd, size_bytes)
         with contextlib.suppress(OSError, AttributeError):  # where shared memory may have huge pages at all
-            self._map.madvise(mmap.MADV_HUGEPAGE, _WORDS_BYTES, size_bytes - _WORDS_BYTES)
+            # With larger pages a huge one is larger, too: up to 512 MiB, and the first block would take a whole one.
+            advice = mmap.MADV_HUGEPAGE if mmap.PAGESIZE == _USUAL_PAGE_BYTES else mmap.MADV_NOHUGEPAGE
+            self._map.madvise(advice, _WORDS_BYTES, size_bytes - _WORDS_BYTES)
         self._all = memoryview(self._map)
         self._base = _address(self._all)
         self._arena = Arena(_WORDS_BYTES, size_bytes)
