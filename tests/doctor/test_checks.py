@@ -249,9 +249,11 @@ def tls(tmp_path):
         thread.join()
 
 
-@pytest.mark.parametrize(("variable", "verdict"), [("SSL_CERT_FILE", "fail"), ("REQUESTS_CA_BUNDLE", "pass")])
+@pytest.mark.parametrize(
+    ("variable", "verdict"), [("SSL_CERT_FILE", "pass"), ("REQUESTS_CA_BUNDLE", "pass"), ("UNUSED", "fail")]
+)
 def test_a_certificate_is_judged_as_a_mount_judges_it(tls, monkeypatch, variable, verdict):
-    """Mutation: what the system trusts is trusted by doctor, and by no mount; and the other way round."""
+    """Mutation: what the system trusts, or botocore is told to trust, is trusted by mounts and not by doctor."""
     url, bundle = tls
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.setenv(variable, bundle)

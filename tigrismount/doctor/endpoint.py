@@ -114,12 +114,14 @@ def _ask(url: str, ca_bundle: str | None) -> Answer:
 
 
 def _context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return what judges certificates as a mount does: by botocore's authorities, which are not the system's.
+    """Return what judges certificates as a mount does: by *ca_bundle* alone, or botocore's authorities and the system's.
 
     Python's own default is stricter than botocore from 3.13 on.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(ca_bundle or os.environ.get("REQUESTS_CA_BUNDLE") or get_cert_path(True))
+    if ca_bundle is None:
+        context.load_default_certs()
     return context
 
 
