@@ -60,7 +60,14 @@ def test_help_is_no_mistake(calls, capsys):
     assert "usage: mount.tigris" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("option", ["rw", "no_such_option", "cache_size"])
+def test_what_mount_adds_by_itself_is_no_mistake(calls):
+    """Mutation: ``mount -t tigris s3://b /m`` is refused: mount(8) calls its helpers with ``-o rw``."""
+    assert main(["s3://b", "/m", "-o", "rw"]) == 0
+    assert main(["s3://b", "/m", "-s", "-o", "rw,noexec,cache_size=1G"]) == 0
+    assert calls == [["mount", "s3://b", "/m"], ["mount", "s3://b", "/m", "-o", "noexec,cache_size=1G"]]
+
+
+@pytest.mark.parametrize("option", ["no_such_option", "cache_size"])
 def test_options_are_checked_as_on_the_command_line(option, capsys, tmp_path):
     assert main(["s3://bucket", str(tmp_path), "-f", "-o", option]) == 1
     assert f"-o {option}" in capsys.readouterr().err

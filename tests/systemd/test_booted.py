@@ -213,6 +213,9 @@ def test_fstab_mounts_and_unmounts(machine, models, s3):
     wrong = f"{options},no_such_option=1"
     assert machine.status_of("mount", "-t", "tigris", "-o", wrong, f"s3://{models}", where) == 1
     assert machine.status_of("mount", "-t", "tigris", "-o", options, "s3://no-such-bucket", where) == 32
+    machine.run("mount", "-t", "tigris", "-o", options.removeprefix("ro,"), f"s3://{models}", where)
+    assert machine.run("ls", where) == "file\n", "mount(8) says rw where nobody says ro"
+    machine.run("umount", where)
     machine.put("/etc/fstab", "")
 
 

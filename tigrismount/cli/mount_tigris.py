@@ -65,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         click.echo(f"mount.tigris: {_USAGE}", err=True)
         return INCORRECT
     options = [option for flag, value in given if flag == "-o" for option in value.split(",") if option]
+    # mount(8) says it by itself wherever nobody has said "ro".
+    options = [option for option in options if option != "rw"]
     if "-s" in flags:  # sloppy: options of another system's fstab are let through
         options = [option for option in options if is_mount_option(option)]
     command = ["mount", *places, *(["-o", ",".join(options)] if options else [])]
