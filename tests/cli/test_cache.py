@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from tigrismount.cli import cachedirs
+from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
+
 
 def test_a_cache_that_is_not_there_is_not_found(fails, tmp_path):
     exit_code, line = fails("cache", "stats", "--cache-dir", str(tmp_path / "none"))
@@ -56,3 +59,21 @@ def test_a_path_from_here_is_no_prefix(fails, filled, monkeypatch, path):
     exit_code, line = fails("cache", "list", path)
     assert exit_code == 3
     assert "is not under a mount" in line
+
+
+def test_a_path_under_a_mount_means_the_cache_of_that_mount(tigrismount, fails, filled, monkeypatch, tmp_path):
+    """Mutation: 'cache evict PATH' looks where a mount would have its cache by default, and takes nothing away."""
+    entry = MountEntry(
+        mount_id=1, device="0:1", mountpoint="/models", type=FUSE_TYPE, source="s3://b", super_options=()
+    )
+    told = {"mountpoint": "/models", "state": "ok", "source": "s3://bucket/models", "cache_dirs": [filled]}
+    monkeypatch.setattr(cachedirs, "read_mounts", lambda: [entry])
+    monkeypatch.setattr(cachedirs, "collect_mounts", lambda *_: [told])
+    monkeypatch.setenv("TIGRISMOUNT_CACHE_DIR", str(tmp_path / "another"))
+    for command in ("evict", "list", "verify", "pin"):
+        ended = tigrismount("cache", command, "/models/llama")
+        assert (ended.exit_code, ended.err) == (0, ""), command
+    assert tigrismount("cache", "pin", "--cache-dir", filled).out == "s3://bucket/models/llama\n"
+    assert tigrismount("cache", "unpin", "/models/llama").out == "1 unpinned\n"
+    assert fails("cache", "evict", "/models/llama", "--cache-dir", str(tmp_path / "none"))[0] == 3
+    assert fails("cache", "list", "s3://bucket/models/llama")[1].startswith(f"{tmp_path}/another: there is no cache")

@@ -44,7 +44,7 @@ def verify(prefix: str, cache_dirs: tuple[str, ...], as_json: bool) -> int:
     faults: list[dict[str, Any]] = []
     strays: list[str] = []
     with shown_progress() as tell:
-        for directory in existing_directories(cache_dirs):
+        for directory in existing_directories(cache_dirs, [prefix] if prefix else []):
             with _opened(directory) as access:
                 for verified in access.verify(wanted, on_progress=_counting(access, wanted, tell)):
                     objects, checked_bytes = objects + 1, checked_bytes + verified.checked_bytes
@@ -95,7 +95,7 @@ def evict(prefixes: tuple[str, ...], even_pinned: bool, cache_dirs: tuple[str, .
     """
     wanted = [cache_prefix(prefix) for prefix in prefixes]
     done: list[Evicted] = []
-    for directory in existing_directories(cache_dirs):
+    for directory in existing_directories(cache_dirs, prefixes):
         with _opened(directory) as access:
             done += [access.evict(prefix, even_pinned=even_pinned) for prefix in wanted]
     return _tell_evicted(done, as_json=as_json)
@@ -150,7 +150,7 @@ def pin(prefixes: tuple[str, ...], cache_dirs: tuple[str, ...], as_json: bool) -
     """
     wanted = [cache_prefix(prefix) for prefix in prefixes]
     kept, pinned = True, set[str]()
-    for directory in existing_directories(cache_dirs):
+    for directory in existing_directories(cache_dirs, prefixes):
         with _opened(directory, write=bool(wanted)) as access:
             kept &= not wanted or access.pin(*wanted)
             pinned.update(access.pinned())
@@ -172,7 +172,7 @@ def unpin(prefixes: tuple[str, ...], cache_dirs: tuple[str, ...], as_json: bool)
     """Take back pins, spelled as they were made; nothing leaves the cache before its turn."""
     wanted = [cache_prefix(prefix) for prefix in prefixes]
     unknown = set(wanted)
-    for directory in existing_directories(cache_dirs):
+    for directory in existing_directories(cache_dirs, prefixes):
         with _opened(directory) as access:
             unknown -= set(access.pinned())
             access.unpin(*wanted)

@@ -36,7 +36,7 @@ def cache_command(epilog: str, *, name: str | None = None) -> Callable[[Callable
                 metavar="DIR",
                 shell_complete=values,
                 multiple=True,
-                help="The cache's directory, once for each. [as 'mount' would choose]",
+                help="The cache's directory, once for each. [as 'mount' would choose; of a PATH, its mount's]",
             ),
         ):
             function = option(function)
@@ -45,22 +45,26 @@ def cache_command(epilog: str, *, name: str | None = None) -> Callable[[Callable
     return decorate
 
 
-def existing_directories(flags: Sequence[str]) -> list[str]:
+def existing_directories(flags: Sequence[str], names: Sequence[str] = ()) -> list[str]:
     """Return the cache directories that are meant.
 
     Args:
         flags: As given with ``--cache-dir``.
+        names: What is to be found there, as ``cache_prefix`` takes it: a path under a mount lies in that mount's cache.
 
     Raises:
         CommandFailure: There is none, or one is not there.
     """
-    directories = cache_directories(flags, os.environ)
+    paths = [name for name in names if _is_path(name)] if not flags else []
+    directories = list(cache_directories(flags, os.environ)) if len(paths) < len(names) or not names else []
+    for path in paths:
+        directories += [each for each in _mount_of(path)[0].get("cache_dirs", ()) if each not in directories]
     if not directories:
         raise CommandFailure("the disk cache is configured off; name one with --cache-dir", NOT_FOUND)
     for directory in directories:
         if not os.path.isdir(directory):
             raise CommandFailure(f"{directory}: there is no cache; name one with --cache-dir", NOT_FOUND)
-    return list(directories)
+    return directories
 
 
 def cache_prefix(name: str) -> str:
@@ -73,12 +77,26 @@ def cache_prefix(name: str) -> str:
     if is_source(name):
         source = parse_source(name)
         return f"{source.bucket}/" + (source.prefix if name.endswith("/") else source.prefix.removesuffix("/"))
-    if not name.startswith(("/", "./", "../")) and name not in (".", ".."):
+    if not _is_path(name):
         return name
+    mount, below = _mount_of(name)
+    source_url = str(mount["source"]).removeprefix("s3://")
+    return "/".join(filter(None, (source_url, below))) + ("/" if name.endswith("/") or not below else "")
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith(("/", "./", "../")) or name in (".", "..")
+
+
+def _mount_of(path: str) -> tuple[dict[str, Any], str]:
+    """Return what the mount that *path* lies under tells of itself, and the rest of the path.
+
+    Raises:
+        CommandFailure: There is none that tells.
+    """
     mounts = read_mounts()
-    mountpoint, below = locate(name, mounts)
+    mountpoint, below = locate(path, mounts)
     for mount in collect_mounts(runtime_directories(os.environ, uid=os.geteuid()), mounts):
         if mount["mountpoint"] == mountpoint and mount["state"] in ("ok", "degraded"):
-            source_url = str(mount["source"]).removeprefix("s3://")
-            return "/".join(filter(None, (source_url, below))) + ("/" if name.endswith("/") or not below else "")
+            return mount, below
     raise CommandFailure(f"{mountpoint}: its daemon does not say what is mounted; name the source", NOT_FOUND)

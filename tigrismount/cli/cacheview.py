@@ -57,7 +57,7 @@ def list_(prefix: str, cache_dirs: tuple[str, ...], as_json: bool) -> int:
 
     wanted = cache_prefix(prefix)
     found: list[dict[str, Any]] = []
-    for directory in existing_directories(cache_dirs):
+    for directory in existing_directories(cache_dirs, [prefix] if prefix else []):
         with open_cache_access(directory) as access:
             found += [{"directory": directory, **dataclasses.asdict(item)} for item in access.objects(wanted)]
     found.sort(key=lambda item: (item["bucket"], item["key"], -item["last_used_s"]))
