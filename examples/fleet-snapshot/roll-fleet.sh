@@ -16,7 +16,7 @@ roll() {
     ${SSH:-ssh} "$host" sh -s -- "$@" <"$script" || { echo "roll-fleet.sh: $host failed; stopping here" >&2; exit 1; }
 }
 
-while read -r host; do
+while read -r host || [ -n "$host" ]; do # the last line may have no end
     [ -n "$host" ] || continue
     echo "$host:"
     roll "$host" "$@"

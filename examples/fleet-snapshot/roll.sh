@@ -12,8 +12,21 @@ case $version in
 esac
 root=${MODELS_ROOT:-/srv/models}
 
-mkdir -p "$root/$version"
-mountpoint -q "$root/$version" || tigrismount mount "$source" "$root/$version" --snapshot "$version" "$@" >/dev/null
+# A version is of the whole bucket: another part of it may be what is mounted there.
+shown=$(findmnt -n -o SOURCE --mountpoint "$root/$version" | tail -n 1)
+case $source in
+    *://*) wanted=s3://${source#*://} && wanted=${wanted%/} ;;
+    *) wanted=$shown ;;
+esac
+if [ -n "$shown" ] && [ "$shown" != "$wanted" ]; then
+    echo "roll.sh: $root/$version shows $shown, not $wanted: unmount it first" >&2
+    exit 1
+fi
+
+# A mount whose daemon is gone is a mountpoint, and no directory to mkdir: 'tigrismount mount' replaces it.
+mkdir -p "$root/$version" 2>/dev/null || :
+tigrismount health "$root/$version" --degraded-ok >/dev/null 2>&1 ||
+    tigrismount mount "$source" "$root/$version" --snapshot "$version" "$@" >/dev/null
 
 # A rename is one step: there is always a 'current', and it is always a whole mount.
 ln -sfn "$version" "$root/.next"

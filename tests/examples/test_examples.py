@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tigrismount.testing.fake_http import serving
 from tigrismount.testing.fake_tigris import FakeTigris
 from tigrismount.testing.mount import is_mounted, mounted, require_fuse
+from tigrismount.testing.waiting import wait_until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 OWN = ("AWS_", "TIGRIS", "BUCKET_NAME", "MODEL_")
@@ -116,6 +118,61 @@ def test_a_fleet_moves_to_a_snapshot_and_back(tigris, env, root, tmp_path):
 
     assert [roll(version) for version in (*versions, versions[0])] == ["one", "two", "one"]
     assert [path.name for path in root.glob("[0-9]*")] == [versions[0]], "what nobody reads is unmounted"
+
+
+def test_every_host_of_the_list_is_moved_the_last_one_too(env, tmp_path):
+    """Mutation: a list without a line break at its end leaves its last host on the old version, and says nothing."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\ncat >/dev/null\necho "moved $1"\n')
+    ssh.chmod(0o755)
+    (tmp_path / "hosts").write_text("one\n\ntwo")
+    script = EXAMPLES / "fleet-snapshot" / "roll-fleet.sh"
+    ended = run(script, tmp_path / "hosts", "s3://models", "1790000000000000000", env=env | {"SSH": str(ssh)})
+    assert (ended.returncode, ended.stdout.split("\n")) == (0, ["one:", "moved one", "two:", "moved two", ""])
+
+
+@pytest.mark.fuse
+def test_a_version_whose_daemon_is_gone_is_mounted_again_and_let_go_of(tigris, env, root):
+    """Mutation: mkdir fails on the dead mount, and rmdir too: neither the same version nor another one can be had."""
+    tigris.create_bucket("models")
+    tigris.put("models", "weights", b"one")
+    old, new = tigris.take_snapshot("models"), tigris.take_snapshot("models")
+    env = env | {"MODELS_ROOT": str(root)}
+
+    def roll(version: str) -> None:
+        ended = run(EXAMPLES / "fleet-snapshot" / "roll.sh", "s3://models", version, "--cache-dir=off", env=env)
+        assert ended.returncode == 0, ended.stderr
+
+    def kill() -> None:
+        (mount,) = json.loads(run("tigrismount", "status", root / old, "--json", env=env).stdout)["mounts"]
+        os.kill(mount["supervisor_pid"], signal.SIGKILL)
+        os.kill(mount["pid"], signal.SIGKILL)
+        wait_until(lambda: run("tigrismount", "health", root / old, env=env).returncode == 2)
+
+    roll(old)
+    kill()
+    roll(old)
+    assert run("cat", root / "current" / "weights", env=env).stdout == "one"
+    kill()
+    roll(new)
+    assert [path.name for path in root.glob("[0-9]*")] == [new]
+
+
+@pytest.mark.fuse
+def test_another_model_of_the_same_snapshot_is_not_taken_for_the_one_that_is_mounted(tigris, env, root):
+    """Mutation: 'current is VERSION', and whoever loads from it gets the model that was there before."""
+    tigris.create_bucket("models")
+    tigris.put("models", "llama/weights", b"one")
+    tigris.put("models", "other/weights", b"two")
+    version = tigris.take_snapshot("models")
+    env = env | {"MODELS_ROOT": str(root)}
+
+    def roll(source: str) -> subprocess.CompletedProcess[str]:
+        return run(EXAMPLES / "fleet-snapshot" / "roll.sh", source, version, "--cache-dir=off", env=env)
+
+    assert [roll(source).returncode for source in ("s3://models/llama", "t3://models/llama/")] == [0, 0]
+    refused = roll("s3://models/other")
+    assert (refused.returncode, "shows s3://models/llama, not s3://models/other" in refused.stderr) == (1, True)
 
 
 @pytest.mark.fuse
