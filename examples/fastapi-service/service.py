@@ -37,6 +37,8 @@ def load() -> None:
                 weights.update((name, shard.get_tensor(name)) for name in shard.offset_keys())
     except (OSError, SafetensorError) as exc:
         state["error"] = str(exc)
+    except TypeError as exc:  # numpy has no bfloat16 and no FP8
+        state["error"] = f"{exc}: for such weights, load with framework='pt' and torch"
     else:
         error = None if weights else f"{MODEL_DIR} holds no *.safetensors; is it mounted?"
         state.update(loaded=bool(weights), error=error, seconds=round(time.monotonic() - began_s, 3))
@@ -85,6 +87,8 @@ async def statistics() -> dict[str, Any]:
     if status != 0:
         raise HTTPException(503, said)
     mount = json.loads(said)["mounts"][0]
+    if mount["state"] not in ("ok", "degraded"):  # its daemon is gone, or is another user's and tells us nothing
+        raise HTTPException(503, "; ".join(mount["degraded"]))
     fetched = {source: mount["bytes"][source] for source in ("ram", "flight", "nvme", "remote", "pushed")}
     return {
         "bytes": fetched,
@@ -95,8 +99,8 @@ async def statistics() -> dict[str, Any]:
 
 
 @app.get("/tensors/{name}")
-async def tensor(name: str) -> dict[str, Any]:
-    """Stand in for inference: describe one tensor."""
+def tensor(name: str) -> dict[str, Any]:
+    """Stand in for inference: describe one tensor; in a thread, as reading it may take long."""
     if not state["loaded"]:
         raise HTTPException(503, "loading")
     if name not in weights:

@@ -26,6 +26,9 @@ def main() -> int:
     except (OSError, SafetensorError, ValueError, KeyError) as exc:
         print(f"load_safetensors: error: {exc}", file=sys.stderr)
         return 1
+    except TypeError as exc:  # numpy has no bfloat16 and no FP8
+        print(f"load_safetensors: error: {exc}; such weights need --framework pt, and torch", file=sys.stderr)
+        return 1
     took_s = time.perf_counter() - began_s
     total_bytes = sum(value.nbytes for value in tensors.values())
     print(

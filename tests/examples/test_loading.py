@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,88 @@ def test_a_loaded_model_is_not_ready_where_its_mount_is_gone(service, tmp_path):
     status, said = ask(port, "/readyz")
     assert (status, said["error"], "not mounted" in said["mount"]) == (503, None, True)
     assert ask(port, "/tensors/a") == (200, {"dtype": "float32", "shape": [4], "mean": 1.0})
+
+
+BFLOAT16 = b'{"w":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+
+
+@pytest.fixture
+def bfloat16(tmp_path) -> Path:
+    """A model as most language models are stored, which numpy has no type for."""
+    header = BFLOAT16.ljust(64)
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    return tmp_path
+
+
+def test_load_safetensors_says_what_bfloat16_needs(bfloat16, env):
+    """Mutation: the first command of the page ends in a traceback."""
+    script = EXAMPLES / "load-safetensors" / "load_safetensors.py"
+    ended = run_child(sys.executable, str(script), str(bfloat16), env=env)
+    assert (ended.status, ended.errors.count("\n")) == (1, 1)
+    assert "--framework pt" in ended.errors
+
+
+def test_the_service_says_why_it_never_gets_ready(bfloat16, service):
+    """Mutation: ``/readyz`` has no error for as long as it is asked, and the log none either."""
+    port = service(str(bfloat16), str(bfloat16))
+    assert wait_until(lambda: ask(port, "/readyz")[1]["error"] is not None)
+    assert "framework='pt'" in ask(port, "/readyz")[1]["error"]
+
+
+def test_statistics_that_the_mount_does_not_tell_are_no_fault_of_the_service(service, env, tmp_path):
+    """Mutation: 500, and a traceback, where the mount's daemon is gone or is another user's."""
+    silent = {"mountpoint": "/m", "state": "unknown", "degraded": ["it belongs to user 5"], "bytes": {}, "loads": []}
+    command = tmp_path / "bin" / "tigrismount"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\necho '{json.dumps({'mounts': [silent]})}'\n")
+    command.chmod(0o755)
+    env["PATH"] = f"{command.parent}:{env['PATH']}"
+    port = service(str(tmp_path), "/m")
+    assert ask(port, "/stats") == (503, {"detail": "it belongs to user 5"})
+
+
+SLOW = """
+import sys
+from pathlib import Path
+
+import service
+from tigrismount.testing.waiting import wait_until
+
+class Slow:
+    dtype, shape = "float32", ()
+
+    def mean(self, **_):
+        Path("reading").touch()
+        wait_until(Path("read").exists)
+        return 1.0
+
+service.weights["slow"] = Slow()
+app = service.app
+"""
+
+
+def test_the_service_is_alive_while_weights_are_read(env, tmp_path):
+    """Mutation: a store that is away stops the service with the first page that is not there, and gets it restarted."""
+    require("fastapi", "uvicorn")
+    (tmp_path / "slow.py").write_text(SLOW)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "slow:app", "--port", str(port), "--log-level", "warning"]
+    path = os.pathsep.join([str(tmp_path), str(EXAMPLES / "fastapi-service"), str(ROOT)])
+    env_of_it = env | {"MODEL_DIR": str(tmp_path / "none"), "PYTHONPATH": path}
+    with subprocess.Popen(command, cwd=tmp_path, env=env_of_it) as serving, ThreadPoolExecutor() as pool:
+        try:
+            assert wait_until(lambda: answers(port), timeout_s=60)
+            assert wait_until(lambda: ask(port, "/readyz")[1]["loaded"])
+            asked = pool.submit(ask, port, "/tensors/slow")
+            assert wait_until((tmp_path / "reading").exists)
+            assert ask(port, "/healthz")[0] == 200
+            (tmp_path / "read").touch()
+            assert asked.result() == (200, {"dtype": "float32", "shape": [], "mean": 1.0})
+        finally:
+            (tmp_path / "read").touch()
+            serving.terminate()
 
 
 @pytest.mark.fuse
