@@ -152,6 +152,16 @@ def test_a_plain_user_is_told_what_the_helper_says(open_device, tmp_path):
 
 @pytest.mark.fuse
 @only_root
+def test_a_directory_of_somebody_else_is_said_with_the_remedy(open_device, nobodys_mountpoint):
+    """Mutation: who made /models with sudo is told that they have no write access, of a read-only mount."""
+    os.chown(nobodys_mountpoint, 0, 0)
+    result = as_nobody(lambda: str(mount(spec(nobodys_mountpoint))))
+    give = f"sudo chown {NOBODY} {shlex.quote(str(nobodys_mountpoint))}"
+    assert f"name a directory of yours, or '{give}' first" in result
+
+
+@pytest.mark.fuse
+@only_root
 def test_a_plain_user_may_not_let_others_in_unless_permitted(open_device, tmp_path):
     with open("/etc/fuse.conf") as file:
         if any(line.strip() == "user_allow_other" for line in file):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import shlex
 import socket
 import stat
 import subprocess
@@ -28,6 +29,8 @@ _FUSERMOUNT = "fusermount3"
 _FUSE_CONF = "/etc/fuse.conf"
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOATIME = 1, 2, 4, 1024
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
+_NOT_THEIRS = ("no write access", "not owned by user")
+"""How the helper says that a plain user may not mount there."""
 _IN_CONTAINER = "in a container, run it with --device /dev/fuse --cap-add SYS_ADMIN"
 
 
@@ -152,7 +155,12 @@ def _mount_as_user(spec: MountSpec) -> int:
         theirs.close()  # so that recv sees the end where the helper sent nothing
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     if finished.returncode or not fds:
-        raise MountError(f"{spec.mountpoint}: cannot be mounted: {_complaint(finished)}")
+        complaint = _complaint(finished)
+        remedy = ""
+        if any(words in complaint for words in _NOT_THEIRS):
+            give = f"sudo chown {os.geteuid()} {shlex.quote(spec.mountpoint)}"
+            remedy = f"; name a directory of yours, or '{give}' first"
+        raise MountError(f"{spec.mountpoint}: cannot be mounted: {complaint}{remedy}")
     os.set_inheritable(fds[0], False)
     return fds[0]
 
