@@ -81,6 +81,18 @@ def test_elsewhere_a_line_now_and_then_tells_the_same(
     ]
 
 
+def test_the_next_run_has_a_rate_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Mutation: 'warm' of two buckets says '-49.6 MiB/s, -15 s left' when it begins with the second."""
+    now_s = [0.0]
+    monkeypatch.setattr(warmbar, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    with warmbar.shown_progress() as tell:
+        for now_s[0], done_bytes in ((10.0, 512 * MIB), (20.0, 128 * MIB)):
+            tell(progress("fetching", done_bytes))
+    assert capsys.readouterr().err.splitlines()[1].endswith("1 of 3 files, 12.8 MiB/s, 50 s left")
+
+
 def test_who_wants_no_progress_gets_none(capsys: pytest.CaptureFixture[str]) -> None:
     with warmbar.shown_progress(quiet=True) as tell:
         tell(progress("fetching", MIB))

@@ -88,7 +88,8 @@ class _Lines:
         if elapsed_s < LINE_INTERVAL_S:
             return
         done_bytes, wanted_bytes = progress["done_bytes"], progress["wanted_bytes"]
-        rate = (done_bytes - self._last_bytes) / elapsed_s
+        # The next run, and the next phase, begin anew.
+        rate = (done_bytes - (self._last_bytes if done_bytes >= self._last_bytes else 0)) / elapsed_s
         self._last_s, self._last_bytes = time.monotonic(), done_bytes
         if progress["phase"] not in _MEASURED:
             print_note(f"{progress['phase']} {progress['objects']} files")
