@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+from types import SimpleNamespace
 
 import pytest
 
+from tigrismount.cli import version
 from tigrismount.cli.version import kernel_features, version_lines
 
 BOTH = "CONFIG_FUSE_PASSTHROUGH=y\nCONFIG_FUSE_IO_URING=y\n"
@@ -60,3 +62,22 @@ def test_what_cannot_be_known_is_not_claimed(machine):
 
 def test_each_component_has_a_line():
     assert [line.split()[0] for line in version_lines()[:4]] == ["tigrismount", "Python", "pyfuse3", "libfuse"]
+
+
+@pytest.mark.parametrize("there", ["libfuse3.so.3", "libfuse3.so.4"])
+def test_the_library_is_found_by_either_of_its_names(monkeypatch, there):
+    """Mutation: Debian 13 has libfuse 3.17, and --version says that none is installed."""
+
+    class Version:
+        restype = None
+
+        def __call__(self) -> bytes:
+            return b"3.17.2"
+
+    def load(name: str) -> SimpleNamespace:
+        if name != there:
+            raise OSError(name)
+        return SimpleNamespace(fuse_pkgversion=Version())
+
+    monkeypatch.setattr(version, "ctypes", SimpleNamespace(CDLL=load, c_char_p=None))
+    assert version_lines()[3] == "libfuse 3.17.2"

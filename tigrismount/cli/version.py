@@ -97,9 +97,11 @@ def _distribution(name: str) -> str:
 
 
 def _libfuse() -> str:
-    try:
-        library = ctypes.CDLL("libfuse3.so.3")
-        library.fuse_pkgversion.restype = ctypes.c_char_p
-        return str(library.fuse_pkgversion().decode())
-    except (OSError, AttributeError):
-        return "is not installed"
+    for name in ("libfuse3.so.4", "libfuse3.so.3"):  # from libfuse 3.17 on, and before
+        try:
+            library = ctypes.CDLL(name)
+            library.fuse_pkgversion.restype = ctypes.c_char_p
+            return str(library.fuse_pkgversion().decode())
+        except (OSError, AttributeError):
+            continue
+    return "is not installed"
