@@ -50,3 +50,11 @@ def test_a_mount_that_asks_in_another_way_does_not_serve(flags: dict[str, object
     """Its key may be refused where the one that is meant is not, or cost what nobody accepted."""
     assert not _serves(mount_of(config_of()), config_of(**flags), TARGETS)
     assert not _serves(mount_of(config_of(**flags)), config_of(), TARGETS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("warm", "--from-file", "/dev/null", "--spread", "inf"), ("status", "--watch", "--interval", "inf")]
+)
+def test_a_wait_without_an_end_is_bad_usage(fails, arguments):
+    """Mutation: 'internal error: OverflowError ... please report it'."""
+    assert fails(*arguments)[0] == 2

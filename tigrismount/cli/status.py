@@ -34,7 +34,9 @@ _BETWEEN_LOOKS_S = 0.5
 @click.argument("mountpoint", required=False, shell_complete=mountpoints)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch an object per line.")
 @click.option("--watch", "is_watch", is_flag=True, help="Look again and again, with rates, until Ctrl-C.")
-@click.option("--interval", type=click.FloatRange(min=0.1), default=1.0, metavar="S", help="Seconds between looks. [1]")
+@click.option(
+    "--interval", type=click.FloatRange(0.1, 86_400), default=1.0, metavar="S", help="Seconds between looks. [1]"
+)
 @click.option("--debug", is_flag=True, expose_value=False, help="Show a traceback when something fails.")
 def status(mountpoint: str | None, as_json: bool, is_watch: bool, interval: float) -> int:
     """Show what is mounted: all mounts, or one in detail."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _SILENCE_S = 60.0  # a daemon tells progress four times a second; one that is taken over is silent for some seconds
 _RECONNECTS = 10  # a takeover is over in a second or two; a daemon that dies ten times will not finish
 _RECONNECT_PAUSE_S = 1.0
+_MOST_SPREAD_S = 86_400.0  # above what anybody waits; 'inf' is a time elsewhere
 
 _SAME = ("endpoint_url", "store_id", "cache_dir", "snapshot", "profile", "no_sign_request", "requester_pays")
 """Options in which a mount must agree, so that its daemon does what this process would."""
@@ -126,9 +127,12 @@ def delay_s(spread: str, draw: float) -> float:
         draw: Random number in ``[0, 1)``.
 
     Raises:
-        ValueError: *spread* is no time.
+        ValueError: *spread* is no time, or one that nobody waits for.
     """
-    return draw * parse_seconds(spread)
+    longest_s = parse_seconds(spread)
+    if longest_s > _MOST_SPREAD_S:
+        raise ValueError("expected at most 1d")
+    return draw * longest_s
 
 
 def _wait(spread: str) -> None:
