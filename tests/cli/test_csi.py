@@ -40,7 +40,7 @@ def test_without_the_extra_it_says_how_to_install_it(tigrismount, monkeypatch, n
     ended = tigrismount(*GOOD)
 
     assert ended.exit_code == 2
-    assert "pip install 'tigrismount[csi]'" in ended.err
+    assert f"{sys.executable} -m pip install 'tigrismount[csi]'" in ended.err
 
 
 def test_only_root_can_mount_for_others(tigrismount, monkeypatch):

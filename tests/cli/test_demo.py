@@ -3,6 +3,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 
 def test_without_its_extra_the_demo_says_how_to_get_it():
     """A finder that knows no moto stands for a machine without it."""
@@ -18,4 +20,16 @@ sys.exit(main(["demo"]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "tigrismount: error: the demo needs moto: pip install 'tigrismount[demo]'\n"
+    assert (
+        done.stderr == f"tigrismount: error: the demo needs moto: {sys.executable} -m pip install 'tigrismount[demo]'\n"
+    )
+
+
+def test_a_bench_in_a_directory_that_is_not_there_says_so():
+    """Mutation: 'internal error ... please report it' of a directory that is misspelt."""
+    pytest.importorskip("moto")
+    command = [sys.executable, "-m", "tigrismount", "bench", "--demo", "--directory", "/nowhere/at/all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = "/nowhere/at/all: cannot be used: No such file or directory; choose another with --directory"
+    assert done.stderr == f"tigrismount: error: {said}\n"

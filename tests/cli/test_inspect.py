@@ -244,7 +244,7 @@ def test_a_plot_is_a_picture(tigrismount, fails, model, tmp_path):
 def test_without_matplotlib_a_plot_says_what_to_install(fails, model, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     exit_code, line = fails("inspect", str(model), "--plot", "map.png")
-    assert (exit_code, line) == (1, "--plot needs matplotlib: pip install 'tigrismount[plot]'")
+    assert (exit_code, line) == (1, f"--plot needs matplotlib: {sys.executable} -m pip install 'tigrismount[plot]'")
     assert not os.path.exists("map.png")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def _check_extra() -> None:
         for name in ("grpc", "google.protobuf"):
             importlib.import_module(name)
     except ImportError as exc:
-        raise ConfigError(f"{exc.name} is not installed: pip install 'tigrismount[csi]'") from exc
+        raise ConfigError(f"{exc.name} is not installed: {sys.executable} -m pip install 'tigrismount[csi]'") from exc
 
 
 def _driver_name(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from tigrismount.cli.completing import values
@@ -35,4 +37,4 @@ def demo(keep: bool, as_json: bool, size: str, directory: str | None) -> int:
     except ModuleNotFoundError as exc:
         if (exc.name or "").partition(".")[0] not in _EXTRA:
             raise
-        raise CommandFailure(f"the demo needs {exc.name}: pip install 'tigrismount[demo]'") from exc
+        raise CommandFailure(f"the demo needs {exc.name}: {sys.executable} -m pip install 'tigrismount[demo]'") from exc

@@ -10,6 +10,7 @@ for what.
 from __future__ import annotations
 
 import posixpath
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.cli.failure import FAILED, CommandFailure
@@ -49,7 +50,8 @@ def require_matplotlib() -> None:
     try:
         import matplotlib as mpl  # noqa: F401
     except ImportError as exc:
-        raise CommandFailure("--plot needs matplotlib: pip install 'tigrismount[plot]'", FAILED) from exc
+        what = f"{sys.executable} -m pip install 'tigrismount[plot]'"
+        raise CommandFailure(f"--plot needs matplotlib: {what}", FAILED) from exc
 
 
 def draw(path: str, inspected: Inspected, load: dict[str, Any] | None) -> None:

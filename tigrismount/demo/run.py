@@ -267,7 +267,8 @@ class _Scenes:
 def _check_needs(size_bytes: int, directory: str) -> None:
     missing = [name for name in _NEEDED_MODULES if importlib.util.find_spec(name) is None]
     if missing:
-        raise MountError(f"{', '.join(missing)}: not installed; the demo needs: pip install 'tigrismount[demo]'")
+        what = f"{sys.executable} -m pip install 'tigrismount[demo]'"
+        raise MountError(f"{', '.join(missing)}: not installed; the demo needs: {what}")
     if size_bytes < LEAST_SIZE_BYTES:
         least = size(LEAST_SIZE_BYTES)
         raise ConfigError(f"--size: a model of {size(size_bytes)} shows nothing; take {least} or more")
