@@ -114,7 +114,7 @@ def _ask(url: str, ca_bundle: str | None) -> Answer:
 
 
 def _context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Return what judges certificates as a mount does: by *ca_bundle* alone, or botocore's authorities and the system's.
+    """Return what judges certificates as a mount does: *ca_bundle* alone, or botocore's authorities and the system's.
 
     Python's own default is stricter than botocore from 3.13 on.
     """
