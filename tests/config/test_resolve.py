@@ -240,6 +240,24 @@ def test_json_of_another_version_is_refused(resolved, change):
         MountConfig.from_json({})
 
 
+def test_json_of_a_later_version_may_have_what_is_at_its_default(resolved):
+    """Mutation: the first crash of a worker behind a downgrade ends the mount, as no other one starts."""
+    data = json.loads(json.dumps(resolved().to_json()))
+    assert data["defaults"]["s3.snapshot_version"] is None
+    assert data["defaults"]["disk_caches.verify"] == "once"
+    assert MountConfig.from_json({name: value for name, value in data.items() if name != "defaults"}) == resolved()
+    data["lane"] = data["defaults"]["lane"] = {"width": 4}
+    data["s3"]["colour"] = data["defaults"]["s3.colour"] = "blue"
+    data["disk_caches"][0]["colour"] = data["defaults"]["disk_caches.colour"] = None
+    assert MountConfig.from_json(data) == resolved()
+    for part in (data, data["s3"], data["disk_caches"][0]):
+        name = "lane" if part is data else "colour"
+        before, part[name] = part[name], "red"
+        with pytest.raises(ConfigError, match="another version"):
+            MountConfig.from_json(data)
+        part[name] = before
+
+
 def test_the_report_names_every_value_and_its_origin(resolved):
     """``status`` shows it."""
     from tigrismount.config.options import BY_KEY

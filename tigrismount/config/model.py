@@ -28,6 +28,9 @@ _SECTIONS: dict[str, type] = {
     "fuse": FuseConfig,
     "push": PushConfig,
 }
+_DEFAULTS = "defaults"
+"""Beside the members: what those are that have a default. A member that is added must have one, by which all is as it
+was before there was such a member."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,23 +77,30 @@ class MountConfig:
     """Where each option's value came from, by option key: a place, or ``default``."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values; infinite times become ``"inf"``, which JSON has no number for."""
-        return {key: _finite(value) for key, value in dataclasses.asdict(self).items()}
+        """Return it as JSON values; infinite times become ``"inf"``, which JSON has no number for.
+
+        With them go all defaults: what is at its default says no more than leaving it out, so an older version may
+        leave out such a member that it does not know.
+        """
+        values = {key: _finite(value) for key, value in dataclasses.asdict(self).items()}
+        return {**values, _DEFAULTS: {key: _finite(value) for key, value in _defaults().items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> MountConfig:
         """Return what ``to_json`` was called on.
 
         Raises:
-            ConfigError: *data* has other members than this version knows, or lacks some.
+            ConfigError: *data* says something that this version does not know, or lacks some of what it must know.
         """
-        values = dict(data)
         try:
+            defaults = data.get(_DEFAULTS, {})
+            values = _known(cls, {name: value for name, value in data.items() if name != _DEFAULTS}, defaults)
             for name, section in _SECTIONS.items():
                 if values[name] is not None:
-                    values[name] = section(**_times(section, values[name]))
-            caches = (DiskCacheConfig(**_times(DiskCacheConfig, part)) for part in values["disk_caches"])
-            return cls(**{**values, "disk_caches": tuple(caches)})
+                    values[name] = section(**_times(section, _known(section, values[name], defaults, f"{name}.")))
+            caches = [_known(DiskCacheConfig, part, defaults, "disk_caches.") for part in values["disk_caches"]]
+            values["disk_caches"] = tuple(DiskCacheConfig(**_times(DiskCacheConfig, part)) for part in caches)
+            return cls(**values)
         except (KeyError, TypeError, AttributeError) as exc:
             raise ConfigError(f"the configuration is from another version of tigrismount: {exc}") from exc
 
@@ -148,6 +158,30 @@ class MountConfig:
             "log_format": self.log_format,
             "log_file": self.log_file,
         }
+
+
+def _defaults() -> dict[str, Any]:
+    """Return the default of each member that has one, by its name behind that of its section."""
+    found: dict[str, Any] = {}
+    parts: dict[str, type] = {"": MountConfig, "disk_caches.": DiskCacheConfig}
+    parts |= {f"{name}.": part for name, part in _SECTIONS.items()}
+    for prefix, part in parts.items():
+        for item in dataclasses.fields(part):
+            if item.default is not dataclasses.MISSING:
+                found[prefix + item.name] = item.default
+            elif item.default_factory is not dataclasses.MISSING:
+                value = item.default_factory()
+                found[prefix + item.name] = dataclasses.asdict(value) if item.name in _SECTIONS else value
+    return found
+
+
+def _known(part: type, values: Mapping[str, Any], defaults: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return *values* without those that *part* does not know and that are at their defaults."""
+    known = {item.name for item in dataclasses.fields(part)}
+    missing = object()
+    return {
+        name: value for name, value in values.items() if name in known or defaults.get(prefix + name, missing) != value
+    }
 
 
 def _finite(value: Any) -> Any:
