@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import logging
 import mmap
 import os
@@ -535,3 +536,18 @@ async def test_a_refusal_without_a_reason_is_none(cache, verdicts, sums) -> None
     await cache.records.put("checksums", b"bad/x", facts.encode())
     await verdicts.load()
     assert verdicts.refused == {}
+
+
+async def test_a_refusal_of_another_release_holds(cache, verdicts) -> None:
+    """Mutation: behind a downgrade what was found wrong is read as if nobody had looked."""
+    obj = ObjectId("b", "m", "etag", len(DATA))
+    compared = [Compared("sha256", WRONG, SHA, "a test")]
+    await verdicts.keep(obj, compared)
+    ((key, value),) = await cache.records.items("checksums")
+    facts = json.loads(value)
+    facts["sums"][0]["seconds"] = facts["release"] = 2
+    await cache.records.put("checksums", key, json.dumps(facts).encode())
+    other = Verdicts(cache.records, "tigris")
+    await other.load()
+    assert obj in other.refused
+    assert await other.find(obj) == compared

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -189,10 +189,14 @@ def refusal(compared: Sequence[Compared]) -> str:
 
 
 def _parse(value: bytes) -> tuple[str, ObjectId, list[Compared]] | None:
-    """Return store, version and what was compared; None for what another release or a bad disk has left."""
+    """Return store, version and what was compared; None for what a bad disk has left.
+
+    Members that another release has added say nothing to us, and take nothing back.
+    """
     try:
         facts = json.loads(value)
         obj = ObjectId(facts["bucket"], facts["key"], facts["etag"], facts["size_bytes"])
-        return str(facts["store_id"]), obj, [Compared(**one) for one in facts["sums"]]
+        sums = [Compared(**{item.name: one[item.name] for item in fields(Compared)}) for one in facts["sums"]]
+        return str(facts["store_id"]), obj, sums
     except (ValueError, TypeError, KeyError):
         return None
