@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import zlib
 
 import pytest
 from hypothesis import given
@@ -89,3 +90,16 @@ def test_a_length_beyond_the_end_is_no_record():
 def test_texts_beyond_any_stores_are_refused():
     with pytest.raises(ValueError, match="longer than"):
         encode_record(Node(NodeId(5), "bucket", "k" * (RECORD_MAX_BYTES + 1), None))
+
+
+@pytest.mark.parametrize("added", [(9, b"what nobody here knows"), (1, 8 * b"\0\0")], ids=["a kind", "a text"])
+def test_what_another_version_has_added_is_passed_over(added: tuple[int, bytes]):
+    """Mutation: behind a downgrade no worker takes over from one that crashes, as each ends with what that wrote."""
+    kind, rest = added
+    record = struct.pack("<BQqqd", kind, 7, 0, 0, 0.0) + rest
+    node = Node(NodeId(8), "bucket", "key/", None)
+    data = MAGIC + struct.pack("<II", len(record), zlib.crc32(record)) + record + encode_record(node)
+    (nothing, _), (found, stop) = decode_records(data)
+    assert nothing is None
+    assert values([found]) == values([node])
+    assert stop == len(data)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
+import zlib
 
 import pytest
 
@@ -209,3 +211,16 @@ def test_a_journal_that_cannot_be_written_is_no_error_of_the_mount(fd, start):
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
     first.meet("a")
     assert "will not know the files met since" in first.journal.degraded
+
+
+def test_what_another_version_has_added_is_neither_known_nor_lost(fd, start):
+    """It is for the one that comes back: a downgrade may be followed by an upgrade."""
+    ids = start(fd).meet("a")
+    record = struct.pack("<BQqqd", 9, 7, 0, 0, 0.0)
+    os.pwrite(fd, struct.pack("<II", len(record), zlib.crc32(record)) + record, os.fstat(fd).st_size)
+    before = contents(fd)
+    successor = start(fd)
+    assert [node.id for node in successor.table.known()] == ids
+    ids += successor.meet("b")
+    assert contents(fd).startswith(before)
+    assert [node.id for node in start(fd).table.known()] == ids

@@ -81,8 +81,10 @@ def _framed(text: str) -> bytes:
     return _framed_often(text) if len(text) < _OFTEN_CHARACTERS else _frame(text.encode("utf-8", "surrogatepass"))
 
 
-def decode_records(data: bytes) -> Iterator[tuple[Record, int]]:
+def decode_records(data: bytes) -> Iterator[tuple[Record | None, int]]:
     """Give what each whole record holds, and where in *data* it stops; nothing where it is no journal of this format.
+
+    None stands for a record that another version has added: what it says is lost, and nothing else.
 
     Args:
         data: A journal from its first byte on.
@@ -97,11 +99,17 @@ def decode_records(data: bytes) -> Iterator[tuple[Record, int]]:
         if not _FIXED.size <= size_bytes == len(record) or zlib.crc32(record) != checksum:
             return
         start += size_bytes
-        yield _decode(record), start
+        try:
+            item = _decode(record)
+        except (ValueError, struct.error):
+            item = None
+        yield item, start
 
 
-def _decode(record: bytes) -> Record:
+def _decode(record: bytes) -> Record | None:
     kind, number, size_bytes, modified_s, mtime_s = _FIXED.unpack_from(record)
+    if kind > _OPEN:
+        return None
     if kind == _OPEN:
         return OpenState(number, opens=size_bytes, is_through=bool(mtime_s), backing_id=modified_s)
     *raws, target = _texts(record)

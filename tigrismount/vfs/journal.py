@@ -95,7 +95,8 @@ class NodeJournal:
         stop = len(head)
         for item, stop in decode_records(data):  # noqa: B007 - where the last whole one stops
             self._records += 1
-            found[_key(item)] = item
+            if item is not None:
+                found[_key(item)] = item
         self._previewed_bytes = start + stop - len(head)
         return list(found.values())
 
