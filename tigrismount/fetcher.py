@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 
+from tigrismount import __version__
 from tigrismount.heap import share_heaps
 from tigrismount.loglines import log_to_standard_error
 from tigrismount.objects.fetchers.memory import SharedMemory
@@ -44,6 +45,10 @@ def main() -> None:
         return  # the worker ended before it could say anything
     setup = json.loads(text)
     log_to_standard_error(setup["log_level"], json_lines=setup["log_json"])
+    if setup.get("version") != __version__:  # installed since the worker was started: its words may mean something else
+        what = "a fetch process of %s is of no use to a worker of %s; upgrade the mount"
+        logging.getLogger(__name__).warning(what, __version__, setup.get("version"))
+        return
     keys = PassedKeys(setup["profile"], isolated=setup["isolated"], anonymous=setup["anonymous"])
     memory = SharedMemory(arguments.memory_fd, setup["memory_bytes"])
     FetchServer(control, memory, setup["index"], S3Config(**setup["config"]), keys).run()

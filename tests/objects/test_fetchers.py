@@ -520,3 +520,19 @@ async def test_without_descriptors_for_a_line_a_thread_does_the_work(make_world)
         assert world.fetchers.take(world.buffer, SIZE) is None
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_process_of_another_release_is_given_nothing_to_do(server, say, make_world, monkeypatch):
+    """Mutation: a worker from before an upgrade lends its memory to a program that may take its words for others."""
+    monkeypatch.setattr(pools, "RESTART_S", 0.0)
+    world = await make_world()
+    os.kill(world.pid, signal.SIGKILL)
+    await until(lambda: world.fetchers.statistics().ready == 0)
+    monkeypatch.setattr(pools, "__version__", "0.0.1", raising=False)
+    await until(
+        lambda: world.fetchers.want(1) or world.fetchers.statistics().degraded or world.fetchers.statistics().ready
+    )
+    assert "do not live" in world.fetchers.statistics().degraded
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA, "by a thread"
+    assert world.fetchers.statistics().gets == 0

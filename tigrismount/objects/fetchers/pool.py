@@ -18,6 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from tigrismount import __version__
 from tigrismount.objects.fetchers.memory import SharedMemory
 from tigrismount.objects.fetchers.process import FetchProcess, Patience
 
@@ -194,6 +195,7 @@ class FetchProcesses:
 
     def _setup(self, index: int) -> bytes:
         setup = {
+            "version": __version__,
             "index": index,
             "config": asdict(self._config),
             **self._session,
