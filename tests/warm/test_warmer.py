@@ -28,7 +28,7 @@ from tigrismount.objects.memory import MemoryObjectClient
 from tigrismount.testing.waiting import until
 from tigrismount.warm.filling import FIRST_JOBS, WAITING_BLOCKS, Work
 from tigrismount.warm.follow import follow
-from tigrismount.warm.report import Progress, WarmReport
+from tigrismount.warm.report import Failure, Progress, WarmReport
 from tigrismount.warm.selection import Target
 from tigrismount.warm.warmer import Warmer
 
@@ -533,3 +533,11 @@ async def test_a_version_that_does_not_come_whole_is_not_waited_for_to_be_compar
             report = await b.warm("m")
         assert told(report) == ["s3://bucket/m: gone meanwhile"]
     assert b.verifier.statistics().verified == 0
+
+
+def test_a_report_of_another_release_is_understood() -> None:
+    """Mutation: what a newer daemon could not fetch is an internal error, and nobody hears which files those are."""
+    report = WarmReport(objects=1, failures=[Failure("s3://b/k", "is refused")])
+    told = report.to_json() | {"colour": "red"}
+    told["failures"] = [{**failure, "colour": "red"} for failure in told["failures"]]
+    assert WarmReport.from_json(told) == report

@@ -69,5 +69,8 @@ class WarmReport:
     def from_json(cls, data: dict[str, Any]) -> WarmReport:
         """Return what ``to_json`` was called on; members of another release are left out."""
         known = {name: data[name] for name in cls.__slots__ if name in data}
-        known["failures"] = [Failure(**failure) for failure in known.get("failures", ())]
+        known["failures"] = [
+            Failure(**{name: failure[name] for name in Failure.__slots__ if name in failure})
+            for failure in known.get("failures", ())
+        ]
         return cls(**known)
