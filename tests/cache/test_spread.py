@@ -241,3 +241,23 @@ async def test_what_was_found_wrong_is_refused_where_a_drive_fails_at_the_first_
             monkeypatch.setattr(one.records._tables, "items", fail)
         await verdicts.load()
         assert list(verdicts.refused) == [obj], "and a disk that fails takes nothing back"
+
+
+@pytest.mark.parametrize("found_first", ["wrong", "right"])
+async def test_of_two_verdicts_the_later_one_counts_where_a_drive_was_away(drives: Drives, found_first: str) -> None:
+    """Mutation: what was corrected, looked at again and read since is an EIO once a drive is back."""
+    obj = OBJECTS[0]
+    found = {"wrong": "11", "right": "00"}
+    sums = {name: [Compared("sha256", "00", value, "its name")] for name, value in found.items()}
+    async with drives.open() as cache:
+        await Verdicts(cache.records, "test", clock=lambda: 1.0).keep(obj, sums.pop(found_first))
+    away = drives.paths[0].rename(drives.paths[0].with_name("away"))
+    drives.paths[0].touch()  # no directory
+    async with drives.open() as cache:
+        await Verdicts(cache.records, "test", clock=lambda: 2.0).keep(obj, *sums.values())
+    drives.paths[0].unlink()
+    away.rename(drives.paths[0])
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.load()
+        assert (obj in verdicts.refused) == (found_first == "right")

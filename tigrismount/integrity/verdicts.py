@@ -93,6 +93,7 @@ class Verdicts:
                 rows = await self._records.items(_TABLE, _BAD, _MOST_BAD)  # of disks that work, the failed one left out
             if rows is None:
                 return  # a disk that fails takes nothing back
+            rows = await self._not_found_right_since(rows)
             if changes == self._changes:  # else the rows may be older than what was found meanwhile
                 break
         verdicts = [verdict for _, value in rows if (verdict := _parse(value)) is not None]
@@ -104,6 +105,15 @@ class Verdicts:
         settling = {obj: why for obj, why in self.refused.items() if obj in self._settling}
         before, self.refused = self.refused, refused | settling | self._unkept
         self._tell(obj for obj in self.refused if obj not in before)
+
+    async def _not_found_right_since(self, rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Leave refusals out that were taken back while the directory that still has them was away."""
+        found = []
+        for key, value in rows:
+            good = await self._records.get(_TABLE, _GOOD + key.removeprefix(_BAD))
+            if good is None or _checked_s(good) <= _checked_s(value):
+                found.append((key, value))
+        return found
 
     async def find(self, obj: ObjectId) -> list[Compared] | None:
         """Return what was compared of *obj*; None where it was never verified."""
@@ -186,6 +196,14 @@ def refusal(compared: Sequence[Compared]) -> str:
         f"its {wrong.algorithm} is {wrong.found}, and {wrong.origin} says {wrong.expected}: it cannot be opened (EIO); "
         "correct whichever is wrong and run 'tigrismount warm --check' on it, or mount with --verify off"
     )
+
+
+def _checked_s(value: bytes) -> float:
+    """Return when a verdict was found, in seconds since 1970; 0 where it does not say."""
+    try:
+        return float(json.loads(value)["checked_s"])
+    except (ValueError, TypeError, KeyError):
+        return 0.0
 
 
 def _parse(value: bytes) -> tuple[str, ObjectId, list[Compared]] | None:
