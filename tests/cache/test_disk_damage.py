@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -139,6 +140,29 @@ async def test_verify_off_trusts_the_same_boot_after_a_kill(place: Any) -> None:
     place.flip(100)
     async with place.open(verify="off") as cache:
         assert await read_raw(cache, 0) != block_content(OBJ, 0)
+
+
+async def test_verify_off_trusts_no_copy(place: Any, tmp_path: Path) -> None:
+    """Mutation: where a data file was copied before the daemon that goes on there had written it, zeros are read."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        copy = type(place)(tmp_path / "copy")
+        await cache._publisher.publish()
+        shutil.copytree(place.path, copy.path)
+    os.truncate(copy.data_files()[0], BLOCK_BYTES)
+    os.truncate(copy.data_files()[0], OBJ.size_bytes)
+    async with copy.open(verify="off") as cache:
+        assert await read_raw(cache, 0) == block_content(OBJ, 0)
+        for index in range(1, 5):
+            with pytest.raises(CacheCorruptError):
+                await read_raw(cache, index)
+        assert await fill(cache, OBJ) == 5
+    copy.path = copy.path.rename(tmp_path / "moved")
+    copy.config = replace(copy.config, directory=str(copy.path))
+    async with copy.open(verify="off") as cache:
+        handle = await cache.open_object(OBJ)
+        assert all(map(handle.proven, range(5))), "it is the same one, and was looked at once"
+        handle.close()
 
 
 async def test_truncated_file_costs_its_missing_blocks(place: Any) -> None:

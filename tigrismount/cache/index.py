@@ -10,7 +10,8 @@ threads; the transactions themselves are in ``environment``.
 A *session* is one daemon's work on the index. It is noted durably before the first change, so that a mount that only
 reads needs no room on the disk, and taken back after everything has been synced. A session of another boot still
 standing means that the machine went down with a daemon at work: the *epoch* rises, and no record of an earlier one is
-believed without a look at its bytes.
+believed without a look at its bytes. So does it where the index lies elsewhere than it was written: who copied it may
+have copied data files before a daemon wrote what it records.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _U64 = struct.Struct("<Q")
+_MASK = (1 << 64) - 1
 _SCHEMA_KEY = b"schema"
 _BYTES_KEY = b"bytes"
 _EPOCH_KEY = b"epoch"
 _CAPACITY_KEY = b"capacity"
+_PLACE_KEY = b"place"
 _SESSION_PREFIX = b"session:"
 _RESERVED_PREFIX = b"reserved:"
 _SESSION = struct.Struct("<16sI")
+_PLACE = struct.Struct("<QQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class _Session:
 
     key: bytes
     boot: bytes
+    place: bytes
     capacity_bytes: int
     dead: frozenset[bytes] = frozenset()
     """Keys of other sessions that are known to be over, whatever their process ids say."""
@@ -96,6 +101,7 @@ class CacheIndex:
         """Sum of the lengths of all blocks, as of this process's last transaction that knew it."""
         self.objects_cached = 0
         """Object versions, likewise."""
+        self._path = path
         self._session: _Session | None = None
         self._noting = threading.Lock()
         self._counting = threading.Lock()
@@ -490,15 +496,21 @@ class CacheIndex:
                 somebody's: in a container the next process gets the id of the one that was killed.
 
         Returns:
-            The epoch: higher than in the index when the machine went down with a session open.
+            The epoch: higher than in the index when the machine went down with a session open, or the index is a copy.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: It cannot be looked at.
         """
         dead = frozenset(key for key, _, _ in self.read(self._sessions)) if alone else frozenset()
-        self._session = _Session(_SESSION_PREFIX + os.urandom(8), boot_token(boot_id), capacity_bytes, dead)
-        return self.read(partial(self._epoch, self._session.boot))
+        key, place = _SESSION_PREFIX + os.urandom(8), _place_of(self._path)
+        self._session = _Session(key, boot_token(boot_id), place, capacity_bytes, dead)
+        return self.read(partial(self._epoch, self._session))
 
-    def _epoch(self, boot: bytes, txn: Any) -> int:
-        unclean = any(its_boot != boot for _, its_boot, _ in self._sessions(txn))
-        return self._number(txn, _EPOCH_KEY) + unclean
+    def _epoch(self, session: _Session, txn: Any) -> int:
+        unclean = any(its_boot != session.boot for _, its_boot, _ in self._sessions(txn))
+        is_copy = txn.get(_PLACE_KEY, session.place, db=self._meta) != session.place
+        return self._number(txn, _EPOCH_KEY) + (unclean or is_copy)
 
     def _sessions(self, txn: Any) -> list[tuple[bytes, bytes, int]]:
         """Return key, boot and process id of every session noted."""
@@ -507,7 +519,8 @@ class CacheIndex:
 
     def _note_session(self, session: _Session) -> None:
         def work(txn: Any) -> None:
-            txn.put(_EPOCH_KEY, _U64.pack(self._epoch(session.boot, txn)), db=self._meta)
+            txn.put(_EPOCH_KEY, _U64.pack(self._epoch(session, txn)), db=self._meta)
+            txn.put(_PLACE_KEY, session.place, db=self._meta)
             for key, boot, pid in self._sessions(txn):
                 if session.outlives(key, boot, pid):
                     txn.delete(key, db=self._meta)
@@ -544,6 +557,12 @@ class CacheIndex:
     def close(self) -> None:
         """Close the index; every later call raises ``CacheError``. Idempotent."""
         self._env.close()
+
+
+def _place_of(path: str) -> bytes:
+    """Return what a copy of the index in *path* has otherwise: the filesystem, and the number of the file there."""
+    name = os.path.join(path, "data.mdb")
+    return _PLACE.pack(os.statvfs(name).f_fsid & _MASK, os.stat(name).st_ino & _MASK)
 
 
 def _alive(pid: int) -> bool:
