@@ -234,6 +234,22 @@ def test_a_hangup_while_the_configuration_is_read_is_not_lost(supervise, mountpo
     end(supervised, mountpoint)
 
 
+def test_a_configuration_that_no_worker_came_up_with_is_given_to_no_other(supervise, mountpoint, tmp_path):
+    """Mutation: the worker that goes on is the last one, as each after it meets the mistake that was refused before."""
+    fresh = tmp_path / "request.json"
+    command = (sys.executable, "-c", f"print(open({str(fresh)!r}).read())")
+    deadlines = Deadlines(start_s=20, takeover_s=5, unmount_grace_s=0, stop_s=2)
+    supervised = supervise(reload_command=command, deadlines=deadlines)
+    changed = {**supervised.request.config, "fake": {"fails": {"exit_code": 2, "message": "no such profile"}}}
+    fresh.write_bytes(dataclasses.replace(supervised.request, config=changed).to_json())
+    os.kill(supervised.pid, signal.SIGHUP)
+    assert has_said(supervised, "goes on, as no other could be put in its place: no such profile")
+    os.kill(supervised.outcome.worker_pid, signal.SIGKILL)
+    assert has_said(supervised, "has taken over after")
+    assert health(mountpoint) is Health.OK
+    end(supervised, mountpoint)
+
+
 def pending(pid: int, number: int) -> bool:
     with open(f"/proc/{pid}/status") as file:
         masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigPnd:", "ShdPnd:"))]

@@ -114,6 +114,7 @@ def test_a_unit_s_mount_goes_on_with_what_the_kernel_was_told(
         assert supervisor._take_from_systemd()
     found = supervisor._replacement.config
     assert (found["fsname"], found["log_level"], found["s3"]["snapshot_version"]) == served
+    assert supervisor._replacement.served == before.config, "for the next one, where none comes to serve with it"
     told = []
     monkeypatch.setattr(supervisor._store._notify, "store", lambda name, _: bool(told.append(name)) or True)
     monkeypatch.setattr(supervisor._store, "_is_used", True)

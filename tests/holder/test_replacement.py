@@ -36,12 +36,14 @@ class FakeTalk:
         self.worker = worker
         self._happens = happens
         self.attached: int = -1
+        self.given: list[object] = []
         self.served: list[tuple[tuple[int, ...], bool]] = []
 
     def _do(self, stage: str) -> None:
         self._happens.get(stage, lambda: None)()
 
-    def start(self, **_: object) -> None:
+    def start(self, *, config: object, **_: object) -> None:
+        self.given.append(config)
         self._do("start")
 
     def attach(self, fds: list[int], **_: object) -> bytes:
@@ -73,6 +75,8 @@ class FakeWorkers:
 
     def kill(self, worker: Worker) -> None:
         self.killed.append(worker.pid)
+
+    def pause(self, _: float) -> None: ...
 
     def retire(self, worker: Worker) -> None:
         self.retired.append(worker.pid)
@@ -147,3 +151,22 @@ def test_what_a_killed_worker_had_begun_is_sent_again_or_ends_in_an_error(scene:
     assert 1 in scene.workers.killed
     assert scene.workers.successor.served == ([((), True)] if can_resend else [])
     assert bool(failure) is not can_resend
+
+
+@pytest.mark.parametrize("way", ["hand over", "take over"])
+def test_what_no_worker_came_to_serve_with_is_given_to_no_other(scene: Scene, way: str) -> None:
+    """Mutation: a mistake in a configuration that was read again waits for the next crash, and ends the mount there."""
+    replacement, given = scene.replacement, scene.workers.successor.given
+    replacement.config, replacement.served = {"s3": "changed"}, {"s3": "served"}
+
+    def fail() -> None:
+        if given[-1] == {"s3": "changed"}:
+            raise StartError("no such profile")
+
+    scene.workers.happens["start"] = fail
+    scene.connection.is_connected = lambda: True  # type: ignore[method-assign]
+    if way == "hand over":
+        assert replacement.hand_over("was replaced") == "no such profile"
+    assert replacement.take_over("was killed") == ""
+    assert given == [{"s3": "changed"}, {"s3": "served"}]
+    assert scene.workers.current is scene.workers.successor.worker

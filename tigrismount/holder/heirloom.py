@@ -60,6 +60,8 @@ class Heirloom:
     """The mount's own number, 0 for none; -1 where it says nothing, as the next process of a unit sees others."""
     device: str = ""
     """Its filesystem's."""
+    served: dict[str, Any] = field(default_factory=dict)
+    """What the worker that serves was given; empty where it says nothing, or no worker is left."""
 
     def to_bytes(self) -> bytes:
         """Return it as one JSON document."""

@@ -12,7 +12,7 @@ has begun before the successor is let in.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
 from tigrismount.holder.conversation import Conversation, InterruptedBySignalError, StartError
@@ -48,6 +48,8 @@ class Replacement:
         self._use_resend = request.use_resend
         self.config = request.config
         """What each worker is given."""
+        self.served: dict[str, Any] | None = None
+        """What the worker that serves was given, where the next one is given something else."""
         self.private: dict[str, object] = {}
         """What each worker is told besides, and nobody else is: the key of a volume."""
         self.succession = Succession(can_resend=False, outage_max_s=request.deadlines.takeover_s)
@@ -112,6 +114,7 @@ class Replacement:
             except (StartError, MountError) as exc:
                 succession.note_failure(time.monotonic())
                 self._log.warning(f"another worker did not come to serve: {exc}")
+                self._go_back()
                 self._workers.pause(min(succession.pause_s(), succession.left_s(time.monotonic())))
             else:
                 return ""
@@ -127,9 +130,16 @@ class Replacement:
         with self._workers.killed_on_failure(talk.worker):
             self._prepare(talk)
             talk.serve(resend=True)
+        self.served = None
         self._workers.current = talk.worker
         succession.note_served()
         self._log.info(f"worker {talk.worker.pid} has taken over after {time.monotonic() - began_s:.2f} s")
+
+    def _go_back(self) -> None:
+        """Give the next worker what the last one that served was given: with something else none came to serve."""
+        if self.served is not None and self.served != self.config:
+            self._log.warning("going on with the configuration of before")
+            self.config = self.served
 
     def _prepare(self, talk: Conversation) -> None:
         succession = self.succession
@@ -159,6 +169,7 @@ class Replacement:
         except (StartError, MountError) as exc:
             self.succession.reason = before
             self._log.warning(f"worker {old.pid} goes on, as no other could be put in its place: {exc}")
+            self._go_back()
             return str(exc)
         try:
             with self._workers.killed_on_failure(talk.worker):
@@ -178,6 +189,7 @@ class Replacement:
         is_another = self._connection.journal_number != self._attached_journal
         fds = (self._connection.journal_fd,) if is_another else ()
         talk.serve(fds, resend=resend)
+        self.served = None
         self._workers.current = talk.worker
         self._workers.retire(old)
         self.succession.note_served()

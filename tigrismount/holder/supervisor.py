@@ -141,6 +141,7 @@ class Supervisor:
             )
             self._workers.adopt(worker)
             self._serves = True
+            self._replacement.served = heirloom.served or None
             self._log.info(f"the supervisor was executed anew; replacing worker {worker.pid}")
             self._notify.say("WATCHDOG=1")  # asking the installed program and making the successor ready may take long
             try:
@@ -396,6 +397,7 @@ class Supervisor:
             lost=connection.lost,
             mount_id=known[0],
             device=known[1],
+            served=self._replacement.config if with_worker else {},
         )
 
     def _adopt(self, heirloom: Heirloom) -> None:
@@ -417,6 +419,7 @@ class Supervisor:
             return False
         self._serves = True
         self._adopt(heirloom)
+        self._replacement.served = heirloom.request["config"]
         self._replacement.config = self._go_on(heirloom.request["config"])
         refusal = self._replacement.take_over("and its supervisor ended")
         if refusal:
