@@ -27,6 +27,7 @@ from tigrismount.config.model import MountConfig
 from tigrismount.control.operations import operations
 from tigrismount.control.paths import runtime_directory, socket_path
 from tigrismount.control.server import ControlServer
+from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.descriptors import raise_descriptor_limit
 from tigrismount.engine import running_engine
 from tigrismount.errors import (
@@ -85,6 +86,11 @@ _COLLECT_AFTER = (2000, 10, 500)
 each time a quarter has been added took a fifth of the CPU of listing a large tree, in pauses of a second. The oldest
 generation is walked after some ten million objects now; what dies young is found as soon as ever, or nearly."""
 
+_SHOWN = ("uid", "gid", "file_mode", "dir_mode")
+"""What attributes say by configuration, and the kernel keeps for ever: a node never changes otherwise."""
+_PAUSE_S = 1.0
+"""Until the next try where there was no thread."""
+
 OF_THE_VOLUME = "the volume's secret"
 """Source of a key that came with the mount itself."""
 
@@ -110,6 +116,7 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._secret: Credentials | None = None
+        self._before: dict[str, Any] = {}
         self._releasing = False
         self._released = trio.Event()
 
@@ -120,6 +127,7 @@ class Worker:
             config = MountConfig.from_json(start.body["config"])
             configure_logging(config)
             takeovers = Takeovers(start.body.get("takeovers", 0), start.body.get("takeover_reason", ""))
+            self._before = start.body.get("before", {})
             self._take_secret(start.body)
             async with running_engine(config, takeovers, self._find if self._secret is not None else None) as engine:
                 await self._serve(engine)
@@ -205,6 +213,8 @@ class Worker:
                 if engine.metrics is not None:
                     await nursery.start(engine.metrics.run)
                 nursery.start_soon(self._listen, session, engine)
+                if _shows_otherwise(self._before.get("vfs", {}), engine.config):
+                    nursery.start_soon(_show_anew, engine)
                 self._channel.send("serving")
                 _collect_from_now_on()
                 await session.serve(engine.config.fuse)
@@ -327,6 +337,21 @@ class Worker:
     def _say(self, type_: str, **body: object) -> None:
         with contextlib.suppress(MountError):  # nobody listens any more
             self._channel.send(type_, **body)
+
+
+def _shows_otherwise(before: Mapping[str, Any], config: MountConfig) -> bool:
+    """Tell whether files look otherwise than a worker before this one has told the kernel."""
+    return any(name in before and before[name] != getattr(config.vfs, name) for name in _SHOWN)
+
+
+async def _show_anew(engine: Engine) -> None:
+    """Have the kernel ask for all attributes again: it lets in by them whom the configuration keeps out by now."""
+    nodes = [ROOT_NODE_ID, *(node.id for node in engine.filesystem.nodes())]
+    while True:
+        try:
+            return await threads.run_sync(partial(engine.kernel.forget_attributes, nodes))
+        except threads.NoThreadError:
+            await trio.sleep(_PAUSE_S)
 
 
 def _is_through(through: Passthrough, init: bytes, answered: bytes, *, first: bool) -> bool:

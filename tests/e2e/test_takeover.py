@@ -353,6 +353,18 @@ def test_a_read_that_waits_for_the_store_is_answered_by_the_successor(mount, sou
         assert int(reader.communicate(timeout=90)[0]) == zlib.crc32(body)
 
 
+def test_rights_that_were_changed_hold_behind_an_upgrade(mount, source, python, tmp_path):
+    """Mutation: the kernel keeps what it was told for ever, and lets in whom the configuration keeps out by now."""
+    config = tmp_path / "mount.toml"
+    config.write_text('metadata-ttl = "inf"\n')
+    code = "print(*(oct(os.stat(name).st_mode & 0o777) for name in (path, path + '/dir', path + '/file')))"
+    with mount(source, f"--config={config}") as mounted:
+        assert python(code, mounted.path) == "0o555 0o555 0o444\n"
+        config.write_text('metadata-ttl = "inf"\nfile-mode = "0440"\ndir-mode = "0550"\n')
+        mount.run("upgrade", mounted.path).check()
+        assert wait_until(lambda: python(code, mounted.path) == "0o550 0o550 0o440\n")
+
+
 def test_an_upgrade_that_cannot_start_leaves_the_worker_serving(mount, source, python, tmp_path):
     config = tmp_path / "mount.toml"
     config.write_text('log-level = "info"\n')

@@ -77,6 +77,7 @@ def test_an_open_onto_a_file_of_the_cache_keeps_no_pages_of_its_own():
 def test_notifications_carry_their_code_and_no_request():
     assert struct.unpack("=IiQ", wire.RESEND) == (16, 7, 0)
     assert struct.unpack("=IiQQqq", wire.forget_node(7)) == (40, 2, 0, 7, 0, 0)
+    assert struct.unpack("=IiQQqq", wire.forget_node(7, pages=False)) == (40, 2, 0, 7, -1, 0)
     assert struct.unpack("=IiQQII4s", wire.forget_name(1, b"abc")) == (36, 3, 0, 1, 3, 0, b"abc\0")
     assert struct.unpack("=IiQQQII", wire.store_pages(7, 4096, 100)) == (140, 4, 0, 7, 4096, 100, 0)
 

@@ -37,13 +37,15 @@ class FakeTalk:
         self._happens = happens
         self.attached: int = -1
         self.given: list[object] = []
+        self.told_before: list[object] = []
         self.served: list[tuple[tuple[int, ...], bool]] = []
 
     def _do(self, stage: str) -> None:
         self._happens.get(stage, lambda: None)()
 
-    def start(self, *, config: object, **_: object) -> None:
+    def start(self, *, config: object, before: object = None, **_: object) -> None:
         self.given.append(config)
+        self.told_before.append(before)
         self._do("start")
 
     def attach(self, fds: list[int], **_: object) -> bytes:
@@ -170,3 +172,12 @@ def test_what_no_worker_came_to_serve_with_is_given_to_no_other(scene: Scene, wa
     assert replacement.take_over("was killed") == ""
     assert given == [{"s3": "changed"}, {"s3": "served"}]
     assert scene.workers.current is scene.workers.successor.worker
+
+
+def test_a_worker_is_told_what_the_one_before_it_was_given_where_that_is_something_else(scene: Scene) -> None:
+    """Mutation: the kernel goes by the rights that it was told first, for as long as it remembers a file."""
+    replacement = scene.replacement
+    replacement.config, replacement.served = {"vfs": {"file_mode": 0o440}}, {"vfs": {"file_mode": 0o444}}
+    for _ in range(2):
+        assert replacement.hand_over("was replaced for an upgrade or a reload") == ""
+    assert scene.workers.successor.told_before == [{"vfs": {"file_mode": 0o444}}, None]

@@ -15,8 +15,12 @@ import fcntl
 import logging
 import os
 import struct
+from typing import TYPE_CHECKING
 
 from tigrismount.fuse import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +103,20 @@ class Kernel:
             pass
         except OSError as exc:
             log.warning("the kernel keeps pages of node %d: %s", node_id, exc)
+
+    def forget_attributes(self, node_ids: Iterable[int]) -> None:
+        """Have attributes of nodes asked for again, and keep their pages; in a thread, where they are many.
+
+        Those that the kernel does not know are no error.
+        """
+        for node_id in node_ids:
+            try:
+                os.write(self.fd, wire.forget_node(node_id, pages=False))
+            except FileNotFoundError:
+                pass
+            except OSError as exc:
+                log.warning("the kernel keeps attributes: %s", exc)
+                return
 
     def note_sent(self, node_id: int, size_bytes: int) -> None:
         """Note that the kernel has got bytes of a node for its page cache."""

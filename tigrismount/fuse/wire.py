@@ -199,9 +199,9 @@ def parse_answer(message: memoryview) -> tuple[int, int]:
     return unique, -error
 
 
-def forget_node(node_id: int) -> bytes:
-    """Return the notification that a node's pages and attributes are to be forgotten."""
-    body = _INVAL_INODE_OUT.pack(node_id, 0, 0)
+def forget_node(node_id: int, *, pages: bool = True) -> bytes:
+    """Return the notification that a node's attributes, and *pages*, are to be forgotten."""
+    body = _INVAL_INODE_OUT.pack(node_id, 0 if pages else -1, 0)
     return _OUT_HEADER.pack(_OUT_HEADER.size + len(body), _NOTIFY_INVAL_INODE, 0) + body
 
 

@@ -7,7 +7,8 @@ one that the kernel had to cut is an error, and descriptors that came with a bad
 
 Conversation::
 
-    supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}, in pods with {secret}
+    supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}, and with {before} where the
+                          worker before it had another configuration; in pods with {secret}
     worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, kind, message}
     supervisor → worker   attach {init, first, answered, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}

@@ -143,8 +143,13 @@ class Replacement:
 
     def _prepare(self, talk: Conversation) -> None:
         succession = self.succession
+        changed = {"before": self.served} if self.served is not None and self.served != self.config else {}
         talk.start(
-            config=self.config, takeovers=succession.count + 1, takeover_reason=succession.reason, **self.private
+            config=self.config,
+            takeovers=succession.count + 1,
+            takeover_reason=succession.reason,
+            **changed,
+            **self.private,
         )
         self.attach(talk)
 
