@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 
 import pytest
 
+from tigrismount.cli import mount as mounts
 from tigrismount.errors import MountError
+from tigrismount.holder import helper, notify
+from tigrismount.holder.heirloom import Heirloom, write_memory_file
 from tigrismount.holder.request import MountRequest
+from tigrismount.holder.unit import Unit
 
 
 @pytest.mark.parametrize("arguments", [[], ["s3://models"]])
@@ -117,3 +122,54 @@ def test_a_units_mount_that_has_served_is_left_to_the_next_start(fails, tmp_path
     exit_code, line = fails("mount", "--foreground", "--unit", "models")
     assert exit_code == status
     assert "Too many open files in system" in line
+
+
+@pytest.mark.parametrize("wrong", ["a key", "all of it"])
+def test_a_unit_whose_file_is_wrong_by_now_goes_on_as_it_was(tigrismount, tmp_path, monkeypatch, wrong):
+    """Mutation: a typing error, which a reload refuses, unmounts what is read once the unit's processes are killed."""
+
+    def unit_of(*_: object, **__: object) -> Unit:
+        if wrong == "all of it":
+            raise MountError("models.toml: is not TOML")
+        return Unit("models", "s3://models", str(tmp_path), str(tmp_path / "models.toml"), {})
+
+    (tmp_path / "models.toml").write_text("no-such-option = 1\n")
+    started = []
+    monkeypatch.setattr(mounts, "read_unit", unit_of)
+
+    def run(request: MountRequest, _: object, *, is_held: bool) -> int:
+        started.append((request, is_held))
+        return 0
+
+    monkeypatch.setattr(mounts, "run_in_foreground", run)
+    config = dict.fromkeys(("nonempty", "kernel_read_ahead_kib", "log_file", "log_format", "log_level"))
+    before = MountRequest(config={**config, "mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": True})
+    state_fd = write_memory_file(Heirloom(request=before.to_values(), init_request="", init_reply="").to_bytes())
+    first_fd = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 500)
+    os.dup2(state_fd, first_fd + 1, inheritable=False)
+    monkeypatch.setattr(notify, "_FIRST_FD", first_fd)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    try:
+        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:state")
+        ended = tigrismount("mount", "-f", "--unit", "models")
+        assert (ended.exit_code, started) == (0, [(before, True)])
+        assert "models.toml: " in ended.err
+        assert "goes on as it was until the unit is restarted" in ended.err
+        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
+        assert tigrismount("mount", "-f", "--unit", "models").exit_code == 2, "it has never served"
+    finally:
+        for fd in (state_fd, first_fd, first_fd + 1):
+            os.close(fd)
+
+
+def test_the_helper_leaves_a_file_that_is_wrong_to_the_process_that_comes(monkeypatch, tmp_path):
+    """It cannot know what systemd holds, and where it ends with an error nothing else of the unit is started."""
+
+    def fail(*_: object, **__: object) -> Unit:
+        raise MountError("models.toml: is not TOML")
+
+    monkeypatch.setattr(helper, "_enter_host_namespace", lambda: None)
+    monkeypatch.setattr(helper, "read_unit", fail)
+    assert helper.main(["mount", "models"]) == 0
+    assert helper.main(["unmount", "models"]) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -22,6 +22,7 @@ from tigrismount.errors import ConfigError, MountError, TigrisMountError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
 from tigrismount.holder.mountinfo import canonical_mountpoint
 from tigrismount.holder.request import Deadlines, MountRequest, Outcome
+from tigrismount.holder.store import request_of_stored
 from tigrismount.holder.supervisor import LOST
 from tigrismount.holder.unit import read_unit
 
@@ -63,39 +64,44 @@ def mount(
     Returns once the mount has answered a first listing; when it cannot, says why and leaves nothing mounted. Every
     option can also be set as TIGRISMOUNT_<NAME> in the environment and in a TOML file.
     """
-    with _left_to_the_next_start(unit):
+    is_held = foreground and unit is not None and "fuse" in os.environ.get("LISTEN_FDNAMES", "").split(":")
+
+    def ask() -> tuple[MountRequest, tuple[str, ...]]:
         if unit is not None:
-            source, mountpoint, config_file = _places_of_unit(unit, places, config_file)
+            source, mountpoint, file = _places_of_unit(unit, places, config_file)
         else:
             source, mountpoint = _places(places)
+            file = config_file
         loaded = load(
             source=source,
             mountpoint=canonical_mountpoint(mountpoint),
             flags=given,
             mount_options=mount_options,
-            config_file=config_file,
+            config_file=file,
             debug=debug or obj["debug"],
             environment=os.environ,
         )
-        config = loaded.config
-        check_places(config)
-        _check_files(config)
+        check_places(loaded.config)
+        _check_files(loaded.config)
         request = MountRequest(
-            config=config.to_json(),
+            config=loaded.config.to_json(),
             deadlines=_FOREGROUND_DEADLINES if foreground else Deadlines(),
             reload_command=_same_again(obj["arguments"]),
             directory=os.getcwd(),
         )
+        return request, loaded.warnings
+
+    with _left_to_the_next_start(unit):
+        request, warnings = _or_as_before(ask) if is_held else ask()
         if print_request:
             click.echo(request.to_json())
             return 0
-        for warning in loaded.warnings:
+        for warning in warnings:
             print_warning(warning)
         if foreground:
-            is_held = unit is not None and "fuse" in os.environ.get("LISTEN_FDNAMES", "").split(":")
-            return run_in_foreground(request, lambda outcome: _tell(config, outcome), is_held=is_held)
+            return run_in_foreground(request, lambda outcome: _tell(request, outcome), is_held=is_held)
         outcome = start_in_background(request)
-        _tell(config, outcome)
+        _tell(request, outcome)
         return outcome.exit_code
 
 
@@ -112,6 +118,20 @@ def _left_to_the_next_start(unit: str | None) -> Iterator[None]:
         if not has_served:
             raise
         raise CommandFailure(f"{exc}; the mount is left to the next start", LOST) from exc
+
+
+def _or_as_before(ask: Callable[[], tuple[MountRequest, tuple[str, ...]]]) -> tuple[MountRequest, tuple[str, ...]]:
+    """Return what *ask* does; where the configuration is wrong by now, what the mount that systemd holds was made by.
+
+    Its readers must not lose it for what would have been refused in a reload.
+    """
+    try:
+        return ask()
+    except ConfigError as exc:
+        request = request_of_stored(os.environ)
+        if request is None:
+            raise
+        return request, (f"{exc}; the mount goes on as it was until the unit is restarted",)
 
 
 def _same_again(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -159,10 +179,10 @@ def _check_files(config: MountConfig) -> None:
         raise ConfigError(f"{config.origins.get('ca_bundle', 'ca-bundle')}: {bundle}: cannot be read")
 
 
-def _tell(config: MountConfig, outcome: Outcome) -> None:
+def _tell(request: MountRequest, outcome: Outcome) -> None:
     if not outcome.ok:
         print_error(outcome.message)
         return
     for warning in outcome.warnings:
         print_warning(warning)
-    print_outcome(f"{config.source} is mounted on {config.mountpoint} (pid {outcome.pid})")
+    print_outcome(f"{request.spec.fsname} is mounted on {request.spec.mountpoint} (pid {outcome.pid})")

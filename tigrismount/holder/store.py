@@ -11,12 +11,16 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tigrismount.errors import MountError
 from tigrismount.holder.conversation import StartError
 from tigrismount.holder.heirloom import Heirloom, read_memory_file, write_memory_file
 from tigrismount.holder.notify import Notifier, take_stored
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tigrismount.holder.connection import Connection
+    from tigrismount.holder.request import MountRequest
 
 NAMES = ("fuse", "init", "state", "journal0", "journal1")
 """Everything that is kept."""
@@ -91,3 +95,17 @@ class Store:
         if self._is_used:
             self._notify.remove(*NAMES)
             self._notify.wait_until_heard()
+
+
+def request_of_stored(environment: Mapping[str, str]) -> MountRequest | None:
+    """Return what the mount was asked for that systemd holds; None where it holds none that has served.
+
+    What it holds stays for :meth:`Store.take`.
+    """
+    fd = take_stored(dict(environment)).get("state", -1)
+    if fd < 0:
+        return None
+    try:
+        return Heirloom.from_bytes(read_memory_file(fd)).mount_request()
+    except MountError:
+        return None
