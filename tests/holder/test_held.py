@@ -54,7 +54,9 @@ def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_star
         systemd.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
-        request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+        request = MountRequest(
+            config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False, "s3": {}}
+        )
         heirloom = Heirloom(request=request.to_values(), init_request="", init_reply="", fds={"fuse": -1})
         supervisor = Supervisor(request, log, lambda _: None, is_held=True)
         monkeypatch.setattr(supervisor._store, "take", lambda: (-1, b"", heirloom))
@@ -220,3 +222,26 @@ class Unread(io.StringIO):
 
     def write(self, text: str) -> int:
         raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_unit_s_mount_is_looked_after_where_it_is(tmp_path, monkeypatch):
+    """Mutation: whether it answers is asked of the directory that the unit's file names by now."""
+
+    def request(mountpoint: str) -> MountRequest:
+        config = {"mountpoint": mountpoint, "fsname": "s3://models", "allow_other": True, "log_level": "info"}
+        config |= {"log_file": None, "log_format": "text", "nonempty": False, "kernel_read_ahead_kib": None}
+        return MountRequest(config={**config, "s3": {}})
+
+    before = request("/mnt/old")
+    heirloom = Heirloom(request=before.to_values(), init_request="", init_reply="", fds={"fuse": -1})
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    supervisor = Supervisor(request("/mnt/new"), log, lambda _: None, is_held=True)
+    monkeypatch.setattr(supervisor._store, "take", lambda: (-1, b"", heirloom))
+    monkeypatch.setattr(supervisor, "_adopt", lambda _: None)
+    monkeypatch.setattr(supervisor._replacement, "take_over", lambda how: "")
+    monkeypatch.setattr(supervisor, "_begin_to_serve", lambda: None)
+    with supervisor._events:
+        assert supervisor._take_from_systemd()
+    assert supervisor._connection.spec == before.spec
+    assert supervisor._watchdog._mountpoint == "/mnt/old"
+    log.close()

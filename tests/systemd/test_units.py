@@ -15,7 +15,8 @@ import pytest
 import tigrismount
 from tigrismount.errors import MountError
 from tigrismount.holder import helper
-from tigrismount.holder.mountinfo import parse_mounts
+from tigrismount.holder import unit as unit_files
+from tigrismount.holder.mountinfo import MountEntry, parse_mounts
 from tigrismount.holder.probe import Finding, Health
 from tigrismount.holder.unit import Unit
 from tigrismount.objects.credentials import find_credentials
@@ -174,3 +175,33 @@ def test_the_helper_is_small_and_needs_the_standard_library_only():
     assert done.stdout == "['__main__', 'tigrismount']\n"
     lines = (package / "holder" / "helper.py").read_text().splitlines()
     assert len(lines) <= 150
+
+
+@pytest.mark.parametrize(("number", "left"), [(90, 0), (91, 1)], ids=["the unit's", "one that came after it"])
+def test_the_helper_takes_a_mount_away_where_it_was_made(monkeypatch, tmp_path, number, left):
+    """Mutation: who changes a unit's mountpoint and restarts it leaves a dead mount at the old one."""
+    mounts = parse_mounts(f"{number} 27 0:50 / /mnt/old ro - fuse.tigrismount s3://b ro,user_id=990".encode())
+    made = parse_mounts(b"90 27 0:50 / /mnt/old ro - fuse.tigrismount s3://b ro,user_id=990")[0]
+
+    def mount_at(place: str) -> MountEntry | None:
+        return next((entry for entry in mounts if entry.mountpoint == place), None)
+
+    monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
+    monkeypatch.setattr(unit_files, "mount_at", mount_at)
+    monkeypatch.setattr(helper, "mount_at", mount_at)
+    monkeypatch.setattr(helper, "unmount", lambda place, lazy=False: mounts.remove(mount_at(place)))
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    monkeypatch.setenv("SERVICE_RESULT", "success")
+    unit_files.note_place(Unit("b", "s3://b", "/mnt/old", "/etc/tigrismount/b.toml", {}), made)
+    now = Unit("b", "s3://b", "/mnt/new", "/etc/tigrismount/b.toml", {})
+    with monkeypatch.context() as killed:
+        killed.setenv("SERVICE_RESULT", "signal")
+        killed.setattr(helper, "probe", lambda _, timeout_s: Finding(Health.HUNG))
+        killed.setattr(helper, "_make_directory", lambda _: sys.exit())
+        helper._unmount(now)
+        with pytest.raises(SystemExit) if left else contextlib.nullcontext():
+            helper._mount(now)
+        assert len(mounts) == 1, "after a kill it waits for the process that comes"
+    helper._unmount(now)
+    assert len(mounts) == left
+    assert not list((tmp_path / "places").iterdir())

@@ -25,7 +25,7 @@ from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
 from tigrismount.holder.mounting import BusyError, MountSpec, mount, unmount
 from tigrismount.holder.notify import Notifier
 from tigrismount.holder.probe import Health, probe
-from tigrismount.holder.unit import Unit, read_unit
+from tigrismount.holder.unit import Unit, forget_place, made_elsewhere, note_place, read_unit
 
 USER = "tigrismount"
 """Whose processes serve the units' mounts."""
@@ -79,6 +79,11 @@ def _mount(unit: Unit) -> None:
         user = pwd.getpwnam(USER)
     except KeyError:
         raise MountError(f"there is no user {USER}: run 'tigrismount install-systemd', or systemd-sysusers") from None
+    elsewhere = made_elsewhere(unit)
+    if elsewhere is not None:
+        if probe(elsewhere.mountpoint, timeout_s=_PROBE_S).health is not Health.DEAD:
+            return  # its file names another place by now, for the next time that it is stopped and started
+        unmount(elsewhere.mountpoint, lazy=True)
     while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:
         health = probe(unit.mountpoint, timeout_s=_PROBE_S).health
         if health is Health.HUNG:
@@ -104,7 +109,7 @@ def _mount(unit: Unit) -> None:
     notify.store("init", write_memory_file(os.read(fd, INIT_REQUEST_BYTES)))
     notify.store("fuse", fd)
     notify.wait_until_heard()
-    made = mount_at(unit.mountpoint)
+    note_place(unit, made := mount_at(unit.mountpoint))
     kib = _read_ahead_kib(unit)
     if made is not None and kib > 0:
         raise_read_ahead(made.device, kib)
@@ -139,11 +144,14 @@ def _unmount(unit: Unit) -> None:
         uid = pwd.getpwnam(USER).pw_uid
     except KeyError:  # then nothing was mounted for it
         return
-    while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours and entry.owner_uid == uid:
-        try:
-            unmount(unit.mountpoint)
-        except BusyError:
-            unmount(unit.mountpoint, lazy=True)
+    elsewhere = made_elsewhere(unit)
+    for place in (unit.mountpoint, *([elsewhere.mountpoint] if elsewhere is not None else [])):
+        while (entry := mount_at(place)) is not None and entry.is_ours and entry.owner_uid == uid:
+            try:
+                unmount(place)
+            except BusyError:
+                unmount(place, lazy=True)
+    forget_place(unit)
 
 
 if __name__ == "__main__":

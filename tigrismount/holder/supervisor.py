@@ -418,9 +418,11 @@ class Supervisor:
             self._connection.adopt(fuse_fd, -1, init_request, b"")
             return False
         self._serves = True
-        self._adopt(heirloom)
         self._replacement.served = heirloom.request["config"]
         self._replacement.config = self._go_on(heirloom.request["config"])
+        spec = self._connection.spec = self._request.spec
+        self._watchdog = Watchdog(spec.mountpoint, self._request.deadlines.hang_s)
+        self._adopt(heirloom)
         refusal = self._replacement.take_over("and its supervisor ended")
         if refusal:
             self._let_go()

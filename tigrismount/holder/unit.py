@@ -5,12 +5,20 @@ Read by the privileged helper and by the command line, so that both mean the sam
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
+from tigrismount.holder.mountinfo import mount_at
+
+if TYPE_CHECKING:
+    from tigrismount.holder.mountinfo import MountEntry
+
+PLACES = "/run/tigrismount-helper"
+"""Where the helper writes down which mount each unit has; root alone may look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +74,31 @@ def _read(path: str) -> dict[str, Any] | None:
         raise MountError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise MountError(f"{path}: is not TOML: {exc}") from exc
+
+
+def note_place(unit: Unit, made: MountEntry | None) -> None:
+    """Write down which mount is the unit's: its file may name another place by the time that it ends."""
+    if made is None:
+        return
+    with contextlib.suppress(OSError):  # as where /run is full; then it is looked for where the file says
+        os.makedirs(PLACES, mode=0o700, exist_ok=True)
+        with open(os.path.join(PLACES, unit.name), "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{made.mount_id} {made.device} {made.mountpoint}")
+
+
+def forget_place(unit: Unit) -> None:
+    """Know of no mount of the unit any more."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(PLACES, unit.name))
+
+
+def made_elsewhere(unit: Unit) -> MountEntry | None:
+    """Return the unit's mount if it is there still, and not where its file says by now."""
+    try:
+        with open(os.path.join(PLACES, unit.name), encoding="utf-8", errors="surrogateescape") as file:
+            number, device, place = file.read().split(" ", 2)
+    except (OSError, ValueError):
+        return None
+    entry = mount_at(place) if place != unit.mountpoint else None
+    is_its = entry is not None and entry.is_ours and (str(entry.mount_id), entry.device) == (number, device)
+    return entry if is_its else None
