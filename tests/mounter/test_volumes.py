@@ -108,5 +108,25 @@ def test_a_mount_of_the_present_stays_one_though_the_node_names_a_snapshot_by_no
 
 def test_a_mount_that_has_served_is_not_refused_for_the_memory_of_the_node():
     """Mutation: a mounter without a free descriptor takes the memory for 1 GiB, and gives the mount up for good."""
-    config = resolve(order({"memory-limit": "900TiB"}), Installation(environment=ENV), has_served=True)
-    assert config.blocks.memory_limit_bytes == 900 << 40
+    installation = Installation(environment={**ENV, "TIGRISMOUNT_MEMORY_LIMIT": "900TiB"})
+    assert resolve(order(), installation, has_served=True).blocks.memory_limit_bytes == 900 << 40
+
+
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        ({"memory-limit": "900TiB", "read_ahead": "1TiB"}, ENV),
+        ({"memory-limit": "64MiB"}, {**ENV, "TIGRISMOUNT_BLOCK_SIZE": "64MiB"}),
+    ],
+    ids=["less memory", "larger blocks"],
+)
+def test_a_volume_that_has_served_goes_on_where_the_node_can_do_less(options, environment):
+    """Mutation: to give the mounter's pod less memory ends the mounts of pods that run, at the next rollout."""
+    installation = Installation(environment=environment)
+    with pytest.raises(ConfigError, match=r"memory.limit"):
+        resolve(order(options), installation)
+    config = resolve(order({**options, "uid": "7"}), installation, has_served=True)
+    assert config.blocks.memory_limit_bytes == resolve(order(), installation).blocks.memory_limit_bytes
+    assert config.vfs.uid == 7
+    with pytest.raises(ConfigError, match="did you mean"):
+        resolve(order({**options, "metadata-tt": "7s"}), installation, has_served=True)

@@ -37,6 +37,8 @@ OF_THE_NODE = frozenset(
 
 _ENDPOINT = "AWS_ENDPOINT_URL"
 _SNAPSHOT = "snapshot"
+_OF_MEMORY = frozenset({"block_size", "memory_limit", "concurrency", "read_ahead", "fetch_processes"})
+"""Options that ask for some of the node's memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,20 @@ def resolve(order: Order, installation: Installation, *, has_served: bool = Fals
     Raises:
         ConfigError: Something in it means nothing, or is not the volume's to set; the message holds every fault.
     """
+    try:
+        config = _resolve(order, installation, has_served=has_served)
+        _check_memory(config, read_host_facts(installation.environment).memory_bytes)
+    except ConfigError:
+        if not has_served:
+            raise
+        # The node may have less than when the volume was mounted, or not know what it has for want of a descriptor:
+        # that costs speed, and none the files that are open.
+        others = {name: value for name, value in order.options.items() if _key(name) not in _OF_MEMORY}
+        return _resolve(replace(order, options=others), installation, has_served=True)
+    return config
+
+
+def _resolve(order: Order, installation: Installation, *, has_served: bool) -> MountConfig:
     faults = [fault for name, value in order.options.items() if (fault := _fault(name, value))]
     if faults:
         raise ConfigError("; ".join(faults))
@@ -78,8 +94,6 @@ def resolve(order: Order, installation: Installation, *, has_served: bool = Fals
     options = [f"{name}={value}" for name, value in order.options.items()]
     config = _load(order, installation, options, environment, leave_out)
     config = _of_its_own_store(config, order, installation)
-    if not has_served:  # else that costs open files, and where descriptors are short the memory is not known
-        _check_memory(config, read_host_facts(environment).memory_bytes)
     version = order.snapshot_version
     return config if version is None else replace(config, s3=replace(config.s3, snapshot_version=version))
 
@@ -135,8 +149,12 @@ def check(installation: Installation) -> None:
     resolve(Order(mount_id="", source="s3://check", options={}, mountpoint="/", secret={}), installation)
 
 
+def _key(name: str) -> str:
+    return name.strip().replace("-", "_")
+
+
 def _fault(name: str, value: str) -> str:
-    key = name.strip().replace("-", "_")
+    key = _key(name)
     if key in OF_THE_NODE or key.removeprefix("no_") in OF_THE_NODE:
         return f"option {name!r}: is set for the node, not by a volume; leave it out"
     if key not in BY_KEY:
