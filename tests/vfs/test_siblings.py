@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from tigrismount.errors import ObjectUnavailableError
@@ -40,3 +42,15 @@ async def test_of_a_large_directory_the_first_names_do_however_many_are_known(ne
     node_id = await world.walk("m/0")
     files = await world.fs.siblings(world.fs._inodes.get(node_id).obj)
     assert [name for name, _ in files] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.claim("fresh-missing")
+async def test_what_the_planner_lists_hides_no_file_for_longer_than_a_look_up_does(new_world):
+    """Nobody has listed the directory. Mutation: what comes later is missing for --metadata-ttl, with inf for ever."""
+    world = new_world("m/a", metadata_ttl_s=math.inf, negative_ttl_s=5.0)
+    node_id = await world.walk("m/a")
+    await world.fs.siblings(world.fs._inodes.get(node_id).obj)
+    assert await world.walk("m/ready") is None
+    world.put("m/ready")
+    world.now_s += 5
+    assert await world.walk("m/ready") is not None

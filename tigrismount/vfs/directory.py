@@ -170,7 +170,7 @@ class Directories:
         Raises:
             ObjectError: The store could not say.
         """
-        listing, _ = self._resume(where, 0)
+        listing, _ = self._resume(where, 0, is_read=False)  # nobody has asked for it
         while not listing.complete and len(listing.dentries) < limit:
             await self._listing.run(listing, partial(self._fetch_page, listing))
         return listing.dentries[:limit]
