@@ -81,3 +81,11 @@ def test_what_the_kernel_would_refuse_is_refused_here_and_a_successor_knows_the_
         assert isinstance(record, OpenState)
         successor.restore(record)
     assert sorted(map(repr, successor.states())) == sorted(map(repr, modes.states()))
+
+
+def test_a_successor_knows_which_file_it_is_and_takes_a_record_without_for_one_that_nobody_knows():
+    """Mutation: without it no successor can tell that it has another file than the kernel."""
+    known = OpenModes().back(7, 3, (1 << 40, 1 << 63))
+    unknown = OpenState(8, opens=1, is_through=True, backing_id=4)
+    data = MAGIC + encode_record(known) + encode_record(unknown)
+    assert [item for item, _ in decode_records(data)] == [known, unknown]

@@ -30,6 +30,8 @@ class OpenState:
     """Whether, where it is open, reads go to the backing file."""
     backing_id: int = 0
     """The kernel's number of the backing file, 0 where there is none."""
+    file: tuple[int, int] = (0, 0)
+    """Device and inode number of the backing file; zeros where nobody has noted them."""
 
     @property
     def is_passthrough(self) -> bool:
@@ -82,8 +84,8 @@ class OpenModes:
         state = self.of(node_id)
         return self._keep(replace(state, opens=max(0, state.opens - 1)))
 
-    def back(self, node_id: int, backing_id: int) -> OpenState:
-        """Give a node that is not open a backing file, or another one; 0 takes it away.
+    def back(self, node_id: int, backing_id: int, file: tuple[int, int] = (0, 0)) -> OpenState:
+        """Give a node that is not open a backing file, which is *file*, or another one; 0 takes it away.
 
         Raises:
             ValueError: It is open onto one.
@@ -91,7 +93,7 @@ class OpenModes:
         state = self.of(node_id)
         if state.is_passthrough:
             raise ValueError(f"node {node_id} is open: {state}")
-        return self._keep(replace(state, backing_id=backing_id))
+        return self._keep(replace(state, backing_id=backing_id, file=file))
 
     def _keep(self, state: OpenState) -> OpenState:
         if state.opens or state.backing_id:

@@ -293,7 +293,7 @@ class Passthrough:
         try:
             if (held := self._held.get(node_id)) is not None:
                 return _prove_held(held, fd)
-            backing_id = self._backing.open_backing(fd)
+            file, backing_id = _identity(fd), self._backing.open_backing(fd)
         except OSError as exc:
             close_quietly(fd)
             if exc.errno not in FOR_GOOD:
@@ -303,7 +303,7 @@ class Passthrough:
             log.warning("no file is opened onto its cache file: %s", self.off)
             return self.off
         self._held[node_id] = _Held(obj, fd)
-        self._journal(self.modes.back(node_id, backing_id))
+        self._journal(self.modes.back(node_id, backing_id, file))
         return ""
 
     # ------------------------------------------------------------------ counting
@@ -421,14 +421,22 @@ class Passthrough:
             self._let_go(node_id, held)
 
     def _take_over(self, node_id: int, held: _Held, state: OpenState) -> bool:
-        """Have the kernel hold our descriptor in the place of a dead worker's; return whether it does."""
+        """Have the kernel hold our descriptor in the place of a dead worker's; return whether it does.
+
+        Where that is of another file, as with another --cache-dir, the kernel keeps the dead worker's as well, and its
+        lock: nobody can tell whether it is mapped, and whoever evicts there would punch holes into it.
+        """
         try:
+            file = _identity(held.fd)
             backing_id = self._backing.open_backing(held.fd)
         except OSError as exc:
             log.warning("a cache file stays locked: %s", why_refused(exc))
             return False
-        self._journal(self.modes.back(node_id, backing_id))  # first, else a successor answers opens with what is closed
-        self._backing.close_backing(state.backing_id)
+        self._journal(self.modes.back(node_id, backing_id, file))  # first, else a successor opens onto what is closed
+        if state.file in (file, (0, 0)):
+            self._backing.close_backing(state.backing_id)
+        else:
+            log.warning("a cache file of an earlier worker stays locked while this mount lives: there is another now")
         held.is_inherited = False
         return True
 
@@ -449,6 +457,16 @@ class Passthrough:
             len(self._held),
             dict(self._passed_over),
         )
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    """Return which file a descriptor is of: its device and inode number.
+
+    Raises:
+        OSError: Nobody can tell.
+    """
+    facts = os.fstat(fd)
+    return facts.st_dev, facts.st_ino
 
 
 def _prove_held(held: _Held, fd: int) -> str:
