@@ -206,6 +206,22 @@ async def test_a_file_that_must_still_be_looked_at_is_not(
     assert scene.through.choice(7) is False, "open in the usual way: whoever comes now gets the same"
 
 
+async def test_what_loses_a_block_while_it_is_opened_is_not_opened_so(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data could not be synced, or somebody found it damaged: the kernel would read it all the same."""
+    open_file = FakeCached.open_file
+
+    async def open_while_a_block_is_lost(cached: FakeCached) -> int:
+        cached._unproven = None
+        return await open_file(cached)
+
+    monkeypatch.setattr(FakeCached, "open_file", open_while_a_block_is_lost)
+    assert not await scene.opened()
+    assert scene.through.statistics().passed_over == {"not wholly cached": 1}
+    assert (scene.kernel.files, is_locked(scene.cache.path)) == ({}, False)
+
+
 async def test_what_is_proven_while_its_reader_waits_is_opened_so(scene: Scene) -> None:
     """Mutation: without the second look it is open in the usual way, and all of the proof in vain."""
     scene.cache.unproven = [0, 1]

@@ -285,6 +285,9 @@ class Passthrough:
             if unproven:
                 return _NOT_PROVEN
             fd = await cached.open_file()
+            if cached.unproven() != []:  # a block was lost while it was opened
+                close_quietly(fd)
+                return "not wholly cached"
         except CacheError as exc:
             log.info("not opened onto its cache file: %s", exc)
             return "the cache file cannot be had"
