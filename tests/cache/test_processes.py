@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trio
 
-from tigrismount.cache import disk, probe
+from tigrismount.cache import access, disk, probe
 from tigrismount.cache.access import open_cache_access
 from tigrismount.cache.environment import Environment
 from tigrismount.errors import CacheError
@@ -135,6 +135,23 @@ async def test_nobody_waits_for_long_to_open_beside_a_daemon_that_was_stopped_as
                 await trio.sleep(0.02)
     assert await check_all(cache, object_id("mine")) == 4
     await cache.aclose()
+
+
+async def test_no_command_waits_for_long_beside_a_daemon_that_was_stopped_as_it_changed_the_index(
+    place: Any, children: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: 'cache evict' hangs, and hears no Ctrl-C. Who only looks waits for nobody."""
+    async with place.open() as cache:
+        await fill(cache, object_id("mine"))
+    monkeypatch.setattr(access, "_OPENING_S", 1.0)
+    path = str(place.path)
+    child = children("change", "mine")
+    assert lines(child, 1) == [4]
+    with open_cache_access(path) as found:
+        assert [report.key for report in found.objects()] == ["mine"]
+    with pytest.raises(CacheError, match="could not be opened within 1 s"), open_cache_access(path, write=True):
+        pass
+    child.kill()
 
 
 async def test_version_open_in_one_daemon_is_not_evicted_by_another(place: Any, children: Any) -> None:

@@ -8,6 +8,7 @@ not for daemons. With several ``--cache-dir``, each directory is worked on by it
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_OPENING_S = 25.0
+"""How long opening may take, as for a mount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def open_cache_access(directory: str, *, write: bool = False) -> Iterator[CacheA
         if damage:
             raise CacheCorruptError(f"the cache in {directory} is damaged ({damage}); the next mount starts it anew")
         with visiting(where) if write else nullcontext() as tenancy:
-            index = CacheIndex(where.index_path, readonly=not write)
+            index = _opened_in_time(where) if write else CacheIndex(where.index_path, readonly=True)
             try:
                 where.opened = where.identity()  # what takes the place of this cache meanwhile is none of ours
                 boot_id = kernel_boot_id()
@@ -78,6 +82,41 @@ def open_cache_access(directory: str, *, write: bool = False) -> Iterator[CacheA
                 index.close()
     except OSError as error:
         raise CacheError(f"the cache in {directory} cannot be used: {error.strerror}") from error
+
+
+def _opened_in_time(where: CacheDirectory) -> CacheIndex:
+    """Return the index, opened for writing: that waits for whoever changes it, for ever where that one was stopped.
+
+    In a thread, since LMDB hears no Ctrl-C while it waits.
+
+    Raises:
+        CacheError: It waits for too long, or the index cannot be opened.
+        OSError: As of :class:`CacheIndex`.
+    """
+    gave_up, opened, failures = threading.Event(), list[CacheIndex](), list[BaseException]()
+
+    def work() -> None:
+        try:
+            opened.append(CacheIndex(where.index_path))
+        except BaseException as error:  # noqa: BLE001 - for who waits
+            failures.append(error)
+        if gave_up.is_set() and opened:
+            opened[0].close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no thread left
+        work()
+    else:
+        thread.join(_OPENING_S)
+    if failures:
+        raise failures[0]
+    if not opened:
+        gave_up.set()
+        late = f"could not be opened within {_OPENING_S:g} s: a process that changes it was stopped, or its disk hangs"
+        raise CacheError(f"the cache in {where.path} {late}")
+    return opened[0]
 
 
 class CacheAccess:
