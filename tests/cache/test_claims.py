@@ -207,7 +207,9 @@ async def test_a_version_kept_in_blocks_of_another_size_is_not_written_to(place:
         record = replace(version.storage.record, block_bytes=2 * BLOCK_BYTES)
         theirs = StoredVersion(cache._directory, cache._index, digest, record, cache._versions._trust)
         await trio.to_thread.run_sync(theirs.write, 0, aligned_buffer(2 * BLOCK_BYTES), 2 * BLOCK_BYTES, 1)
+        assert not handle.kept_otherwise
         assert [await write(handle, obj, index) for index in range(4)] == [False] * 4
+        assert handle.kept_otherwise
         (path,) = place.data_files()
         assert path.stat().st_blocks * 512 == cache._index.count().bytes_cached == 2 * BLOCK_BYTES
         assert await trio.to_thread.run_sync(theirs.claim, [1]) == (Claim.OURS, {}, 1)

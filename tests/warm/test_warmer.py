@@ -363,6 +363,17 @@ async def test_a_version_in_blocks_that_are_too_large_for_memory_keeps_no_other(
         assert b.cache.block(other, 1) is not None
 
 
+async def test_a_version_that_another_process_has_begun_in_other_blocks_keeps_no_other(bench) -> None:
+    """It came between the look at it and its first block. Mutation: the run ends without the files behind it."""
+    async with bench() as b:
+        first = b.client.put("m/a", bytes(4 * BLOCK))
+        other = b.client.put("m/b", bytes(2 * BLOCK))
+        b.cache.keep_otherwise(first)
+        (failure,) = told(await b.warm("m"))
+        assert failure.startswith("s3://bucket/m/a: another process has begun it in blocks of another size")
+        assert b.cache.block(other, 1) is not None
+
+
 async def test_what_was_evicted_meanwhile_does_not_count_as_cached(bench) -> None:
     async with bench(capacity_bytes=4 * BLOCK) as b:
         first = b.client.put("m/1", bytes(2 * BLOCK))

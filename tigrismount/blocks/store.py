@@ -287,7 +287,12 @@ class BlockStore:
                 # It was counted before the version was evicted, and is kept in larger blocks now: there is none to wait
                 # for, and whoever counted looks once more.
                 return True
-            return state.cached.has(index) or await self._fill_missing(state, state.block(index), on_fetched)
+            if state.cached.has(index) or await self._fill_missing(state, state.block(index), on_fetched):
+                return True
+            if state.cached.kept_otherwise:
+                detail = "another process has begun it in blocks of another size: warm it again"
+                raise CacheError(detail, bucket=obj.bucket, key=obj.key)
+            return False
         finally:
             state.users -= 1
             self._retire(state)

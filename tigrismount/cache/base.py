@@ -128,6 +128,10 @@ class CachedObject(Protocol):
     def drive(self) -> str:
         """Names the drive that its blocks are on: what is read from one must not wait for another that hangs."""
 
+    @property
+    def kept_otherwise(self) -> bool:
+        """Whether another process has begun this version in blocks of another size: none of ours is kept for now."""
+
     def has(self, index: int) -> bool:
         """Tell from memory whether block *index* is on disk. Never blocks."""
 

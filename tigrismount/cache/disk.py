@@ -525,6 +525,10 @@ class _DiskObject:
     def drive(self) -> str:
         return self._cache.directory_path
 
+    @property
+    def kept_otherwise(self) -> bool:
+        return self._version.storage.kept_otherwise
+
     def has(self, index: int) -> bool:
         return index in self._version.storage.blocks
 

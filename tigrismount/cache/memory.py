@@ -37,6 +37,7 @@ class _Version:
     broken: set[int] = field(default_factory=set)
     claimed: set[int] = field(default_factory=set)
     elsewhere: dict[int, trio.Event] = field(default_factory=dict)
+    kept_otherwise: bool = False
 
 
 async def _pass(gate: trio.Event | None) -> None:
@@ -190,6 +191,10 @@ class MemoryBlockCache:
 
         return end
 
+    def keep_otherwise(self, obj: ObjectId) -> None:
+        """Make another process have begun a version in blocks of another size."""
+        self._versions.setdefault(obj, _Version(self.block_bytes)).kept_otherwise = True
+
     def claimed(self, obj: ObjectId) -> set[int]:
         """Return the blocks that are claimed."""
         version = self._versions.get(obj)
@@ -270,7 +275,7 @@ class MemoryBlockCache:
         await _pass(self.write_gate)
         if index in version.blocks:
             return True
-        if self.refuse_writes or not self._make_room(len(data)):
+        if self.refuse_writes or version.kept_otherwise or not self._make_room(len(data)):
             self._count(writes_skipped=1)
             return False
         self._keep(obj, version, index, bytes(data))
@@ -298,6 +303,10 @@ class _MemoryObject:
     @property
     def drive(self) -> str:
         return self._cache.drive_of(self._obj)
+
+    @property
+    def kept_otherwise(self) -> bool:
+        return self._version.kept_otherwise
 
     def has(self, index: int) -> bool:
         return index in self._version.blocks

@@ -39,6 +39,11 @@ class UncachedObject:
         """No drive's name."""
         return ""
 
+    @property
+    def kept_otherwise(self) -> bool:
+        """Return False."""
+        return False
+
     def has(self, index: int) -> bool:
         """Return False."""
         return False
