@@ -356,3 +356,40 @@ async def test_few_plans_are_looked_at_at_once_where_they_wait_for_the_network(c
         gate.set()
         await wait_all_tasks_blocked()
         assert len(client.requests) == 20
+
+
+async def test_what_the_disk_alone_wants_and_gave_way_to_a_reader_comes_later(client, open_store) -> None:
+    """Mutation: it counts as tried, so that the disk cache never has the file whole."""
+    data, disk = pattern(8 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj, other = client.put("a", data), client.put("b", data)
+    silent = client.hold("GET", "a")
+    async with open_store(cache=disk, part_bytes=BLOCK, concurrency=8) as store:
+        store.retain(obj)
+        store.plan(obj, [], Priority.PREFETCH, later=[Extent(0, 8 * BLOCK)])
+        await wait_all_tasks_blocked()
+        assert client.in_flight == 8
+        client.get_limit = 2
+        assert await store.read(other, 0, 10) == data[:10]
+        assert store.statistics().cut_parts == 6
+        client.get_limit = 8
+        silent.set()
+        await wait_all_tasks_blocked()
+        assert all(disk.block(obj, index) is not None for index in range(8))
+        store.release(obj)
+
+
+async def test_what_the_disk_alone_wanted_of_a_file_is_not_fetched_once_it_is_closed(client, open_store) -> None:
+    """Mutation: what is cut then is asked for again."""
+    disk = MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", pattern(8 * BLOCK))
+    gate = client.hold("GET", "a")
+    async with open_store(cache=disk, part_bytes=BLOCK, concurrency=4) as store:
+        store.retain(obj)
+        store.plan(obj, [], Priority.PREFETCH, later=[Extent(0, 8 * BLOCK)])
+        await wait_all_tasks_blocked()
+        store.plan(obj, [], Priority.PREFETCH, cut=True)
+        store.release(obj)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert (len(client.requests), client.in_flight) == (4, 0)
+        store.check_idle()

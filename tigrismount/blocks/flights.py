@@ -451,11 +451,20 @@ class Flights:
         self._retire(part.state)
 
     def _plan_again(self, part: Part) -> None:
-        """Let blocks come next in their plan that it still wants, after a GET for them was given up, if it was."""
+        """Let blocks come again that are still wanted, after a GET for them was given up, if it was.
+
+        Those for the disk alone as long as somebody has the version open: they may not be said again.
+        """
         state = part.state
         for block in reversed(part.blocks):
-            if block.index in state.planned and not (block.complete or block.parts or block.index in state.pending):
+            if block.complete or block.parts or block.index in state.pending:
+                continue
+            if block.index in state.planned:
                 state.pending.append(block.index)
+                self.queue.plan(state)
+            elif part.priority is Priority.LATER and state.users and block.index in state.later_tried:
+                state.later_tried.discard(block.index)
+                state.later.append(block.index)
                 self.queue.plan(state)
 
     def stop_speculation(self, state: ObjectState) -> None:
