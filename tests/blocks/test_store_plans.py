@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.blocks import flights
 from tigrismount.blocks.buffers import BufferPool
+from tigrismount.blocks.memory import TURN_S
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.store import BlockStore
 from tigrismount.cache.memory import MemoryBlockCache
@@ -393,3 +394,17 @@ async def test_what_the_disk_alone_wanted_of_a_file_is_not_fetched_once_it_is_cl
         await wait_all_tasks_blocked()
         assert (len(client.requests), client.in_flight) == (4, 0)
         store.check_idle()
+
+
+async def test_what_gave_way_while_memory_was_short_begins_when_it_is_not_any_more(client, autojump_clock) -> None:
+    """Mutation: it waits for a read or a flight to end, and there may be none for as long as the mount lives."""
+    is_short = True
+    obj = client.put("a", pattern(4 * BLOCK))
+    config = BlocksConfig(block_bytes=BLOCK, part_bytes=BLOCK, memory_limit_bytes=64 * BLOCK, concurrency=8)
+    async with running(BlockStore(client, NoCache(BLOCK), config, is_pressed=lambda: is_short)) as store:
+        store.plan(obj, [Extent(0, 4 * BLOCK)], Priority.PREFETCH)
+        await trio.sleep(TURN_S - 1)
+        assert client.requests == []
+        is_short = False
+        await trio.sleep(2)
+        assert len(client.requests) == 4

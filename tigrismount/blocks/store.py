@@ -115,6 +115,7 @@ class BlockStore:
             while True:
                 await trio.sleep(TURN_S)
                 self._memory.grow_old()
+                self._flights.pump()  # for what waited for memory, ours or the machine's: nothing else may happen
 
     def _has_room(self, size_bytes: int) -> bool:
         return self._memory.pool.can_take(size_bytes) and not self._is_pressed()
