@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tigrismount.cache import datafile, disk
+from tigrismount.cache import datafile, disk, versions
 from tigrismount.cache.base import Claim
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.storage import StoredVersion
@@ -435,26 +435,44 @@ async def test_what_waits_for_a_thread_when_the_mount_ends_is_published_on_its_w
     await cache.aclose()
 
 
+class _Late(threading.Event):
+    def is_set(self) -> bool:
+        assert self.wait(60)
+        time.sleep(0.2)  # who gives up goes on meanwhile
+        return True
+
+
 async def test_a_cache_that_opens_as_it_is_given_up_is_left_once(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the thread or by who gave up. Mutation: both close the descriptor, and the second may close another's."""
-
-    class Late(threading.Event):
-        def is_set(self) -> bool:
-            assert self.wait(60)
-            time.sleep(0.2)  # who gives up goes on meanwhile
-            return True
 
     left = []
     leave = disk.DiskBlockCache._leave
     monkeypatch.setattr(disk.DiskBlockCache, "_leave", lambda cache: (left.append(cache), leave(cache)))
     monkeypatch.setattr(disk, "_OPENING_S", 2.0)
     with monkeypatch.context() as hooks:
-        hooks.setattr(disk, "threading", SimpleNamespace(Event=Late))
+        hooks.setattr(disk, "threading", SimpleNamespace(Event=_Late))
         with pytest.raises(CacheError, match="could not be opened within 2 s"):
             await place.start()
     await place.until(lambda: bool(left))
     await trio.sleep(0.5)
     assert len(left) == 1
+
+
+async def test_a_version_that_opens_as_it_is_given_up_is_closed_once(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a cache is. Mutation: who gave up and the thread both close its file, and the second may close another's."""
+    closed = []
+    close = datafile.DataFile.close
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+        with monkeypatch.context() as hooks:
+            hooks.setattr(versions, "threading", SimpleNamespace(Event=_Late))
+            hooks.setattr(datafile.DataFile, "close", lambda file: (closed.append(file), close(file)))
+            with trio.move_on_after(0.5):
+                await cache.open_object(OBJ)
+            await trio.sleep(0.5)
+    assert len(closed) == 1
 
 
 def all_synced(cache: disk.DiskBlockCache) -> bool:

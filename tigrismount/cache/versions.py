@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -217,18 +217,22 @@ class OpenVersions:
         gave_up = threading.Event()
         made: list[StoredVersion] = []
 
+        def close() -> None:
+            with suppress(IndexError):  # by whoever takes it out, once
+                made.pop().file.close()
+
         def guarded() -> StoredVersion:
-            made.append(work())
+            version = work()
+            made.append(version)
             if gave_up.is_set():
-                made[0].file.close()
-            return made[0]
+                close()
+            return version
 
         try:
             return await threads.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
         except trio.Cancelled:
             gave_up.set()
-            if made:  # at this very moment
-                made[0].file.close()
+            close()  # where it was made at this very moment
             raise
 
     async def run_sync(self, storage: StoredVersion, work: Callable[[], Result], *, limiter: Limiter) -> Result:
