@@ -18,6 +18,7 @@ from tigrismount.core.loadlog import LoadLog
 from tigrismount.core.openmodes import OpenState
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import CacheError
+from tigrismount.fuse import passthrough
 from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.passthrough import LEAST_BYTES, PagesInMemory, Passthrough
 from tigrismount.fuse.permission import effective_capabilities, why_off
@@ -220,6 +221,22 @@ async def test_what_loses_a_block_while_it_is_opened_is_not_opened_so(
     assert not await scene.opened()
     assert scene.through.statistics().passed_over == {"not wholly cached": 1}
     assert (scene.kernel.files, is_locked(scene.cache.path)) == ({}, False)
+
+
+async def test_a_mapped_file_that_lost_a_block_is_opened_onto_again_once_it_is_whole(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: 'cache verify' finds it damaged, and all who open it get that for as long as somebody maps it."""
+    monkeypatch.setattr(passthrough, "_FRESH_S", 0.0)
+    assert await scene.opened()
+    scene.through.uncount(7)  # it is mapped
+    scene.cache.unproven = None
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    assert is_locked(scene.cache.path)
+    scene.cache.unproven = []
+    assert await scene.opened()
+    assert list(scene.kernel.files) == [1]
 
 
 async def test_what_is_proven_while_its_reader_waits_is_opened_so(scene: Scene) -> None:

@@ -53,6 +53,8 @@ _PATIENCE_S = 0.25
 _NOT_PROVEN = "not proven yet"
 _LOOK_S = 1.0
 """How often it is looked whether a file that was closed is still mapped."""
+_FRESH_S = 1.0
+"""How long a look at a closed file holds: while it is mapped, somebody may find some of it damaged."""
 _TRY_AGAIN_S = 30.0
 """How long until a file that was taken over, and could not be opened, is tried again."""
 
@@ -88,6 +90,12 @@ class _Held:
     """Since when its first open waited for a proof."""
     uses: int = 0
     """How often it was opened, ever: tells whether anything happened meanwhile."""
+    looked_s: float = field(default_factory=trio.current_time)
+    """When it was last known to be whole."""
+
+    def is_fresh(self) -> bool:
+        """Tell whether it may be opened without another look."""
+        return self.is_proven and trio.current_time() < self.looked_s + _FRESH_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +221,7 @@ class Passthrough:
             return self._pass_over(refusal)
         if state.backing_id:  # was open onto it a moment ago
             held = self._held.get(node_id)
-            return True if held is None or held.is_inherited or held.is_proven else None
+            return True if held is None or held.is_inherited or held.is_fresh() else None
         if self._in_memory is not None and self._in_memory.has_most(node_id, obj.size_bytes):
             return self._pass_over("the kernel has it in memory")
         return self._pass_over(self.off) if self.off else None
@@ -479,6 +487,7 @@ def _prove_held(held: _Held, fd: int) -> str:
         OSError: Nobody can tell; *fd* is open then.
     """
     held.is_proven = held.fd >= 0 and os.path.sameopenfile(fd, held.fd)
+    held.looked_s = trio.current_time()
     close_quietly(fd)
     return "" if held.is_proven else "another file is mapped in its place"
 
