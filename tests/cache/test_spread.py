@@ -261,3 +261,54 @@ async def test_of_two_verdicts_the_later_one_counts_where_a_drive_was_away(drive
         verdicts = Verdicts(cache.records, "test")
         await verdicts.load()
         assert (obj in verdicts.refused) == (found_first == "right")
+
+
+async def test_what_was_found_wrong_is_refused_while_the_one_drive_that_knows_it_takes_nothing(drives: Drives) -> None:
+    """It was the only drive then, and is full now: what it has is read, and so must be refused.
+
+    Mutation: verdicts are asked of drives that work alone, and at the next look wrong bytes are served.
+    """
+    obj, configs = OBJECTS[0], drives.configs
+    drives.configs = configs[:1]
+    async with drives.open() as cache:
+        await Verdicts(cache.records, "test").keep(obj, [Compared("sha256", "00", "11", "its name")])
+    drives.configs = configs
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.load()
+        cache._caches[str(drives.paths[0])]._health.fail(CacheError("No space left on device"))
+        await verdicts.load()
+        assert list(verdicts.refused) == [obj]
+
+
+async def test_what_is_found_wrong_while_a_drive_takes_nothing_is_refused_where_others_are_lost(drives: Drives) -> None:
+    """Mutation: only drives that worked then know of it."""
+    obj = OBJECTS[0]
+    async with drives.open() as cache:
+        cache._caches[str(drives.paths[0])]._health.fail(CacheError("No space left on device"))
+        await Verdicts(cache.records, "test").keep(obj, [Compared("sha256", "00", "11", "its name")])
+    drives.configs = drives.configs[:1]
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.load()
+        assert list(verdicts.refused) == [obj]
+
+
+@pytest.mark.parametrize("found_right", [True, False])
+async def test_what_is_taken_back_while_a_drive_takes_nothing_does_not_come_back(
+    drives: Drives, found_right: bool
+) -> None:
+    """Mutation: once the drive works again the file is an EIO again, for as long as nobody looks once more."""
+    obj = OBJECTS[0]
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.keep(obj, [Compared("sha256", "00", "11", "its name")])
+        health = cache._caches[str(drives.paths[0])]._health
+        health.fail(CacheError("No space left on device"))
+        if found_right:
+            await verdicts.keep(obj, [Compared("sha256", "11", "11", "its name")])
+        else:
+            await verdicts.forget(obj)
+        health.succeed()
+        await verdicts.load()
+        assert not verdicts.refused

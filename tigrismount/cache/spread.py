@@ -103,11 +103,7 @@ class SpreadBlockCache:
     @property
     def records(self) -> RecordStore:
         """Small records, in the first directory that works; verdicts in each of them."""
-        return _SpreadRecords(self._working)
-
-    def _working(self) -> Sequence[RecordStore]:
-        working = [cache for cache in self._caches.values() if not cache.failing]
-        return [cache.records for cache in working or self._caches.values()]
+        return _SpreadRecords(list(self._caches.values()))
 
     async def open_object(self, obj: ObjectId) -> CachedObject:
         """Return a pinned handle on *obj*, from the directory where it belongs or the next one that works."""
@@ -159,34 +155,53 @@ class _SpreadRecords:
     """The ``RecordStore`` of several directories.
 
     Args:
-        working: Returns those of the directories that work now, at least one.
+        caches: The directories.
     """
 
-    def __init__(self, working: Callable[[], Sequence[RecordStore]]) -> None:
-        self._working = working
+    def __init__(self, caches: Sequence[DiskBlockCache]) -> None:
+        self._caches = caches
 
-    def _of(self, table: str) -> Sequence[RecordStore]:
-        return self._working() if table == _EVERYWHERE else self._working()[:1]
+    def _of(self, table: str) -> Sequence[DiskBlockCache]:
+        """Return the directories that work and keep a table; where none works, all that keep it."""
+        working = [cache for cache in self._caches if not cache.failing] or self._caches
+        return working if table == _EVERYWHERE else working[:1]
+
+    def _besides(self, table: str) -> Sequence[DiskBlockCache]:
+        """Return the others that keep it.
+
+        A disk that fails, as a full one does, may have what no other has, and be read all the same; and what is taken
+        back while it fails would be there again later.
+        """
+        working = self._of(table)
+        return [cache for cache in self._caches if cache not in working] if table == _EVERYWHERE else ()
 
     async def get(self, table: str, key: bytes) -> bytes | None:
-        for records in self._of(table):
-            value = await records.get(table, key)
+        for cache in self._of(table):
+            value = await cache.records.get(table, key)
             if value is not None:
                 return value
         return None
 
     async def put(self, table: str, key: bytes, value: bytes) -> bool:
-        return all([await records.put(table, key, value) for records in self._of(table)])
+        working, others = self._of(table), self._besides(table)
+        kept = all([await cache.records.put(table, key, value) for cache in working])
+        for cache in others:
+            await cache.records.put(table, key, value)
+        return kept
 
     async def delete(self, table: str, key: bytes) -> None:
-        for records in self._of(table):
-            await records.delete(table, key)
+        for cache in (*self._of(table), *self._besides(table)):
+            await cache.records.delete(table, key)
 
     async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
         found: dict[bytes, bytes] = {}
-        for records in self._of(table):
-            rows = await records.items(table, prefix, limit)
+        working, others = self._of(table), self._besides(table)
+        for cache in working:
+            rows = await cache.records.items(table, prefix, limit)
             if rows is None:
                 return None
             found = dict(rows) | found
+        for cache in others:
+            rows = await cache.records.items(table, prefix, limit)
+            found = dict(rows or []) | found
         return sorted(found.items())[:limit]
