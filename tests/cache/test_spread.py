@@ -312,3 +312,13 @@ async def test_what_is_taken_back_while_a_drive_takes_nothing_does_not_come_back
         health.succeed()
         await verdicts.load()
         assert not verdicts.refused
+
+
+async def test_a_version_goes_to_a_drive_that_can_hold_it(drives: Drives) -> None:
+    """Mutation: where its name says, it throws out all that is there, is never whole, and 'warm' fails for it."""
+    drives.configs = [
+        replace(config, size_bytes=(2 + number) * BLOCK_BYTES) for number, config in enumerate(drives.configs)
+    ]
+    async with drives.open() as cache:
+        assert [await fill(cache, obj) for obj in OBJECTS] == [4] * 24
+    assert drives.files() == [0, 0, 1]

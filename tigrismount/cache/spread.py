@@ -51,6 +51,7 @@ class SpreadBlockCache:
     ) -> None:
         self._caches = {config.directory: cache for config, cache in caches}
         self._weights = {config.directory: config.weight for config, _ in caches}
+        self._sizes = {config.directory: config.size_bytes for config, _ in caches}
         self._block_bytes = caches[0][0].block_bytes
         self._lost = lost
         self._store_id = store_id
@@ -111,6 +112,8 @@ class SpreadBlockCache:
             await trio.lowlevel.checkpoint()
             return UncachedObject(self._block_bytes)
         order = preference(object_digest(self._store_id, obj), self._weights)
+        # One that cannot hold all of it comes last: it would be emptied of all else for it, and never have it whole.
+        order.sort(key=lambda directory: self._sizes[directory] < obj.size_bytes)
         for directory in order:
             cache = self._caches[directory]
             handle = await cache.open_object(obj)
