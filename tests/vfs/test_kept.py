@@ -127,7 +127,7 @@ async def test_after_a_refresh_the_store_is_asked(frozen):
     await first.ls()
     await written(first)
     first.client.requests.clear()
-    first.fs.refresh([])
+    await first.fs.refresh([])
     assert await first.names() == [b"a"]
     assert len(lists(first)) == 1
 
@@ -224,7 +224,7 @@ async def test_what_a_page_told_who_asked_for_single_names_needs_no_store_either
     again = frozen(first.client)
     assert await look_up_each(again, "hxdcba") == []
     assert again.fs.statistics().listed_names == 8, "from the third name on, of the listing that others use too"
-    again.fs.refresh([])
+    await again.fs.refresh([])
     await again.walk("d/h")
     assert again.requests
 

@@ -158,7 +158,7 @@ async def test_a_page_from_before_a_refresh_answers_nobody_after_it(new_world):
     async with running(new_world(*(f"d/{name}" for name in "abc"), client=SlowLister())) as world:
         assert await ask(world, *"abc") == list("abc")
         world.put("d/new")
-        world.fs.refresh([b"d", b"new"])
+        await world.fs.refresh([b"d", b"new"])
         world.client.answer.set()
         await wait_all_tasks_blocked()
         assert await ask(world, "new") == ["new"]

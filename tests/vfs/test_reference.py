@@ -207,8 +207,8 @@ class Comparison:
             self.model.change(self.world.now_s, key, None)
             self.world.client.delete(key)
 
-    def refresh(self):
-        self.world.fs.refresh([])
+    async def refresh(self):
+        await self.world.fs.refresh([])
         self.model.forgotten = len(self.model.past)
 
     async def finish(self):
@@ -259,7 +259,7 @@ async def compare(world, bucket, steps):
         elif what == "overwrite":
             comparison.overwrite(*arguments)
         elif what == "refresh":
-            comparison.refresh()
+            await comparison.refresh()
         elif what == "see it change":
             await comparison.see_it_change(*arguments)
         elif what == "delete":

@@ -7,6 +7,7 @@ import trio
 import trio.testing
 
 from tigrismount.core.types import ROOT_NODE_ID
+from tigrismount.vfs import filesystem
 from tigrismount.vfs.entries import Entry, NegativeEntry
 
 
@@ -20,7 +21,7 @@ async def test_a_file_that_was_overwritten_is_seen_at_once(world):
     world.put("a/b/c", b"newer")
     assert await world.walk("a/b/c") == before
     above, directory = await world.walk("a"), await world.walk("a/b")
-    assert world.fs.refresh([b"a", b"b", b"c"]) == [(ROOT_NODE_ID, b"a"), (above, b"b"), (directory, b"c")]
+    assert await world.fs.refresh([b"a", b"b", b"c"]) == [(ROOT_NODE_ID, b"a"), (above, b"b"), (directory, b"c")]
     assert await world.walk("a/b/c") != before
 
 
@@ -30,7 +31,7 @@ async def test_what_was_listed_and_what_was_missing_is_asked_for_again(world):
     assert isinstance(await world.fs.lookup(directory, b"new"), NegativeEntry)
     world.put("a/b/new")
     assert isinstance(await world.fs.lookup(directory, b"new"), NegativeEntry)
-    world.fs.refresh([b"a"])
+    await world.fs.refresh([b"a"])
     assert isinstance(await world.fs.lookup(directory, b"new"), Entry)
     assert await world.names(directory) == [b"c", b"d", b"new"]
 
@@ -39,7 +40,7 @@ async def test_what_lies_elsewhere_stays_known(world):
     await world.ls(await world.walk("a/b"))
     await world.walk("x")
     world.client.requests.clear()
-    world.fs.refresh([b"x"])
+    await world.fs.refresh([b"x"])
     assert await world.walk("a/b/c") is not None
     assert world.requests == []
     await world.walk("x")
@@ -52,7 +53,7 @@ async def test_the_root_forgets_everything_and_names_what_the_kernel_has_of_it(w
     await world.walk("gone")
     above, directory = await world.walk("a"), await world.walk("a/b")
     top = [(ROOT_NODE_ID, b"a"), (ROOT_NODE_ID, b"gone"), (ROOT_NODE_ID, b"x")]
-    assert sorted(world.fs.refresh([])) == sorted([*top, (above, b"b"), (directory, b"c")])
+    assert sorted(await world.fs.refresh([])) == sorted([*top, (above, b"b"), (directory, b"c")])
     world.client.requests.clear()
     await world.walk("a/b/c")
     assert len(world.requests) == 6
@@ -63,7 +64,7 @@ async def test_a_reader_of_a_directory_finishes_the_listing_it_is_in(new_world):
     taken = await world.readdir(limit=700)
     world.client.delete("0000")
     world.put("0000a")
-    world.fs.refresh([])
+    await world.fs.refresh([])
     names, cursor = [name for name, _, _ in taken], taken[-1][2]
     while taken := await world.readdir(cursor=cursor, limit=700):
         names += [name for name, _, _ in taken]
@@ -83,7 +84,7 @@ async def test_an_answer_that_was_on_its_way_is_given_and_not_remembered(world):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(look_up)
         await trio.testing.wait_all_tasks_blocked()
-        world.fs.refresh([b"x"])
+        await world.fs.refresh([b"x"])
         gate.set()
     assert answers[0].entry_ttl_s == 0
     world.client.requests.clear()
@@ -96,13 +97,13 @@ async def test_a_missing_directory_on_the_way_is_asked_for_again(world):
     for name in (b"new", b"other"):
         assert isinstance(await world.fs.lookup(ROOT_NODE_ID, name), NegativeEntry)
     world.put("new/er/file")
-    world.fs.refresh([b"new", b"er", b"file"])
+    await world.fs.refresh([b"new", b"er", b"file"])
     assert await world.walk("new/er/file") is not None
 
 
 async def test_a_listing_on_the_way_that_has_the_directory_stays_known(world):
     await world.ls()
-    world.fs.refresh([b"a", b"b", b"c"])
+    await world.fs.refresh([b"a", b"b", b"c"])
     world.client.requests.clear()
     await world.walk("x")
     assert world.requests == []
@@ -111,7 +112,7 @@ async def test_a_listing_on_the_way_that_has_the_directory_stays_known(world):
 async def test_names_that_only_a_listing_knew_to_be_missing_are_among_those_the_kernel_must_forget(world):
     await world.ls()
     await world.fs.lookup(ROOT_NODE_ID, b"new")
-    assert (ROOT_NODE_ID, b"new") in world.fs.refresh([])
+    assert (ROOT_NODE_ID, b"new") in await world.fs.refresh([])
 
 
 async def test_buckets_are_asked_for_again(new_world):
@@ -122,7 +123,7 @@ async def test_buckets_are_asked_for_again(new_world):
     await world.walk("gone")
     assert file is not None
     places = [(ROOT_NODE_ID, b"bucket"), (ROOT_NODE_ID, b"gone"), (bucket, b"a"), (directory, b"b")]
-    assert sorted(world.fs.refresh([])) == sorted(places)
+    assert sorted(await world.fs.refresh([])) == sorted(places)
     world.client.requests.clear()
     await world.walk("bucket")
     await world.walk("gone")
@@ -132,12 +133,31 @@ async def test_buckets_are_asked_for_again(new_world):
 async def test_a_name_that_the_kernel_does_not_know_any_more_needs_not_be_forgotten(world):
     node_id = await world.walk("x")
     world.fs.forget([(node_id, 1)])
-    assert world.fs.refresh([]) == []
+    assert await world.fs.refresh([]) == []
 
 
 async def test_an_open_file_keeps_its_version(world):
     node_id = await world.walk("a/b/c")
     await world.fs.open(node_id)
     world.put("a/b/c", b"newer")
-    world.fs.refresh([])
+    await world.fs.refresh([])
     assert await world.read_all(node_id) == b"data"
+
+
+async def test_a_large_tree_is_refreshed_in_turns_with_others(new_world, monkeypatch):
+    """Mutation: nobody is answered while a hundred thousand names are gone through."""
+    monkeypatch.setattr(filesystem, "_NODES_A_TURN", 10)
+    world = new_world(*(f"{number:04}" for number in range(200)))
+    await world.ls()
+    turns, refreshed = 0, []
+
+    async def refresh():
+        refreshed.extend(await world.fs.refresh([]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refresh)
+        while not refreshed:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+    assert len(refreshed) == 200
+    assert turns > 20

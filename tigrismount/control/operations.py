@@ -59,7 +59,7 @@ def operations(
     async def refresh(request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Forget what is known at and below a path of the mount, here and in the kernel."""
         names = [os.fsencode(name) for name in str(request.get("below", "")).split("/") if name]
-        entries = filesystem.refresh(names)
+        entries = await filesystem.refresh(names)
         return {"names": len(entries), "complete": await forget_names(entries, forget_name)}
 
     async def take_key(request: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 TURN_S = 60.0
 """How often what has grown old is forgotten."""
 
+_NODES_A_TURN = 1000
+"""Nodes that are looked at before others have a turn: a millisecond or two."""
+
 SIBLINGS_LIMIT = 4000
 """Names of a directory that are looked at for the files of a model, four pages of a listing: the largest checkpoints
 have a thousand shards."""
@@ -215,9 +218,10 @@ class FileSystem:
         for node_id, count in forgotten:
             self._inodes.forget(node_id, count)
 
-    def refresh(self, path: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    async def refresh(self, path: Sequence[bytes]) -> list[tuple[int, bytes]]:
         """Forget what is known of the names at and below *path*, so that the store is asked again.
 
+        It is forgotten at once. What the kernel knows of a large tree is found in turns with whoever asks meanwhile.
         Open files keep their versions, and readers of a directory finish the listing they are in.
 
         Args:
@@ -231,9 +235,18 @@ class FileSystem:
         for name in path:
             steps.append((below, name))
             below = below.child(name)
-        missing = self._directories.expire(steps, below)
-        known = [_place_of(node) for node in self._inodes.known() if node.referenced and below.holds(node.where)]
-        return [(self._inodes.directory(where).id, name) for where, name in dict.fromkeys(steps + missing + known)]
+        places = dict.fromkeys(steps + self._directories.expire(steps, below))
+        for count, node in enumerate(list(self._inodes.known())):
+            if count % _NODES_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            if node.referenced and below.holds(node.where):
+                places[_place_of(node)] = None
+        names: list[tuple[int, bytes]] = []
+        for count, (where, name) in enumerate(places):
+            if count % _NODES_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
+            names.append((self._inodes.directory(where).id, name))
+        return names
 
     def statfs(self) -> FilesystemInfo:
         """Return what is known about the filesystem as a whole, which is little."""
