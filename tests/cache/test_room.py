@@ -149,6 +149,23 @@ async def test_disk_is_measured_again_for_each_block(
     assert begun == [1] * begins
 
 
+@pytest.mark.parametrize(("spare_bytes", "is_full"), [(0, False), (-1, True)])
+async def test_a_disk_that_has_no_room_for_a_block_is_said_to_be_full(
+    place: Any, monkeypatch: pytest.MonkeyPatch, autojump_clock: Any, spare_bytes: int, is_full: bool
+) -> None:
+    """Others have filled it, and all that was cached had to go. Mutation: nothing is cached, and nobody says why."""
+    async with place.open(size_bytes=SIZE_BYTES) as cache:
+        assert await fill(cache, OBJ)
+        left_bytes = -SIZE_BYTES
+        monkeypatch.setattr(room, "disk_room_bytes", lambda *_: left_bytes)
+        await until(lambda: not cache.statistics().objects_cached)
+        left_bytes = BLOCK_BYTES + room._INDEX_GROWTH_BYTES + spare_bytes
+        await trio.sleep(2)
+        statistics = cache.statistics()
+        assert statistics.degraded.startswith("the cache's disk is full") == is_full
+        assert statistics.room_bytes == BLOCK_BYTES + spare_bytes
+
+
 async def test_what_is_written_counts_against_the_disk_until_it_is_measured(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,14 @@ def test_what_the_disk_had_no_time_for_is_told_until_it_is_there():
     assert all("too fast" not in value for _, value in detail_rows(MOUNT))
 
 
+def test_what_others_leave_of_the_caches_disk_is_told_where_it_is_little():
+    """Mutation: a cache that had to give everything back is empty, and nobody says why."""
+    little = {**MOUNT, "cache": {**MOUNT["cache"], "room_bytes": 49 << 30}}
+    assert ["cache", "other files on its disk leave room for 49 GiB of it"] in detail_rows(little)
+    for cache in (MOUNT["cache"], {**MOUNT["cache"], "room_bytes": 50 << 30}):
+        assert all("leave room" not in value for _, value in detail_rows({**MOUNT, "cache": cache}))
+
+
 def test_how_many_gets_there_may_be_is_told_with_the_reason():
     limit = {"gets": 24, "most": 192, "reason": "best found"}
     assert ["GETs at once", "24 of at most 192: best found"] in detail_rows({**MOUNT, "get_limit": limit})

@@ -84,6 +84,8 @@ class CacheStatistics:
     """Gauge: the configured bound."""
     largest_bytes: int = 0
     """Gauge: most bytes that one version may have, as it lies in one directory; what there is of others counts."""
+    room_bytes: int = 0
+    """Gauge: what it could hold beside all else that is on its disk now; at most the bound."""
     blocks_read: int = 0
     """Blocks read back from disk."""
     pieces_read: int = 0

@@ -458,6 +458,7 @@ class DiskBlockCache:
             bytes_cached=self._index.bytes_cached,
             objects_cached=self._index.objects_cached,
             largest_bytes=max(self._config.size_bytes, self._index.bytes_cached),
+            room_bytes=self._room.most_bytes,
             degraded=self._health.reason or self._hang_reason() or self._no_room_reason() or self._backlog_reason(),
         )
 

@@ -77,8 +77,18 @@ class Room:
 
     @property
     def below_floor(self) -> bool:
-        """Whether the filesystem has less free space than it must keep."""
-        return self._disk_room_bytes <= _INDEX_GROWTH_BYTES
+        """Whether the filesystem has less free space than it must keep, or none for a block if all others went."""
+        return self._disk_room_bytes <= _INDEX_GROWTH_BYTES or self._left_bytes < self._config.block_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """What the cache could hold beside what others have on its filesystem, no more than its bound."""
+        return max(0, min(self._config.size_bytes, self._left_bytes))
+
+    @property
+    def _left_bytes(self) -> int:
+        """What others have left of the filesystem, what is in the cache included."""
+        return self._index.bytes_cached + self._disk_room_bytes - _INDEX_GROWTH_BYTES
 
     @property
     def worth_a_try(self) -> bool:

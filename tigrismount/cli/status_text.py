@@ -68,6 +68,8 @@ def detail_rows(mount: Mount) -> list[list[str]]:
     rows += [["note", note] for note in mount.get("notes", ())]
     if mount.get("cache_dir"):
         rows += [["cache", f"{cache_fill(mount.get('cache', {}))} in {mount['cache_dir']}"]]
+    if room := _cache_room(mount.get("cache", {})):
+        rows += [["cache", room]]
     if left_over_bytes := mount.get("cache", {}).get("left_over_bytes"):
         rows += [["cache", f"{size(left_over_bytes)} came too fast for its disk, and follow when all is quiet"]]
     rows += load_rows(mount) + source_rows(mount)
@@ -168,6 +170,14 @@ def cache_fill(cache: Mapping[str, Any], *, barred: bool = False) -> str:
     if not capacity:
         return "-"
     return f"{bar(used / capacity) + ', ' if barred else ''}{format_size(used)} of {format_size(capacity)}"
+
+
+def _cache_room(cache: Mapping[str, Any]) -> str:
+    """Return what is left for the cache where others have filled most of its disk; it may be all but empty then."""
+    capacity, room = cache.get("capacity_bytes", 0), cache.get("room_bytes")
+    if room is None or 2 * room >= capacity:
+        return ""
+    return f"other files on its disk leave room for {size(room)} of it"
 
 
 def bar(fraction: float) -> str:
