@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tigrismount.cli.main import run
+from tigrismount.cli.entry import run
 
 if __name__ == "__main__":
     run()

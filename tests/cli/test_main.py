@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import trio
@@ -123,6 +125,37 @@ def test_the_package_can_be_run_as_a_module():
     )
     assert done.returncode == 2
     assert done.stderr.startswith("tigrismount: error: the MOUNTPOINT is missing")
+
+
+_PRESSED = """
+import sys
+
+class Pressed:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {when!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Pressed)
+sys.argv[1:] = ["status"]
+from tigrismount.cli import entry
+entry.{program}()
+"""
+
+
+@pytest.mark.parametrize("when", ["tigrismount.cli.main", "click", "tigrismount.config.merge"])
+@pytest.mark.parametrize(("program", "status"), [("run", 130), ("mount_tigris", 8)])
+def test_ctrl_c_is_told_in_a_line_also_while_the_program_is_still_being_loaded(when, program, status):
+    """Mutation: fifty lines of a traceback for who has seen a mistake in what they typed."""
+    code = _PRESSED.format(when=when, program=program)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "tigrismount: error: interrupted\n")
+
+
+def test_the_executables_begin_where_ctrl_c_is_taken():
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        scripts = tomllib.load(file)["project"]["scripts"]
+    assert scripts == {"tigrismount": "tigrismount.cli.entry:run", "mount.tigris": "tigrismount.cli.entry:mount_tigris"}
 
 
 def test_a_path_that_is_no_utf8_is_written_as_it_is():

@@ -172,7 +172,8 @@ def _install(root: Path) -> None:
                 shutil.copy2(str(distribution.locate_file(file)), target)
     shutil.copytree(REPOSITORY / "tigrismount", packages / "tigrismount", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPOSITORY / "systemd", packages / "tigrismount/systemd")
-    for name, module in {"tigrismount": "tigrismount.cli.main", "mount.tigris": "tigrismount.cli.mount_tigris"}.items():
+    modules = {"tigrismount": "tigrismount.cli.entry", "mount.tigris": "tigrismount.cli.mount_tigris"}
+    for name, module in modules.items():
         script = root / VENV / "bin" / name
         script.write_text(SCRIPT.format(module=module))
         script.chmod(0o755)

@@ -154,7 +154,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run() -> None:
-    """Run the process's own command line and exit: the entry point of the executable."""
+    """Run the process's own command line and exit; ``entry`` is where the executable begins."""
     prepare_streams()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where who started us ignores it, every child would end with 0
     sys.exit(main(sys.argv[1:]))

@@ -98,6 +98,6 @@ def _as_mount_status(status: int) -> int:
 
 
 def run() -> None:
-    """Run for the process's own command line and exit: the entry point of the executable."""
+    """Run for the process's own command line and exit; ``entry`` is where the executable begins."""
     prepare_streams()
     sys.exit(main(sys.argv[1:]))
