@@ -18,6 +18,7 @@ from botocore.config import Config
 
 from tigrismount import __version__
 from tigrismount.errors import ConfigError
+from tigrismount.objects.bounds import bound_bodies
 from tigrismount.objects.endpoints import addressing_style, is_amazon
 from tigrismount.objects.trust import read_bundles_once
 
@@ -51,6 +52,7 @@ def make_boto_client(config: S3Config, keys: SigningKeys, connections: int) -> A
         raise ConfigError(f"cannot use {config.endpoint_url} as an S3 endpoint: {exc}") from exc
     _do_not_guess(client.meta.events)
     read_bundles_once(client, with_systems=config.ca_bundle is None)
+    bound_bodies(client)
     if not is_amazon(config.endpoint_url):
         client.meta.events.register("before-call.s3", _stay_with_this_endpoint)
     return client

@@ -25,6 +25,7 @@ from tigrismount.errors import (
     ObjectProtocolError,
     ObjectUnavailableError,
 )
+from tigrismount.objects.bounds import ForeignBodyError
 from tigrismount.objects.keys import METADATA_SERVICES
 from tigrismount.objects.responses import HEAD_REFUSED, NOT_THE_STORE, ErrorAnswer, error_from_answer
 
@@ -89,6 +90,9 @@ def translated(target: Target) -> Iterator[None]:
         raise ObjectNotFoundError(detail, bucket=target.bucket, key=target.key) from exc
     except botocore.parsers.ResponseParserError as exc:
         detail = f"{target.endpoint_url} answered something that is not S3's XML: is it an S3 endpoint?"
+        raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
+    except ForeignBodyError as exc:
+        detail = f"{target.endpoint_url} answered something that is not S3's XML ({exc}): is it an S3 endpoint?"
         raise ObjectProtocolError(detail, bucket=target.bucket, key=target.key) from exc
     except _NETWORK as exc:
         if detail := _unquoted(exc, target):

@@ -84,6 +84,10 @@ CHECK_TIMEOUT_S = 10.0
 BUCKET_PAGES_MAX = 100
 """Pages of buckets followed: a million buckets, far above what any account may have."""
 
+BUCKET_NAMES_MAX_BYTES = 128 << 20
+"""What their names may take in memory, each somewhat more than its letters: a million, too."""
+_NAME_BYTES = 64
+
 CHECK_RETRIES = 5
 """Tries after the first in ``check_access``: about two seconds in all where an endpoint refuses at once."""
 
@@ -379,12 +383,16 @@ class S3Client:
 
         names: list[str] = []
         token: str | None = None
+        taken_bytes = 0
         for _ in range(BUCKET_PAGES_MAX):
             attempt = partial(self._send, partial(request, token))
             page, token = await self._call(attempt, policy, target)
             names += page
+            taken_bytes += sum(len(name) + _NAME_BYTES for name in page)
             if not token:
                 return names
+            if taken_bytes > BUCKET_NAMES_MAX_BYTES:
+                break
         raise ObjectProtocolError("the list of buckets does not come to an end", bucket=target.bucket)
 
     async def _list(self, query: dict[str, Any], policy: RetryPolicy, manner: Manner = PLAIN) -> ListPage:
