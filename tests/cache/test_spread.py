@@ -322,3 +322,66 @@ async def test_a_version_goes_to_a_drive_that_can_hold_it(drives: Drives) -> Non
     async with drives.open() as cache:
         assert [await fill(cache, obj) for obj in OBJECTS] == [4] * 24
     assert drives.files() == [0, 0, 1]
+
+
+RIGHT, WRONG = [Compared("sha256", "11", "11", "its name")], [Compared("sha256", "00", "11", "its name")]
+
+
+async def keep_while_one_is_away(drives: Drives, obj: ObjectId, first: list[Compared], then: list[Compared]) -> None:
+    """Keep one verdict in all drives, and another one in all but the first, which is back afterwards."""
+    async with drives.open() as cache:
+        await Verdicts(cache.records, "test", clock=lambda: 1000.0).keep(obj, first)
+    lost = drives.paths[0]
+    lost.rename(lost.with_name("away"))
+    lost.touch()  # no directory
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test", clock=lambda: 2000.0)
+        await verdicts.load()
+        await (verdicts.keep(obj, then) if then else verdicts.forget(obj))
+    lost.unlink()
+    lost.with_name("away").rename(lost)
+
+
+@pytest.mark.parametrize("then", [RIGHT, []])
+async def test_a_drive_that_was_away_brings_no_refusal_back(drives: Drives, then: list[Compared]) -> None:
+    """Mutation: what was checked meanwhile is an EIO again, until somebody checks it once more."""
+    await keep_while_one_is_away(drives, OBJECTS[0], WRONG, then)
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test", clock=lambda: 3000.0)
+        await verdicts.load()
+        assert not verdicts.refused
+        assert await verdicts.find(OBJECTS[0]) == (then or None)
+        await verdicts.keep(OBJECTS[0], WRONG)
+        other = Verdicts(cache.records, "test")
+        await other.load()
+        assert list(other.refused) == [OBJECTS[0]]
+
+
+async def test_a_drive_that_was_away_takes_no_refusal_back(drives: Drives) -> None:
+    await keep_while_one_is_away(drives, OBJECTS[0], RIGHT, WRONG)
+    async with drives.open() as cache:
+        verdicts = Verdicts(cache.records, "test")
+        await verdicts.load()
+        assert list(verdicts.refused) == [OBJECTS[0]]
+        assert await verdicts.find(OBJECTS[0]) == WRONG
+
+
+async def test_a_refusal_that_one_drive_did_not_take_is_taken_back_by_another_daemon(
+    drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: this daemon alone goes on with its EIO, whoever has checked the model since."""
+
+    def fail(*_: object) -> None:
+        raise CacheError("input/output error")
+
+    async with drives.open() as cache:
+        last = cache._caches[str(drives.paths[-1])]
+        verdicts = Verdicts(cache.records, "test", clock=lambda: 1000.0)
+        with monkeypatch.context() as failing:
+            failing.setattr(last.records._tables, "put", fail)
+            await verdicts.keep(OBJECTS[0], WRONG)
+        await verdicts.load()
+        assert list(verdicts.refused) == [OBJECTS[0]]
+        await Verdicts(cache.records, "test", clock=lambda: 2000.0).keep(OBJECTS[0], RIGHT)
+        await verdicts.load()
+        assert not verdicts.refused

@@ -197,14 +197,13 @@ class _SpreadRecords:
             await cache.records.delete(table, key)
 
     async def items(self, table: str, prefix: bytes = b"", limit: int = 1000) -> list[tuple[bytes, bytes]] | None:
-        found: dict[bytes, bytes] = {}
+        found: set[tuple[bytes, bytes]] = set()  # of one key all that they have: one that was away has what was before
         working, others = self._of(table), self._besides(table)
         for cache in working:
             rows = await cache.records.items(table, prefix, limit)
             if rows is None:
                 return None
-            found = dict(rows) | found
+            found.update(rows)
         for cache in others:
-            rows = await cache.records.items(table, prefix, limit)
-            found = dict(rows or []) | found
-        return sorted(found.items())[:limit]
+            found.update(await cache.records.items(table, prefix, limit) or ())
+        return sorted(found)[:limit]

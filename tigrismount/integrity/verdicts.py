@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -67,8 +67,8 @@ class Verdicts:
         self._clock = clock
         self.refused: dict[ObjectId, str] = {}
         """Versions whose bytes are not what they should be, and what to say to who opens them."""
-        self._unkept: dict[ObjectId, str] = {}
-        """Those of them that the cache could not keep: known here alone."""
+        self._unkept: dict[ObjectId, int] = {}
+        """When those of them were found that the cache could not keep, or not everywhere: known here alone."""
         self._changes = 0
         self._settling: Counter[ObjectId] = Counter()
         """Versions whose verdict is on its way to the records: until it is there, those tell what was before."""
@@ -93,37 +93,52 @@ class Verdicts:
                 rows = await self._records.items(_TABLE, _BAD, _MOST_BAD)  # of disks that work, the failed one left out
             if rows is None:
                 return  # a disk that fails takes nothing back
-            rows = await self._not_found_right_since(rows)
+            refused = await self._still_refused(rows)
+            kept_since = await self._kept_since()
             if changes == self._changes:  # else the rows may be older than what was found meanwhile
                 break
-        verdicts = [verdict for _, value in rows if (verdict := _parse(value)) is not None]
-        refused = {
-            obj: refusal(compared)
-            for store_id, obj, compared in verdicts
-            if store_id == self._store_id and not all(one.matches for one in compared) and obj not in self._settling
-        }
+        refused = {obj: why for obj, why in refused.items() if obj not in self._settling}
+        for obj in kept_since:
+            self._unkept.pop(obj, None)
         settling = {obj: why for obj, why in self.refused.items() if obj in self._settling}
-        before, self.refused = self.refused, refused | settling | self._unkept
+        unkept = {obj: self.refused[obj] for obj in self._unkept}
+        before, self.refused = self.refused, refused | settling | unkept
         self._tell(obj for obj in self.refused if obj not in before)
 
-    async def _not_found_right_since(self, rows: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Leave refusals out that were taken back while the directory that still has them was away."""
+    async def _still_refused(self, rows: Iterable[tuple[bytes, bytes]]) -> dict[ObjectId, str]:
+        """Return what *rows* refuse and nothing newer takes back."""
+        refused: dict[ObjectId, str] = {}
+        for _, value in rows:
+            verdict = _parse(value)
+            if verdict is None or not verdict.is_bad or verdict.store_id != self._store_id or verdict.obj in refused:
+                continue
+            newest = await self._newest(verdict.obj) or verdict
+            if newest.is_bad:
+                refused[verdict.obj] = refusal(newest.compared)
+        return refused
+
+    async def _kept_since(self) -> list[ObjectId]:
+        """Return those that the cache could not keep, and that somebody else has looked at since and found right."""
         found = []
-        for key, value in rows:
-            good = await self._records.get(_TABLE, _GOOD + key.removeprefix(_BAD))
-            if good is None or _checked_s(good) <= _checked_s(value):
-                found.append((key, value))
+        for obj, checked_s in list(self._unkept.items()):
+            newest = await self._newest(obj)
+            if newest is not None and not newest.is_bad and newest.checked_s > checked_s:
+                found.append(obj)
         return found
+
+    async def _newest(self, obj: ObjectId) -> _Verdict | None:
+        """Return what was found last: a directory of the cache that was away then has what was found before."""
+        digest = object_digest(self._store_id, obj)
+        found: list[_Verdict] = []
+        for prefix in (_BAD, _GOOD):  # of two of one second the bad one counts
+            rows = await self._records.items(_TABLE, prefix + digest) or ()
+            found += [verdict for _, value in rows if (verdict := _parse(value)) is not None]
+        return max(found, key=lambda verdict: verdict.checked_s, default=None)
 
     async def find(self, obj: ObjectId) -> list[Compared] | None:
         """Return what was compared of *obj*; None where it was never verified."""
-        digest = object_digest(self._store_id, obj)
-        for prefix in (_GOOD, _BAD):
-            value = await self._records.get(_TABLE, prefix + digest)
-            verdict = _parse(value) if value is not None else None
-            if verdict is not None:
-                return verdict[2]
-        return None
+        newest = await self._newest(obj)
+        return newest.compared if newest is not None and newest.compared else None
 
     async def sha256(self, obj: ObjectId) -> str:
         """Return the SHA-256 of *obj* where its bytes were found to have it; else nothing."""
@@ -138,29 +153,37 @@ class Verdicts:
             self.refused[obj] = refusal(compared)
             log.error("s3://%s/%s: %s", obj.bucket, obj.key, self.refused[obj])
             self._tell([obj])
+        checked_s = int(self._clock())
+        digest, facts = object_digest(self._store_id, obj), self._facts(obj, checked_s, compared)
+        with self._settled(obj):
+            kept = await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, facts)
+            if not (kept or good):
+                self._unkept[obj], self.refused[obj] = checked_s, refusal(compared)
+            await self._records.delete(_TABLE, (_BAD if good else _GOOD) + digest)
+
+    async def forget(self, obj: ObjectId) -> None:
+        """Take a verdict back: nothing is known of the version any more."""
+        was_refused = obj in self.refused
+        self._take_back(obj)
+        digest = object_digest(self._store_id, obj)
+        with self._settled(obj):
+            if was_refused:  # a directory that is away may say so: there must be something newer
+                await self._records.put(_TABLE, _GOOD + digest, self._facts(obj, int(self._clock()), ()))
+            else:
+                await self._records.delete(_TABLE, _GOOD + digest)
+            await self._records.delete(_TABLE, _BAD + digest)
+
+    def _facts(self, obj: ObjectId, checked_s: int, compared: Sequence[Compared]) -> bytes:
         facts: dict[str, Any] = {
             "store_id": self._store_id,
             "bucket": obj.bucket,
             "key": obj.key,
             "etag": obj.etag,
             "size_bytes": obj.size_bytes,
-            "checked_s": int(self._clock()),
+            "checked_s": checked_s,
             "sums": [asdict(one) for one in compared],
         }
-        digest = object_digest(self._store_id, obj)
-        with self._settled(obj):
-            kept = await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, json.dumps(facts).encode())
-            if not (kept or good):
-                self._unkept[obj] = self.refused[obj] = refusal(compared)
-            await self._records.delete(_TABLE, (_BAD if good else _GOOD) + digest)
-
-    async def forget(self, obj: ObjectId) -> None:
-        """Take a verdict back: nothing is known of the version any more."""
-        self._take_back(obj)
-        digest = object_digest(self._store_id, obj)
-        with self._settled(obj):
-            for prefix in (_GOOD, _BAD):
-                await self._records.delete(_TABLE, prefix + digest)
+        return json.dumps(facts).encode()
 
     @contextmanager
     def _settled(self, obj: ObjectId) -> Iterator[None]:
@@ -198,23 +221,30 @@ def refusal(compared: Sequence[Compared]) -> str:
     )
 
 
-def _checked_s(value: bytes) -> float:
-    """Return when a verdict was found, in seconds since 1970; 0 where it does not say."""
-    try:
-        return float(json.loads(value)["checked_s"])
-    except (ValueError, TypeError, KeyError):
-        return 0.0
+class _Verdict(NamedTuple):
+    """A verdict, as the records have it."""
+
+    store_id: str
+    obj: ObjectId
+    checked_s: int
+    """When it was found, in seconds since 1970."""
+    compared: list[Compared]
+    """Nothing where an earlier verdict was taken back and nothing is known any more."""
+
+    @property
+    def is_bad(self) -> bool:
+        return not all(one.matches for one in self.compared)
 
 
-def _parse(value: bytes) -> tuple[str, ObjectId, list[Compared]] | None:
-    """Return store, version and what was compared; None for what a bad disk has left.
+def _parse(value: bytes) -> _Verdict | None:
+    """Return a verdict; None for what a bad disk has left.
 
     Members that another release has added say nothing to us, and take nothing back.
     """
     try:
         facts = json.loads(value)
         obj = ObjectId(facts["bucket"], facts["key"], facts["etag"], facts["size_bytes"])
-        sums = [Compared(**{item.name: one[item.name] for item in fields(Compared)}) for one in facts["sums"]]
-        return str(facts["store_id"]), obj, sums
+        compared = [Compared(**{item.name: one[item.name] for item in fields(Compared)}) for one in facts["sums"]]
+        return _Verdict(str(facts["store_id"]), obj, int(facts.get("checked_s", 0)), compared)
     except (ValueError, TypeError, KeyError):
         return None
