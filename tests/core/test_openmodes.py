@@ -47,6 +47,18 @@ def test_a_backing_file_stays_while_the_node_is_open_onto_it_and_after():
     assert modes.states() == []
 
 
+def test_a_backing_file_that_nobody_has_proven_is_so_for_a_successor_too():
+    """Mutation: a successor opens files onto it without a look."""
+    modes = OpenModes()
+    modes.back(7, 3, is_proven=False)
+    doubtful = modes.opened(7, through=False)
+    records = decode_records(MAGIC + encode_record(doubtful) + encode_record(modes.back(7, 4)))
+    assert [record for record, _ in records] == [
+        OpenState(7, opens=1, backing_id=3, is_proven=False),
+        OpenState(7, opens=1, backing_id=4),
+    ]
+
+
 def test_a_release_that_nobody_counted_the_open_of_changes_nothing():
     modes = OpenModes()
     assert modes.released(7) == OpenState(7)

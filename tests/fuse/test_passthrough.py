@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -670,6 +671,33 @@ async def test_a_successor_opens_nothing_onto_a_file_that_it_took_over_and_nobod
     assert scene.through.choice(7) is (True if proves else None)
     os.close(mapping)
     await until(lambda: not scene.kernel.files)
+
+
+async def test_the_next_worker_opens_nothing_onto_what_a_successor_took_over_and_nobody_has_proven(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    """Mutation: what the journal says has a backing file counts as proven, and its damage is left to the kernel."""
+    await scene.opened()
+    scene.take_over()
+    scene.cache.unproven = [0]
+    mapping = os.open(scene.cache.path, os.O_RDONLY)
+    async with trio.open_nursery() as second:
+        await second.start(scene.through.run)
+        scene.through.uncount(7)
+        await until(lambda: list(scene.kernel.files) == [2])
+        second.cancel_scope.cancel()
+    scene.take_over()
+    assert not await scene.opened(), "before anything was looked at"
+    scene.through.uncount(7)
+    await nursery.start(scene.through.run)
+    assert not await scene.opened(), "as long as the kernel has the file of the worker before"
+    await until(lambda: list(scene.kernel.files) == [3])
+    scene.through.uncount(7)
+    scene.proofs.proves = True
+    assert await scene.opened()
+    assert list(scene.kernel.files) == [3], "and no other file beside"
+    assert replace(scene.written[-1], file=(0, 0)) == OpenState(7, opens=1, is_through=True, backing_id=3)
+    os.close(mapping)
 
 
 async def test_a_successor_opens_nothing_onto_a_file_that_lost_a_block_while_it_was_taken_over(

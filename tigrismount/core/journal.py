@@ -32,6 +32,8 @@ RECORD_MAX_BYTES = 64 << 10
 _FRAME = struct.Struct("<II")  # length of the record, CRC-32 of the record
 _FIXED = struct.Struct("<BQqqd")  # kind, node id or cursor, size, Last-Modified in seconds, modification time
 _DIRECTORY, _OBJECT, _BOOKMARK, _OPEN = range(4)  # kinds
+_UNPROVEN = "unproven"
+"""Behind how a node is open where its backing file may not be what was proven."""
 _LENGTH = struct.Struct("<H")
 _FILE = struct.Struct("<QQ")  # device and inode number
 
@@ -53,8 +55,10 @@ def encode_record(item: Record) -> bytes:
         texts = [item.where.bucket, item.where.prefix, item.start_after]
         return _encode((_BOOKMARK, item.cursor, 0, 0, 0.0), texts, item.name)
     if isinstance(item, OpenState):
-        file = _FILE.pack(*item.file) if any(item.file) else b""  # which older releases pass over
-        return _encode((_OPEN, item.node_id, item.opens, item.backing_id, float(item.is_through)), [], file)
+        fixed = (_OPEN, item.node_id, item.opens, item.backing_id, float(item.is_through))
+        # What follows is passed over by older releases.
+        file = _FILE.pack(*item.file) if any(item.file) else b""
+        return _encode(fixed, [] if item.is_proven else [_UNPROVEN], file)
     obj = item.obj
     size_bytes, modified_s, etag = (obj.size_bytes, obj.modified_s, obj.etag) if obj is not None else (0, 0, "")
     kind = _DIRECTORY if obj is None else _OBJECT
@@ -113,9 +117,10 @@ def _decode(record: bytes) -> Record | None:
     if kind > _OPEN:
         return None
     if kind == _OPEN:
-        file = record[_FIXED.size + _LENGTH.size :]
+        *words, file = _texts(record)
         device, inode = _FILE.unpack(file) if len(file) == _FILE.size else (0, 0)
-        return OpenState(number, size_bytes, is_through=bool(mtime_s), backing_id=modified_s, file=(device, inode))
+        is_proven = _UNPROVEN.encode() not in words
+        return OpenState(number, size_bytes, bool(mtime_s), modified_s, (device, inode), is_proven)
     *raws, target = _texts(record)
     texts = [raw.decode("utf-8", "surrogatepass") for raw in raws]
     if kind == _BOOKMARK:

@@ -32,6 +32,8 @@ class OpenState:
     """The kernel's number of the backing file, 0 where there is none."""
     file: tuple[int, int] = (0, 0)
     """Device and inode number of the backing file; zeros where nobody has noted them."""
+    is_proven: bool = True
+    """Whether nothing of the backing file needs a look; one that a worker took over may be another than was proven."""
 
     @property
     def is_passthrough(self) -> bool:
@@ -84,8 +86,15 @@ class OpenModes:
         state = self.of(node_id)
         return self._keep(replace(state, opens=max(0, state.opens - 1)))
 
-    def back(self, node_id: int, backing_id: int, file: tuple[int, int] = (0, 0)) -> OpenState:
-        """Give a node that is not open a backing file, which is *file*, or another one; 0 takes it away.
+    def back(
+        self, node_id: int, backing_id: int, file: tuple[int, int] = (0, 0), *, is_proven: bool = True
+    ) -> OpenState:
+        """Give a node that is not open a backing file, or another one; 0 takes it away.
+
+        Args:
+            node_id: The node.
+            backing_id: The kernel's number of the file.
+            is_proven: Whether nothing of the file needs a look.
 
         Raises:
             ValueError: It is open onto one.
@@ -93,7 +102,7 @@ class OpenModes:
         state = self.of(node_id)
         if state.is_passthrough:
             raise ValueError(f"node {node_id} is open: {state}")
-        return self._keep(replace(state, backing_id=backing_id, file=file))
+        return self._keep(replace(state, backing_id=backing_id, file=file, is_proven=is_proven))
 
     def _keep(self, state: OpenState) -> OpenState:
         if state.opens or state.backing_id:

@@ -82,8 +82,8 @@ class _Held:
     is_inherited: bool = False
     """Whether the kernel holds the file as an earlier process opened it, and not as *fd*."""
     is_proven: bool = True
-    """Whether nothing of the file that the kernel holds needs a look; one that was taken over may be another one than
-    the earlier process had, of which this one knows nothing yet."""
+    """Whether nothing of *fd* needed a look when it was opened; one that was taken over may be another file than the
+    earlier process had, of which this one knows nothing yet."""
     try_again_s: float = 0.0
     """When one that could not be opened is tried again."""
     waiting_since_s: float | None = None
@@ -221,7 +221,10 @@ class Passthrough:
             return self._pass_over(refusal)
         if state.backing_id:  # was open onto it a moment ago
             held = self._held.get(node_id)
-            return True if held is None or held.is_inherited or held.is_fresh() else None
+            if held is None or held.is_inherited:
+                # Which file an earlier worker left nobody can tell, until ours is in its place.
+                return True if state.is_proven else self._pass_over(_NOT_PROVEN)
+            return True if state.is_proven and held.is_fresh() else None
         if self._in_memory is not None and self._in_memory.has_most(node_id, obj.size_bytes):
             return self._pass_over("the kernel has it in memory")
         return self._pass_over(self.off) if self.off else None
@@ -303,7 +306,7 @@ class Passthrough:
             cached.close()
         try:
             if (held := self._held.get(node_id)) is not None:
-                return _prove_held(held, fd)
+                return self._prove_held(node_id, held, fd)
             file, backing_id = _identity(fd), self._backing.open_backing(fd)
         except OSError as exc:
             close_quietly(fd)
@@ -315,6 +318,22 @@ class Passthrough:
             return self.off
         self._held[node_id] = _Held(obj, fd)
         self._journal(self.modes.back(node_id, backing_id, file))
+        return ""
+
+    def _prove_held(self, node_id: int, held: _Held, fd: int) -> str:
+        """Note that the file that the kernel holds is proven, if *fd* is of it; return why not. Closes *fd*.
+
+        Raises:
+            OSError: Nobody can tell; *fd* is open then.
+        """
+        held.is_proven = not held.is_inherited and os.path.sameopenfile(fd, held.fd)
+        held.looked_s = trio.current_time()
+        close_quietly(fd)
+        if not held.is_proven:
+            return "another file is mapped in its place"
+        state = self.modes.of(node_id)
+        if not state.is_proven:
+            self._journal(self.modes.back(node_id, state.backing_id, state.file))
         return ""
 
     # ------------------------------------------------------------------ counting
@@ -443,7 +462,8 @@ class Passthrough:
         except OSError as exc:
             log.warning("a cache file stays locked: %s", why_refused(exc))
             return False
-        self._journal(self.modes.back(node_id, backing_id, file))  # first, else a successor opens onto what is closed
+        # First, else a successor opens onto what is closed.
+        self._journal(self.modes.back(node_id, backing_id, file, is_proven=held.is_proven))
         if state.file in (file, (0, 0)):
             self._backing.close_backing(state.backing_id)
         else:
@@ -478,18 +498,6 @@ def _identity(fd: int) -> tuple[int, int]:
     """
     facts = os.fstat(fd)
     return facts.st_dev, facts.st_ino
-
-
-def _prove_held(held: _Held, fd: int) -> str:
-    """Note that a file that the kernel holds is proven, if *fd* is of it; return why not. Closes *fd*.
-
-    Raises:
-        OSError: Nobody can tell; *fd* is open then.
-    """
-    held.is_proven = held.fd >= 0 and os.path.sameopenfile(fd, held.fd)
-    held.looked_s = trio.current_time()
-    close_quietly(fd)
-    return "" if held.is_proven else "another file is mapped in its place"
 
 
 async def _whole_file(cached: CachedObject) -> int:
