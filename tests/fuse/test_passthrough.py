@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -35,12 +36,15 @@ ALL = "         0          0 4294967295\n"
 class FakeCached(UncachedObject):
     """A version in one file; whole and proven unless told otherwise."""
 
-    def __init__(self, path: str, unproven: list[int] | None) -> None:
+    def __init__(self, path: str, unproven: list[int] | None, is_published: bool) -> None:
         super().__init__(1 << 20)
-        self._path, self._unproven = path, unproven
+        self._path, self._unproven, self._is_published = path, unproven, is_published
 
     def unproven(self) -> list[int] | None:
         return self._unproven
+
+    def published(self) -> bool:
+        return self._is_published
 
     async def open_file(self) -> int:
         await trio.lowlevel.checkpoint()
@@ -56,6 +60,7 @@ class FakeCache:
     def __init__(self, path: str) -> None:
         self.path = path
         self.unproven: list[int] | None = []
+        self.is_published = True
         self.hangs = False
         self.has_no_descriptor = False
 
@@ -65,7 +70,7 @@ class FakeCache:
         await trio.lowlevel.checkpoint()
         if self.has_no_descriptor:
             return UncachedObject(1 << 20)
-        return FakeCached(self.path, self.unproven)
+        return FakeCached(self.path, self.unproven, self.is_published)
 
 
 class FakeProofs:
@@ -238,6 +243,16 @@ async def test_a_mapped_file_that_lost_a_block_is_opened_onto_again_once_it_is_w
     scene.cache.unproven = []
     assert await scene.opened()
     assert list(scene.kernel.files) == [1]
+
+
+async def test_a_file_that_was_not_synced_yet_is_not_and_is_once_it_was(scene: Scene) -> None:
+    """Mutation: a sync that fails takes its blocks back, and the kernel goes on reading what is there instead."""
+    scene.cache.is_published = False
+    assert not await scene.opened()
+    assert scene.through.statistics().passed_over == {"not on the disk yet": 1}
+    scene.through.uncount(7)
+    scene.cache.is_published = True
+    assert await scene.opened()
 
 
 async def test_what_is_proven_while_its_reader_waits_is_opened_so(scene: Scene) -> None:
@@ -783,8 +798,6 @@ def test_capabilities_are_read_as_the_kernel_writes_them():
 
 async def test_only_what_is_proven_on_a_real_disk_is_left_to_the_kernel(tmp_path: Path) -> None:
     """Written by this process and never read back: no. Read back and verified: yes. And then nobody evicts it."""
-    import mmap
-
     config = DiskCacheConfig(directory=str(tmp_path / "cache"), size_bytes=1 << 30, block_bytes=1 << 20)
     cache = await DiskBlockCache.open(config, store_id="store")
     with mmap.mmap(-1, 1 << 20) as memory, memoryview(memory) as buffer:
@@ -797,6 +810,11 @@ async def test_only_what_is_proven_on_a_real_disk_is_left_to_the_kernel(tmp_path
         assert cached.unproven() == [1]
         await cached.read_block(1, buffer)
         assert cached.unproven() == []
+    assert not cached.published()
+    await cache._publisher.publish()
+    again = await cache.open_object(OBJ)
+    assert again.published()
+    again.close()
     fd = await cached.open_file()
     cached.close()
     path = os.readlink(f"/proc/self/fd/{fd}")
@@ -806,4 +824,23 @@ async def test_only_what_is_proven_on_a_real_disk_is_left_to_the_kernel(tmp_path
     assert not is_locked(path)
     with pytest.raises(CacheError):
         await cached.open_file()
+    await cache.aclose()
+
+
+async def test_what_a_process_that_was_killed_has_not_synced_is_synced_for_who_opens_it(tmp_path: Path) -> None:
+    """Mutation: nobody else does it, and the file is never left to the kernel until the next boot."""
+    config = DiskCacheConfig(directory=str(tmp_path / "cache"), size_bytes=1 << 30, block_bytes=1 << 20)
+    cache = await DiskBlockCache.open(config, store_id="store")
+    cached = await cache.open_object(SMALL)
+    with mmap.mmap(-1, 1 << 20) as memory, memoryview(memory) as buffer:
+        assert await cached.write_block(0, buffer, SMALL.size_bytes)
+    cached.close()
+    cache._publisher._written.clear()
+    await cache.aclose()
+    cache = await DiskBlockCache.open(config, store_id="store")
+    for published in (False, True):
+        cached = await cache.open_object(SMALL)
+        assert cached.published() is published
+        cached.close()
+        await cache._publisher.publish()
     await cache.aclose()

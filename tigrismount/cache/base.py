@@ -171,6 +171,12 @@ class CachedObject(Protocol):
     def unproven(self) -> list[int] | None:
         """Return the blocks that the next read would verify, as configured; None while some are not on disk at all."""
 
+    def published(self) -> bool:
+        """Tell whether the data of all blocks that are on disk were synced: until then that may still fail.
+
+        What was not is synced soon, by whomever it was written. Never blocks.
+        """
+
     async def open_file(self) -> int:
         """Return a descriptor for reading of the file that these blocks are in; the caller closes it.
 

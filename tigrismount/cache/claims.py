@@ -89,7 +89,7 @@ class Claims:
             if claim is Claim.OURS:
                 storage.claimed.update(indexes[:count])
             for index, block in found.items():
-                storage.blocks.setdefault(index, block)
+                storage.know(index, block)
             return claim, count
 
     async def _ask(

@@ -303,6 +303,17 @@ class DiskBlockCache:
         block = storage.blocks.get(index)
         return block is not None and not storage.needs_check(index, block, self._config.verify)
 
+    def _published(self, version: OpenVersion) -> bool:
+        storage = version.storage
+        if not storage.unsynced:
+            return True
+        if not self._publisher.has(version.digest):  # whoever wrote them may have ended before
+            for index in storage.unsynced:
+                block = storage.blocks[index]
+                if not storage.needs_check(index, block, "off"):
+                    self._publisher.written(version.digest, index, block)
+        return False
+
     async def _read_piece(self, version: OpenVersion, index: int, start: int, stop: int) -> bytes:
         storage = version.storage
         if not self._proven(storage, index):
@@ -397,7 +408,7 @@ class DiskBlockCache:
             raise
 
     def _note_written(self, storage: StoredVersion, index: int, block: BlockRecord) -> None:
-        storage.blocks.setdefault(index, block)
+        storage.know(index, block)
         if not block.synced:
             self._publisher.written(storage.digest, index, block)
         self._count(blocks_written=1, bytes_written=block.length_bytes)
@@ -561,6 +572,9 @@ class _DiskObject:
         if len(storage.blocks) * self.block_bytes < storage.record.size_bytes:
             return None
         return [index for index, block in storage.blocks.items() if storage.needs_check(index, block, verify)]
+
+    def published(self) -> bool:
+        return self._cache._published(self._version)
 
     async def open_file(self) -> int:
         if self._closed:

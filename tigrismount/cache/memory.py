@@ -336,6 +336,9 @@ class _MemoryObject:
         blocks = self._version.blocks
         return [] if len(blocks) * self.block_bytes >= self._obj.size_bytes else None
 
+    def published(self) -> bool:
+        return True
+
     async def open_file(self) -> int:
         await trio.lowlevel.checkpoint()
         raise CacheError("a version in memory has no file")

@@ -78,6 +78,10 @@ class UncachedObject:
         """Return None: nothing is on disk."""
         return None
 
+    def published(self) -> bool:
+        """Return True: there is nothing that could be lost."""
+        return True
+
     async def open_file(self) -> int:
         """Raise: there is no file.
 

@@ -51,6 +51,8 @@ class Publisher:
         self._written: dict[bytes, dict[int, BlockRecord]] = {}
         self._confirmed: list[Change] = []
         self._used_ms: dict[bytes, int] = {}
+        self._under_way: dict[bytes, dict[int, BlockRecord]] = {}
+        """What is being synced now."""
         self._publishing = trio.Lock()
 
     @property
@@ -65,6 +67,10 @@ class Publisher:
     def written(self, digest: bytes, index: int, block: BlockRecord) -> None:
         """Note that a block has been written and recorded, and is not synced."""
         self._written.setdefault(digest, {})[index] = block
+
+    def has(self, digest: bytes) -> bool:
+        """Tell whether blocks of a version wait to be synced, or are being synced now."""
+        return digest in self._written or digest in self._under_way
 
     def confirmed(self, digest: bytes, index: int, old: BlockRecord, new: BlockRecord) -> None:
         """Note that a block was found right whose record could not be trusted."""
@@ -82,6 +88,7 @@ class Publisher:
                 return
             work = self._written, self._confirmed, self._used_ms
             self._written, self._confirmed, self._used_ms = {}, [], {}
+            self._under_way = work[0]
             lost: list[tuple[bytes, int, BlockRecord]] = []
             unopened: dict[bytes, dict[int, BlockRecord]] = {}
             try:
@@ -90,6 +97,7 @@ class Publisher:
                 self._put_back(*work)
                 raise
             finally:
+                self._under_way = {}
                 self._put_back(unopened, [], {})
                 for digest, index, block in lost:
                     self._on_lost(digest, index, block)

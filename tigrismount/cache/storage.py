@@ -81,6 +81,8 @@ class StoredVersion:
         """The version; its ``block_bytes`` is the one in force."""
         self.blocks: dict[int, BlockRecord] = {}
         """Blocks known to be on disk. Changed in the event loop only."""
+        self.unsynced: set[int] = set()
+        """Blocks whose data may not have been synced, as far as is known here. Changed in the event loop only."""
         self.verified: set[int] = set()
         """Blocks found right since this process started. Changed in the event loop only."""
         self.suspect: set[int] = set()
@@ -143,11 +145,34 @@ class StoredVersion:
             return False
         return verify == "once" or index in self.suspect or not self._trust.covers(block)
 
+    def begin(self, blocks: dict[int, BlockRecord]) -> None:
+        """Know of blocks, and no others; before anybody else knows of this object."""
+        self.blocks = blocks
+        self.unsynced = {index for index, block in blocks.items() if not block.synced}
+
+    def know(self, index: int, block: BlockRecord) -> None:
+        """Know of a block, unless it is known already. Event loop only."""
+        if self.blocks.setdefault(index, block) is block:
+            self._note(index, block)
+
+    def exchange(self, index: int, old: BlockRecord, new: BlockRecord) -> None:
+        """Know more of a block, unless another record of it is known by now. Event loop only."""
+        if self.blocks.get(index) is old:
+            self.blocks[index] = new
+            self._note(index, new)
+
+    def _note(self, index: int, block: BlockRecord) -> None:
+        if block.synced:
+            self.unsynced.discard(index)
+        else:
+            self.unsynced.add(index)
+
     def forget(self, index: int, block: BlockRecord) -> None:
         """Know no more of a block, unless it has been written anew since *block* was looked up. Event loop only."""
         if self.blocks.get(index) is block:
             del self.blocks[index]
             self.verified.discard(index)
+            self.unsynced.discard(index)
 
     def read(self, index: int, block: BlockRecord, buffer: memoryview, *, check: bool) -> None:
         """Read a block and compare it with its record; forget it when that fails.

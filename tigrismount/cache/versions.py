@@ -168,15 +168,18 @@ class OpenVersions:
         storage = version.storage
         before = dict(storage.blocks)
         try:
-            compare = partial(_changes, storage, before)
-            gone, new = await self.run_sync(storage, compare, limiter=self._limiter)
+            compare = partial(_changes, storage, before, frozenset(storage.unsynced))
+            gone, new, synced = await self.run_sync(storage, compare, limiter=self._limiter)
         except FileGoneError:
             await self.replace(version, storage)
             return
         for index in gone:
             storage.forget(index, before[index])
         for index, block in new.items():
-            storage.blocks.setdefault(index, block)
+            storage.know(index, block)
+        for index in synced:
+            if storage.blocks.get(index) is before[index]:
+                storage.unsynced.discard(index)
 
     async def replace(self, version: OpenVersion, old: StoredVersion) -> None:
         """Go on with a new file where the one of *old* was removed; whoever reads from the old one may finish.
@@ -196,7 +199,7 @@ class OpenVersions:
         def work() -> StoredVersion:
             storage = StoredVersion(self._directory, self._index, digest, record, self._trust)
             try:
-                storage.blocks = storage.load(record.block_bytes if keep_block_bytes else None)
+                storage.begin(storage.load(record.block_bytes if keep_block_bytes else None))
             except FileGoneError:  # removed by hand at this very moment
                 storage.file.close()
             except BaseException:
@@ -291,16 +294,19 @@ class OpenVersions:
         if self._trust.covers(block):
             return None
         confirmed = self._trust.confirmed(block)
-        if storage.blocks.get(index) is block:
-            storage.blocks[index] = confirmed
+        storage.exchange(index, block, confirmed)
         return confirmed
 
 
-def _changes(storage: StoredVersion, before: dict[int, BlockRecord]) -> tuple[set[int], dict[int, BlockRecord]]:
-    """Return which blocks of *before* the index knows no more, and what it knows beside them.
+def _changes(
+    storage: StoredVersion, before: dict[int, BlockRecord], unsynced: frozenset[int]
+) -> tuple[set[int], dict[int, BlockRecord], set[int]]:
+    """Return which blocks of *before* the index knows no more, what it knows beside them, and which of *unsynced* are.
 
     Compared in a thread: a file of terabytes has a million blocks, and mostly nothing has changed.
     """
     found = storage.load(storage.record.block_bytes)
     gone = before.keys() - found.keys()
-    return gone, {index: block for index, block in found.items() if index not in before}
+    new = {index: block for index, block in found.items() if index not in before}
+    synced = {i for i in unsynced & before.keys() & found.keys() if found[i].synced and found[i][:2] == before[i][:2]}
+    return gone, new, synced

@@ -295,6 +295,8 @@ class Passthrough:
                 return "not wholly cached"
             if unproven:
                 return _NOT_PROVEN
+            if not cached.published():  # what cannot be synced is not what was proven, and the kernel would read it
+                return "not on the disk yet"
             fd = await cached.open_file()
             if cached.unproven() != []:  # a block was lost while it was opened
                 close_quietly(fd)
@@ -424,7 +426,8 @@ class Passthrough:
         cached = await self._cache.open_object(held.obj)
         try:
             held.fd = await _whole_file(cached)
-            held.is_proven = cached.unproven() == []  # None where a block was lost while it was opened
+            # None where a block was lost while it was opened.
+            held.is_proven = cached.published() and cached.unproven() == []
         except CacheError as exc:
             level = logging.WARNING if is_first else logging.DEBUG
             log.log(level, "a cache file of an earlier worker stays locked, as it cannot be looked at: %s", exc)
