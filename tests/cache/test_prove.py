@@ -9,7 +9,7 @@ import pytest
 
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.cache.none import UncachedObject
-from tigrismount.cache.storage import PIECE_BYTES
+from tigrismount.cache.storage import PIECE_BYTES, StoredVersion
 from tigrismount.errors import CacheCorruptError, CacheError
 from tigrismount.testing.cache_contract import (
     BLOCK_BYTES,
@@ -63,6 +63,54 @@ async def test_what_was_compared_needs_no_other_look(opened: Opened) -> None:
     assert opened.handle.unproven() == []
     seen = opened.cache.statistics()
     assert (seen.blocks_read, seen.bytes_read, seen.corrupt_blocks) == (5, OBJ.size_bytes, 0)
+
+
+async def test_who_opens_a_proven_file_looks_at_no_block_of_it(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: each open of a file of fifty thousand blocks keeps everybody else waiting for 11 ms."""
+    await opened.prove(0, 1, 2, 3, 4)
+
+    def look(*_: Any) -> bool:
+        raise AssertionError("a block was looked at")
+
+    monkeypatch.setattr(StoredVersion, "needs_check", look)
+    assert opened.handle.unproven() == []
+    assert opened.handle._version.storage.unproven("off") == []
+
+
+async def test_what_needs_a_look_is_known_whatever_happens_to_blocks(place: Any, opened: Opened) -> None:
+    cache, version = opened.cache, opened.handle._version
+
+    def agree() -> None:
+        storage = version.storage
+        for verify in ("always", "once", "off"):
+            walked = [index for index, block in storage.blocks.items() if storage.needs_check(index, block, verify)]
+            assert storage.unproven(verify) == sorted(walked)
+        assert storage.unsynced == {index for index, block in storage.blocks.items() if not block.synced}
+
+    agree()
+    await opened.prove(0, 2)
+    agree()
+    place.flip(BLOCK_BYTES)
+    with pytest.raises(CacheCorruptError):
+        await opened.prove(1)
+    agree()
+    assert await write(opened.handle, OBJ, 1)
+    agree()
+    cache._versions.note_lost(version.digest, 2, version.storage.blocks[2])
+    agree()
+    block = version.storage.blocks[3]
+    cache._index.replace_blocks([(version.digest, 3, block, block._replace(epoch=block.epoch + 1, synced=False))])
+    cache._index.drop_blocks(version.digest, [0])
+    await opened.handle.refresh()
+    agree()
+    opened.handle.close()
+    again = await cache.open_object(OBJ)
+    version = again._version
+    agree()
+    assert version.storage.unproven("off") == [2, 3]
+    await check(again, OBJ, 3)
+    agree()
+    again.close()
 
 
 async def test_what_was_compared_stays_so_for_who_opens_the_version_next(opened: Opened) -> None:

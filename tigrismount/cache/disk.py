@@ -571,7 +571,7 @@ class _DiskObject:
         storage, verify = self._version.storage, self._cache._config.verify
         if len(storage.blocks) * self.block_bytes < storage.record.size_bytes:
             return None
-        return [index for index, block in storage.blocks.items() if storage.needs_check(index, block, verify)]
+        return storage.unproven(verify)
 
     def published(self) -> bool:
         return self._cache._published(self._version)

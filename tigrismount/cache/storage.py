@@ -85,6 +85,10 @@ class StoredVersion:
         """Blocks whose data may not have been synced, as far as is known here. Changed in the event loop only."""
         self.verified: set[int] = set()
         """Blocks found right since this process started. Changed in the event loop only."""
+        self.unverified: set[int] = set()
+        """The other blocks; kept, as who opens a file asks for them, and it may have a million. Event loop only."""
+        self.doubted: set[int] = set()
+        """Blocks whose records are not believed. Changed in the event loop only."""
         self.suspect: set[int] = set()
         """Blocks that could not be synced: no record of them is believed. Changed in the event loop only."""
         self.claimed: set[int] = set()
@@ -145,10 +149,30 @@ class StoredVersion:
             return False
         return verify == "once" or index in self.suspect or not self._trust.covers(block)
 
+    def unproven(self, verify: Verify) -> list[int]:
+        """Return the blocks that ``needs_check`` tells so of, in their order, at no cost where there are none."""
+        if verify == "always":
+            return sorted(self.blocks)
+        if verify == "once":
+            return sorted(self.unverified)
+        return sorted(index for index in self.doubted | self.suspect if index in self.unverified)
+
     def begin(self, blocks: dict[int, BlockRecord]) -> None:
         """Know of blocks, and no others; before anybody else knows of this object."""
         self.blocks = blocks
         self.unsynced = {index for index, block in blocks.items() if not block.synced}
+        self.unverified = set(blocks)
+        self.doubted = {index for index, block in blocks.items() if not self._trust.covers(block)}
+
+    def believe(self, verified: set[int]) -> None:
+        """Take over what was found right in these blocks when they were open before. Event loop only."""
+        self.verified = verified & self.blocks.keys()
+        self.unverified -= self.verified
+
+    def note_verified(self, index: int) -> None:
+        """Note that a block was found right. Event loop only."""
+        self.verified.add(index)
+        self.unverified.discard(index)
 
     def know(self, index: int, block: BlockRecord) -> None:
         """Know of a block, unless it is known already. Event loop only."""
@@ -162,17 +186,18 @@ class StoredVersion:
             self._note(index, new)
 
     def _note(self, index: int, block: BlockRecord) -> None:
-        if block.synced:
-            self.unsynced.discard(index)
-        else:
-            self.unsynced.add(index)
+        (self.unsynced.discard if block.synced else self.unsynced.add)(index)
+        (self.doubted.discard if self._trust.covers(block) else self.doubted.add)(index)
+        if index not in self.verified:
+            self.unverified.add(index)
 
     def forget(self, index: int, block: BlockRecord) -> None:
         """Know no more of a block, unless it has been written anew since *block* was looked up. Event loop only."""
         if self.blocks.get(index) is block:
             del self.blocks[index]
             self.verified.discard(index)
-            self.unsynced.discard(index)
+            for others in (self.unverified, self.doubted, self.unsynced):
+                others.discard(index)
 
     def read(self, index: int, block: BlockRecord, buffer: memoryview, *, check: bool) -> None:
         """Read a block and compare it with its record; forget it when that fails.

@@ -210,7 +210,7 @@ class OpenVersions:
         storage = await self._run(work)
         state, verified = self._verified.get(digest, (UNKNOWN_STATE, set[int]()))
         if storage.blocks and state == storage.file.state:
-            storage.verified = verified & storage.blocks.keys()
+            storage.believe(verified)
         if digest in self._suspect:
             storage.suspect = self._suspect[digest]
         return storage
@@ -290,7 +290,7 @@ class OpenVersions:
 
     def note_verified(self, storage: StoredVersion, index: int, block: BlockRecord) -> BlockRecord | None:
         """Note that a block was found right; return its new record when the old one could not be trusted."""
-        storage.verified.add(index)
+        storage.note_verified(index)
         if self._trust.covers(block):
             return None
         confirmed = self._trust.confirmed(block)
