@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import struct
 import zlib
@@ -14,6 +15,7 @@ from tigrismount.core.journal import MAGIC, encode_record
 from tigrismount.core.names import DirectoryKey
 from tigrismount.core.openmodes import OpenState
 from tigrismount.errors import MountError
+from tigrismount.vfs import journal as journals
 from tigrismount.vfs.journal import NodeJournal
 
 ROOT = DirectoryKey("bucket", "")
@@ -170,6 +172,52 @@ def test_it_is_rewritten_with_what_is_known_before_it_grows_without_end(fd, star
     successor = start(first.sent[-1])
     assert successor.table.get(last).key == "n99/"
     assert {node.id for node in first.table.known()} <= {node.id for node in successor.table.known()}
+
+
+def test_it_is_rewritten_a_part_at_a_time_and_what_comes_meanwhile_holds(fd, monkeypatch):
+    """Mutations: all at once keeps everybody waiting; without what came meanwhile a file is open as it was before."""
+    monkeypatch.setattr(journals, "_RECORDS_A_TURN", 3)
+    journal, sent, states = NodeJournal(rewrite_bytes=4000), [], {}
+    table = InodeTable("tigris", ROOT, on_new=journal.append, unreferenced_limit=1)
+    journal.open(
+        os.dup(fd), lambda: [*table.known(), *states.values()], lambda journal_fd: sent.append(os.dup(journal_fd))
+    )
+    held = []
+    for n in range(20):
+        node = table.directory(DirectoryKey("bucket", f"held{n}/"))
+        table.add_lookup(node)
+        held.append(node.id)
+    states[held[0]] = OpenState(held[0], opens=1)
+    met = []
+    for n in itertools.count():
+        if sent:
+            break
+        begun = journal._rewriting is not None
+        if begun:
+            states[held[0]] = OpenState(held[0], opens=2 + len(met))
+            journal.append(states[held[0]])
+        node = table.directory(DirectoryKey("bucket", f"met{n}/"))
+        met += [node.id] if begun else []
+    assert len(met) >= 3, "a few records with each"
+    found = NodeJournal().preview(sent[0])
+    assert {item.id for item in found if isinstance(item, Node)} >= {*held, *met}
+    assert [item for item in found if isinstance(item, OpenState)] == list(states.values())
+    journal.close()
+    os.close(sent[0])
+
+
+def test_a_journal_that_is_closed_while_it_is_rewritten_leaves_nothing_open(fd, start, monkeypatch):
+    monkeypatch.setattr(journals, "_RECORDS_A_TURN", 1)
+    first = start(fd, rewrite_bytes=300)
+    before = len(os.listdir("/proc/self/fd"))
+    n = 0
+    while first.journal._rewriting is None:
+        first.meet(f"n{n}")
+        n += 1
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    first.close()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    first.sent.clear()
 
 
 def test_what_is_known_is_never_rewritten_away(fd, start):

@@ -9,7 +9,9 @@ where files may be open onto the cache's own (``fuse.lane``), one for each file 
 Nodes that were dropped stay in the journal, so it is bounded by rewriting: above a limit, all nodes that are known now
 go to a new file, which takes the old one's place once it has been sent to the supervisor, unless most of what was
 written is known still: a walk through a large tree writes much and drops nothing. The limit is then twice what was
-needed, so that rewriting costs no more than writing did. Whenever this process dies, one whole journal is there.
+needed, so that rewriting costs no more than writing did. It is done a few records at a time, with each that is written
+to the old one meanwhile; what was written there since it began follows at the end. Whenever this process dies, one
+whole journal is there.
 
 A journal that cannot be written is given up, with a line in the log and in ``status``: the mount goes on, and a worker
 that takes over will not know the nodes met since.
@@ -17,6 +19,7 @@ that takes over will not know the nodes met since.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from typing import TYPE_CHECKING
@@ -28,7 +31,7 @@ from tigrismount.errors import MountError
 from tigrismount.memoryfile import make_memory_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from tigrismount.core.journal import Record
 
@@ -36,6 +39,9 @@ log = logging.getLogger(__name__)
 
 REWRITE_BYTES = 16 << 20
 """Size from which a journal is rewritten: about 80,000 nodes of some 200 bytes, more than the table keeps unused."""
+_RECORDS_A_TURN = 256
+"""Records of a new journal that are written with each of the old one: a millisecond, where all of them may take a third
+of a second, in which nobody would be answered."""
 
 
 class NodeJournal:
@@ -53,6 +59,8 @@ class NodeJournal:
         """Records in the journal, those that later ones replace included."""
         self._known: Callable[[], Iterable[Record]] = tuple
         self._replace: Callable[[int], None] | None = None
+        self._rewriting: _Rewriting | None = None
+        """The journal that is to take this one's place."""
         self.degraded = ""
         """Why nothing is remembered any more; empty while all is well."""
 
@@ -105,45 +113,41 @@ class NodeJournal:
         if self._fd < 0:
             return
         try:
-            if self._size_bytes >= self._limit_bytes and self._replace is not None:
+            if self._replace is not None and (self._rewriting is not None or self._size_bytes >= self._limit_bytes):
                 self._bound(self._replace)
-            self._write(self._fd, self._size_bytes, encode_record(item))
+            self._size_bytes = _write(self._fd, self._size_bytes, encode_record(item))
             self._records += 1
         except (OSError, ValueError, MountError) as exc:
             self._give_up(str(exc))
 
     def close(self) -> None:
         """Stop remembering; what is remembered stays with who else holds it."""
+        if self._rewriting is not None:
+            os.close(self._rewriting.fd)
+            self._rewriting = None
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, fd: int, start: int, data: bytes) -> None:
-        written = os.pwrite(fd, data, start)
-        if written != len(data):
-            raise OSError(f"only {written} of {len(data)} bytes could be written")
-        self._size_bytes = start + written
-
     def _bound(self, replace: Callable[[int], None]) -> None:
-        """Rewrite the journal where that makes it less than half; let it grow in any case."""
-        known = sum(1 for _ in self._known())
-        if known * 2 > self._records:
-            self._limit_bytes = 2 * self._size_bytes
-        else:
-            self._rewrite(replace)
-            self._records = known
+        """Rewrite a part of the journal, if that makes it less than half in the end; let it grow in any case."""
+        if self._rewriting is None:
+            known = list(self._known())
+            if len(known) * 2 > self._records:
+                self._limit_bytes = 2 * self._size_bytes
+                return
+            self._rewriting = _Rewriting(known, self._size_bytes, self._records)
+        if self._rewriting.write_some():
+            self._finish(self._rewriting, replace)
 
-    def _rewrite(self, replace: Callable[[int], None]) -> None:
+    def _finish(self, new: _Rewriting, replace: Callable[[int], None]) -> None:
         before_bytes = self._size_bytes
-        fd = make_memory_file("tigrismount-journal")
-        try:
-            self._write(fd, 0, MAGIC + b"".join(map(encode_record, self._known())))
-            replace(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+        since = os.pread(self._fd, self._size_bytes - new.from_bytes, new.from_bytes)
+        size_bytes = _write(new.fd, new.size_bytes, since)
+        replace(new.fd)
         os.close(self._fd)
-        self._fd = fd
+        self._fd, self._size_bytes, self._rewriting = new.fd, size_bytes, None
+        self._records = new.records + self._records - new.from_records
         self._limit_bytes = max(self._rewrite_bytes, 2 * self._size_bytes)
         log.info("rewrote the journal of nodes: %d bytes instead of %d", self._size_bytes, before_bytes)
 
@@ -151,6 +155,43 @@ class NodeJournal:
         self.degraded = f"a worker that takes over will not know the files met since: {reason}"
         log.warning("the journal of nodes cannot be written: %s", self.degraded)
         self.close()
+
+
+class _Rewriting:
+    """A new journal that is being written.
+
+    Args:
+        known: What it is to hold.
+        from_bytes: Where in the old one begins what is not among that.
+        from_records: How many are before that.
+    """
+
+    def __init__(self, known: Sequence[Record], from_bytes: int, from_records: int) -> None:
+        self.from_bytes = from_bytes
+        self.from_records = from_records
+        self.records = len(known)
+        self._left = iter(known)
+        self.fd = make_memory_file("tigrismount-journal")
+        self.size_bytes = 0
+
+    def write_some(self) -> bool:
+        """Write some more of it, each node as it is now; return whether that was all."""
+        records = [encode_record(item) for item in itertools.islice(self._left, _RECORDS_A_TURN)]
+        head = b"" if self.size_bytes else MAGIC
+        self.size_bytes = _write(self.fd, self.size_bytes, head + b"".join(records))
+        return len(records) < _RECORDS_A_TURN
+
+
+def _write(fd: int, start: int, data: bytes) -> int:
+    """Write *data* at a place of a file and return where it ends.
+
+    Raises:
+        OSError: It could not be written, or not all of it.
+    """
+    written = os.pwrite(fd, data, start)
+    if written != len(data):
+        raise OSError(f"only {written} of {len(data)} bytes could be written")
+    return start + written
 
 
 def _key(item: Record) -> object:
