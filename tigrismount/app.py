@@ -215,7 +215,7 @@ class Worker:
                 nursery.start_soon(self._listen, session, engine)
                 if _shows_otherwise(self._before.get("vfs", {}), engine.config):
                     nursery.start_soon(_show_anew, engine)
-                self._channel.send("serving")
+                self._channel.send("serving", warnings=_late_warnings(engine))
                 _collect_from_now_on()
                 await session.serve(engine.config.fuse)
                 if self._releasing:
@@ -424,6 +424,12 @@ def _warnings(engine: Engine) -> list[str]:
     degraded = engine.access.degraded
     away = [f"mounted with what is cached of the snapshot, as the store cannot be used: {degraded}"] if degraded else []
     return away + (engine.client.dangers() if engine.client.listable else engine.client.notes())
+
+
+def _late_warnings(engine: Engine) -> list[str]:
+    """Return what is known only once it serves."""
+    why = engine.metrics.degraded if engine.metrics is not None else ""
+    return [f"no metrics: {why}; it is tried again until that works"] if why else []
 
 
 def _collect_from_now_on() -> None:

@@ -68,3 +68,15 @@ def test_a_mount_serves_its_figures_and_logs_its_state_when_told_to(bucket, moun
     (state,) = [line["message"] for line in lines if line["message"].startswith("state: ")]
     assert json.loads(state.removeprefix("state: "))["pid"] == status["pid"]
     assert any("logging from level debug" in line["message"] for line in lines)
+
+
+def test_an_address_that_is_taken_is_told_by_the_command_that_mounts(bucket, mount, mountpoint):
+    """Mutation: the mount serves, and nobody hears that its figures are not there."""
+    bucket.put("file", b"x")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        flags = [*mount.flags, f"--metrics-addr={port}"]
+        done = mount.run("mount", f"s3://{bucket.name}", str(mountpoint), *flags).check()
+    mount.run("unmount", str(mountpoint)).check()
+    assert f"warning: no metrics: cannot listen on 127.0.0.1 port {port}" in done.errors
+    assert done.errors.count("metrics") == 1

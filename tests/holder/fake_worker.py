@@ -146,7 +146,7 @@ def main() -> None:
     keep_journal(channel, *(serve_now.fds or [journal_fd]), fake)
     if serve_now.body["resend"]:
         os.write(fuse_fd, RESEND)
-    channel.send("serving")
+    channel.send("serving", **fake.get("serving", {}))
     misbehave(fake, "serve")
     serve(fuse_fd, channel, fake)
 

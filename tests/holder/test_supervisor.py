@@ -57,6 +57,13 @@ def test_a_mount_is_reported_once_it_answers(supervise, mountpoint):
     assert "fake worker started" in supervised.log.read_text()
 
 
+def test_what_a_worker_warns_of_is_told_to_who_mounts(supervise):
+    """Mutation: what is found out once it serves, as that its address for metrics is taken, is told by status alone."""
+    supervised = supervise(ready={"warnings": ["early"]}, serving={"warnings": ["late"]})
+    assert supervised.outcome.ok
+    assert [warning for warning in supervised.outcome.warnings if warning in ("early", "late")] == ["early", "late"]
+
+
 def test_the_kernel_refuses_writes_before_they_reach_the_worker(supervise, mountpoint):
     supervise()
     done = subprocess.run(["touch", f"{mountpoint}/x"], capture_output=True, text=True, timeout=30, check=False)

@@ -100,15 +100,15 @@ class Conversation:
         except (KeyError, TypeError, ValueError) as exc:
             raise StartError(f"the worker's answer to the kernel is not valid: {exc!r}") from exc
 
-    def serve(self, fds: Sequence[int] = (), *, resend: bool = False) -> None:
-        """Let the worker serve, and wait until it does.
+    def serve(self, fds: Sequence[int] = (), *, resend: bool = False) -> list[str]:
+        """Let the worker serve, wait until it does, and return what it warns of.
 
         Args:
             fds: The journal, where it is another one than was handed over with the connection.
             resend: Have the kernel send again what a worker before this one took and did not answer.
         """
         self._say("serve", fds, resend=resend)
-        self._expect("serving", "did not begin to serve")
+        return warnings_of(self._expect("serving", "did not begin to serve"))
 
     def turn(self) -> None:
         """Take one turn of the loop.
@@ -171,6 +171,11 @@ class Conversation:
                 self._warn(f"the worker sent {message.type!r} while {type_!r} was expected")
             self.turn()
         raise StartError(f"the worker {complaint} within {self.within_s:g} s")
+
+
+def warnings_of(message: Message) -> list[str]:
+    """Return what a worker's message tells whoever mounts."""
+    return [str(warning) for warning in message.body.get("warnings", ())]
 
 
 def _failure(message: Message) -> StartError:

@@ -13,7 +13,7 @@ Conversation::
     supervisor → worker   attach {init, first, answered, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}
     supervisor → worker   serve {resend} + [journal fd, where it was replaced since attach]
-    worker → supervisor   serving, later journal + [journal fd], and at last stopped {reason}
+    worker → supervisor   serving {warnings}, later journal + [journal fd], and at last stopped {reason}
 
 While it serves, at any time::
 

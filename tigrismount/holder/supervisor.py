@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
 from tigrismount.holder.connection import Connection
-from tigrismount.holder.conversation import InterruptedBySignalError, StartError
+from tigrismount.holder.conversation import InterruptedBySignalError, StartError, warnings_of
 from tigrismount.holder.events import FOR_WORKERS, Events
 from tigrismount.holder.heirloom import Heirloom, execute
 from tigrismount.holder.mounting import check_can_mount
@@ -176,8 +176,7 @@ class Supervisor:
         kernel = self._connection.kernel
         self._log.info(f"the kernel speaks FUSE {kernel.major}.{kernel.minor}, resend: {kernel.has_resend}")
         self._replacement.attach(talk)
-        talk.serve()
-        warnings = [str(warning) for warning in ready.body.get("warnings", ())]
+        warnings = [*warnings_of(ready), *talk.serve()]
         if not self._is_held:
             raised = self._connection.raise_read_ahead(self._request.kernel_read_ahead_kib)
             warnings += raised
