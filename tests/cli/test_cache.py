@@ -77,3 +77,13 @@ def test_a_path_under_a_mount_means_the_cache_of_that_mount(tigrismount, fails, 
     assert tigrismount("cache", "unpin", "/models/llama").out == "1 unpinned\n"
     assert fails("cache", "evict", "/models/llama", "--cache-dir", str(tmp_path / "none"))[0] == 3
     assert fails("cache", "list", "s3://bucket/models/llama")[1].startswith(f"{tmp_path}/another: there is no cache")
+
+
+def test_a_prefix_of_which_nothing_is_cached_is_named(tigrismount, filled):
+    """Mutation: who has mistyped a bucket hears that nothing was evicted, and not why; scripts that repeat it go on."""
+    ended = tigrismount("cache", "evict", "s3://bucket/model", "--cache-dir", filled)
+    assert (ended.exit_code, ended.out) == (0, "0 object versions evicted, 0 B freed\n")
+    assert ended.err.startswith("tigrismount: warning: s3://bucket/model: nothing in the cache begins so")
+    ended = tigrismount("cache", "evict", "s3://bucket/model", "--json", "--cache-dir", filled)
+    assert json.loads(ended.out)["unknown"] == ["bucket/model"]
+    assert "unknown" not in json.loads(tigrismount("cache", "clear", "--yes", "--json", "--cache-dir", filled).out)

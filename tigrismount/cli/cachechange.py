@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tigrismount.cli.cachedirs import cache_command, cache_prefix, existing_directories
-from tigrismount.cli.failure import FAILED, print_error
+from tigrismount.cli.failure import FAILED, print_error, print_warning
 from tigrismount.cli.warmbar import shown_progress
 from tigrismount.config.units import format_size
 
@@ -95,10 +95,12 @@ def evict(prefixes: tuple[str, ...], even_pinned: bool, cache_dirs: tuple[str, .
     """
     wanted = [cache_prefix(prefix) for prefix in prefixes]
     done: list[Evicted] = []
+    unknown = list(dict.fromkeys(wanted))
     for directory in existing_directories(cache_dirs, prefixes):
         with _opened(directory) as access:
+            unknown = [prefix for prefix in unknown if not access.objects(prefix)]
             done += [access.evict(prefix, even_pinned=even_pinned) for prefix in wanted]
-    return _tell_evicted(done, as_json=as_json)
+    return _tell_evicted(done, unknown, as_json=as_json)
 
 
 @cache_command("Example: tigrismount cache clear --yes")
@@ -120,19 +122,22 @@ def clear(yes: bool, cache_dirs: tuple[str, ...], as_json: bool) -> int:
     return _tell_evicted(done, as_json=as_json)
 
 
-def _tell_evicted(done: list[Evicted], *, as_json: bool) -> int:
+def _tell_evicted(done: list[Evicted], unknown: Sequence[str] | None = None, *, as_json: bool) -> int:
     in_use = [report for evicted in done for report in evicted.in_use]
     pinned = [report for evicted in done for report in evicted.pinned]
     objects, freed_bytes = sum(e.objects for e in done), sum(e.freed_bytes for e in done)
     if as_json:
         stayed = {"in_use": in_use, "pinned": pinned}
+        asked = {} if unknown is None else {"unknown": unknown}
         rows = {name: [dataclasses.asdict(report) for report in reports] for name, reports in stayed.items()}
-        click.echo(json.dumps({"objects": objects, "freed_bytes": freed_bytes, **rows}, indent=2))
+        click.echo(json.dumps({"objects": objects, "freed_bytes": freed_bytes, **rows, **asked}, indent=2))
     else:
         for report in in_use:
             print_error(f"s3://{report.bucket}/{report.key}: stays: a mount has it open")
         for report in pinned:
             print_error(f"s3://{report.bucket}/{report.key}: stays: it is pinned ('cache unpin', or --pinned)")
+        for prefix in unknown or ():
+            print_warning(f"s3://{prefix}: nothing in the cache begins so; see 'tigrismount cache list'")
         click.echo(f"{objects} object versions evicted, {format_size(freed_bytes)} freed")
     return FAILED if in_use or pinned else 0
 
