@@ -545,9 +545,39 @@ async def test_an_answer_nobody_foresaw_is_ours_too(server, say, client):
 
 
 async def test_names_no_request_can_carry_are_not_found(client):
-    for call in (client.list_page("not a bucket", ""), client.head("b", "\udcff")):
+    for call in (client.list_page("not a bucket", ""), client.head("b", "\ud800")):
         with pytest.raises(ObjectNotFoundError, match="no store can have such a name"):
             await call
+
+
+async def test_a_key_that_is_no_utf8_is_asked_for_by_its_bytes(server, say, client):
+    """Mutation: its file is seen in a listing, and every look at it says that no store can have such a name."""
+    key = "d\udcff/\udcfe ü"
+    server.answer(say.response(200, ETag='"abc"', Content_Length=SIZE))
+    server.answer(say.response(200, b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"))
+    server.answer(say.part(DATA, 0, 9))
+    assert (await client.head("b", key)).id.key == key
+    await client.list_page("b", "d\udcff/", start_after=key)
+    assert await fetch(client, 0, 9, ObjectId("b", key, "abc", SIZE)) == DATA[:9]
+    head, listing, get = [request.path for request in server.requests]
+    assert head == get == "/b/d%FF/%FE%20%C3%BC"
+    assert "prefix=d%FF%2F&" in listing
+    assert "start-after=d%FF%2F%FE%20%C3%BC" in listing
+
+
+@pytest.mark.parametrize(
+    ("prefix", "code", "error"),
+    [
+        ("d\udcff/", "InvalidURI", ObjectNotFoundError),
+        ("d\udcff/", "ExpiredToken", ObjectAccessError),
+        ("d/", "InvalidURI", ObjectProtocolError),
+    ],
+)
+async def test_a_store_that_takes_no_such_names_has_nothing_under_them(server, say, client, prefix, code, error):
+    """Mutation: to look for a name that is no UTF-8 is an EIO there, and no ENOENT."""
+    server.answer(say.error(400, code))
+    with pytest.raises(error):
+        await client.list_page("b", prefix)
 
 
 EMPTY_ETAG = "d41d8cd98f00b204e9800998ecf8427e"

@@ -23,6 +23,7 @@ from botocore.response import StreamingBody
 from botocore.utils import percent_encode
 
 from tigrismount.objects.endpoints import is_amazon
+from tigrismount.objects.rawnames import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,7 +113,7 @@ class RangeGets:
         if url is None:
             signed: str = self._boto.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": _ANY_KEY})
             url = self._urls[bucket] = signed.partition("?")[0].removesuffix(_ANY_KEY)
-        quoted: str = percent_encode(key, safe="/~")
+        quoted: str = percent_encode(sendable(key), safe="/~")
         return url + quoted
 
     def _prepared(self, request: AWSRequest) -> AWSPreparedRequest:

@@ -51,6 +51,7 @@ from tigrismount.objects.listed import ListedMetadata
 from tigrismount.objects.listings import parse_listing
 from tigrismount.objects.metadata import checksums_of, sha256_of, symlink_target
 from tigrismount.objects.ranges import RangeGet, range_answer
+from tigrismount.objects.rawnames import missing_where_malformed, sendable
 from tigrismount.objects.responses import Target, check_range_answer, object_size_bytes
 from tigrismount.objects.retry import RetryPolicy, retrying
 from tigrismount.objects.rows import info_of
@@ -397,12 +398,14 @@ class S3Client:
 
     async def _list(self, query: dict[str, Any], policy: RetryPolicy, manner: Manner = PLAIN) -> ListPage:
         target = self._target(query["Bucket"])
+        sent = {name: sendable(value) if isinstance(value, str) else value for name, value in query.items()}
 
         def request() -> ListPage:
             self._counters.add("list_requests")
             asked = manner.page and self.traits.is_tigris  # before: what is learned meanwhile was not asked for
-            with translated(target), self._headers.manner(manner):
-                answer = self._boto.list_objects_v2(**query, **self._extra)
+            wrong_name = missing_where_malformed(sent.values(), target)
+            with wrong_name, translated(target), self._headers.manner(manner):
+                answer = self._boto.list_objects_v2(**sent, **self._extra)
                 listing = parse_listing(answer.get(DOCUMENT, b""), query, target)
             self._inlined.keep((info.id for info in listing.page.objects), listing.contents)
             return self._listed.complete(listing.page, listing.metadata) if asked else listing.page
@@ -474,7 +477,7 @@ class S3Client:
         self._counters.add("head_requests")
         mode = {"ChecksumMode": "ENABLED"} if checksums else {}
         with translated(target), self._headers.manner(UNCACHED):
-            answer = self._boto.head_object(Bucket=target.bucket, Key=target.key, **mode, **self._extra)
+            answer = self._boto.head_object(Bucket=target.bucket, Key=sendable(target.key), **mode, **self._extra)
             self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
             info = info_of(target.bucket, target.key, answer, size_bytes=object_size_bytes(answer, target))
             self._versions.learn(info.id, info.version_id)
