@@ -550,6 +550,17 @@ async def test_names_no_request_can_carry_are_not_found(client):
             await call
 
 
+@pytest.mark.parametrize("framing", ["identity, chunked", "chunked, chunked", "gzip, chunked"])
+@pytest.mark.parametrize("length", [None, 9])
+async def test_frames_are_never_taken_for_bytes_of_the_object(server, say, client, framing, length):
+    """Mutation: ``http.client`` takes apart what is 'chunked' and no more, and the file begins with the first frame."""
+    told = {"ETag": '"abc"', "Content_Range": f"bytes 0-8/{SIZE}", "Transfer_Encoding": framing}
+    head = say.response(206, Content_Length=length, **told)
+    server.answer(head + b"9\r\n" + DATA[:9] + b"\r\n0\r\n\r\n", say.Then.CLOSE)
+    with pytest.raises(ObjectProtocolError, match="framed"):
+        await fetch(client, 0, 9)
+
+
 async def test_a_key_that_is_no_utf8_is_asked_for_by_its_bytes(server, say, client):
     """Mutation: its file is seen in a listing, and every look at it says that no store can have such a name."""
     key = "d\udcff/\udcfe ü"

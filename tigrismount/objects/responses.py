@@ -45,6 +45,10 @@ NOT_THE_STORE = "NotTheStore"
 """Our own code for status 404 without a code to anything but a HEAD: S3 says there what is missing. Who does not is a
 gateway on the way that knows no store, be it for the seconds in which the store is started anew."""
 
+_FRAMINGS = frozenset({"", "identity", "chunked"})
+"""Values of ``Transfer-Encoding`` behind which ``http.client`` finds the body. Of all others, as "gzip, chunked", or
+"chunked" and a blank, it gives the frames for bytes of the object."""
+
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
 
 
@@ -169,8 +173,11 @@ def _check_content_range(content_range: str, obj: ObjectId, start: int, stop: in
 
 
 def _check_length(headers: Mapping[str, str], obj: ObjectId, expected_bytes: int) -> None:
-    length = headers.get("content-length")
-    if length is None and "chunked" in headers.get("transfer-encoding", "").lower():
+    length, framing = headers.get("content-length"), headers.get("transfer-encoding", "").lower()
+    if framing not in _FRAMINGS:
+        detail = f"the answer is framed in a way that nobody here takes apart (Transfer-Encoding: {framing[:40]!r})"
+        raise ObjectProtocolError(detail, bucket=obj.bucket, key=obj.key)
+    if length is None and framing == "chunked":
         _check_untouched(headers, obj)
         if "content-range" not in headers:
             detail = "the answer has neither range nor length: nobody says that it is the whole object, as it is stored"
