@@ -72,7 +72,7 @@ def test_a_path_under_a_mount_means_the_cache_of_that_mount(tigrismount, fails, 
     monkeypatch.setenv("TIGRISMOUNT_CACHE_DIR", str(tmp_path / "another"))
     for command in ("evict", "list", "verify", "pin"):
         ended = tigrismount("cache", command, "/models/llama")
-        assert (ended.exit_code, ended.err) == (0, ""), command
+        assert ended.exit_code == 0, (command, ended.err)
     assert tigrismount("cache", "pin", "--cache-dir", filled).out == "s3://bucket/models/llama\n"
     assert tigrismount("cache", "unpin", "/models/llama").out == "1 unpinned\n"
     assert fails("cache", "evict", "/models/llama", "--cache-dir", str(tmp_path / "none"))[0] == 3
