@@ -173,3 +173,19 @@ def test_what_nobody_sent_is_not_looked_for_and_what_came_is_of_its_row():
     rows += b"<Metadata><Name>n</Name><Value>v</Value></Metadata></Contents>"
     full = parse_listing(document().replace(b"</ListB", rows + b"</ListB"), QUERY, TARGET)
     assert (full.contents, full.metadata) == ((b"x", None), ({}, {"n": "v"}))
+
+
+@pytest.mark.parametrize("field", ["ETag", "StorageClass"])
+def test_a_row_with_a_word_that_is_longer_than_any_is_refused(field):
+    """Mutation: names are bounded by their number, and each of a volume's own store may take megabytes."""
+    assert by_us(document([row("a", **{field: "x" * 512})]))
+    with pytest.raises(ObjectProtocolError, match="longer than any"):
+        by_us(document([row("a", **{field: "x" * 513})]))
+
+
+def test_a_token_that_no_request_holds_is_refused():
+    """Mutation: each directory that is read in part keeps the megabytes of a volume's own store."""
+    more = {"IsTruncated": "true"}
+    assert by_us(document(**more, NextContinuationToken="t" * (16 << 10)))
+    with pytest.raises(ObjectProtocolError, match="where to go on"):
+        by_us(document(**more, NextContinuationToken="t" * (16 << 10) + "t"))

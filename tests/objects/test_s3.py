@@ -561,6 +561,16 @@ async def test_frames_are_never_taken_for_bytes_of_the_object(server, say, clien
         await fetch(client, 0, 9)
 
 
+async def test_words_of_a_head_that_are_longer_than_any_are_not_kept(server, say, client):
+    """Mutation: each name, and each of the versions that are remembered, takes 64 KB that a volume's own store says."""
+    server.answer(say.response(200, ETag='"e"', x_amz_version_id="v" * 1025))
+    server.answer(say.response(200, ETag='"' + "e" * 513 + '"'))
+    info = await client.head("b", "k")
+    assert (info.version_id, client.version_id(info.id), client.version_ids) == (None, "", 0)
+    with pytest.raises(ObjectProtocolError, match="longer than any"):
+        await client.head("b", "k")
+
+
 async def test_a_key_that_is_no_utf8_is_asked_for_by_its_bytes(server, say, client):
     """Mutation: its file is seen in a listing, and every look at it says that no store can have such a name."""
     key = "d\udcff/\udcfe ü"

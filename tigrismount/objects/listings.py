@@ -25,13 +25,15 @@ from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectProtocolError
 from tigrismount.objects import inlined, listed
 from tigrismount.objects.client import ListPage, ObjectInfo
-from tigrismount.objects.responses import bare_etag
+from tigrismount.objects.responses import WORD_MAX_CHARACTERS, bare_etag
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tigrismount.objects.responses import Target
 
+TOKEN_MAX_CHARACTERS = 16 << 10
+"""Longest continuation token: it is sent in a URL, of which servers take half of that, and kept for each directory."""
 _STANDARD = "STANDARD"
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 """What XML Schema has for them; what is neither must not end a directory."""
@@ -118,6 +120,8 @@ def _token(about: Mapping[str, str], query: Mapping[str, Any], target: Target) -
     token = about.get("NextContinuationToken")
     if not token or token == query.get("ContinuationToken"):
         raise ObjectProtocolError("the listing says there is more but not where to go on", bucket=target.bucket)
+    if len(token) > TOKEN_MAX_CHARACTERS:
+        raise ObjectProtocolError("the listing says where to go on in too many words", bucket=target.bucket)
     return token
 
 
@@ -143,6 +147,9 @@ def _info(bucket: str, row: Mapping[str, str], *, encoded: bool) -> ObjectInfo:
     if storage_class == _STANDARD:
         storage_class = _STANDARD  # one string for a million rows
     etag = bare_etag(row.get("ETag"))
+    if len(etag) > WORD_MAX_CHARACTERS or len(storage_class) > WORD_MAX_CHARACTERS:
+        detail = "the listing has an entity tag or a storage class that is longer than any"
+        raise ObjectProtocolError(detail, bucket=bucket, key=key)
     is_strong = bool(etag) and not etag.startswith("W/")
     return ObjectInfo(ObjectId(bucket, key, etag, size_bytes, 0 if is_strong else int(mtime_s)), mtime_s, storage_class)
 

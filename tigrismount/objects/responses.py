@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 _EMPTY_ETAGS = frozenset({"d41d8cd98f00b204e9800998ecf8427e", "59adb24ef3cdbe0297f05b395827453f-1"})
 """Entity tags of no bytes: put at once, and as an upload of one part."""
 
+WORD_MAX_CHARACTERS = 512
+"""Longest entity tag or storage class that is one: kept for each of a quarter of a million names. S3's have 40."""
+VERSION_ID_MAX_CHARACTERS = 1024
+"""As Amazon has it."""
+
 HEAD_REFUSED = "HeadRefused"
 """Our own code for status 400 to a HEAD: it is S3's for a token that has expired, and no body can say so there. To any
 other request a 400 without a code is somebody's on the way, as it may be here: the next answer may be another."""
@@ -85,6 +90,11 @@ def bare_etag(value: str | None) -> str:
     text = (value or "").strip()
     weak = text.startswith("W/")
     return ("W/" if weak else "") + text.removeprefix("W/").strip('"')
+
+
+def is_version_id(value: str | None) -> bool:
+    """Tell whether an answer names a version, and by a name that one can have."""
+    return bool(value) and len(value or "") <= VERSION_ID_MAX_CHARACTERS
 
 
 def object_size_bytes(answer: Mapping[str, Any], target: Target) -> int:

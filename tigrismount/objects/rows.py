@@ -8,7 +8,7 @@ from typing import Any
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectProtocolError
 from tigrismount.objects.client import ObjectInfo, RestoredInfo
-from tigrismount.objects.responses import bare_etag
+from tigrismount.objects.responses import WORD_MAX_CHARACTERS, bare_etag, is_version_id
 
 
 def info_of(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> ObjectInfo:
@@ -24,11 +24,16 @@ def info_of(bucket: str, key: str, row: dict[str, Any], *, size_bytes: int) -> O
         detail = "the answer has neither ETag nor Last-Modified, as if it were not S3's"
         raise ObjectProtocolError(detail, bucket=bucket, key=key)
     mtime_s = modified.timestamp() if modified is not None else 0.0
-    obj = ObjectId(bucket, key, bare_etag(row.get("ETag")), size_bytes)
+    etag, storage_class = bare_etag(row.get("ETag")), row.get("StorageClass") or "STANDARD"
+    if len(etag) > WORD_MAX_CHARACTERS or len(storage_class) > WORD_MAX_CHARACTERS:
+        detail = "the answer has an entity tag or a storage class that is longer than any"
+        raise ObjectProtocolError(detail, bucket=bucket, key=key)
+    obj = ObjectId(bucket, key, etag, size_bytes)
+    version_id = row.get("VersionId")
     kind = RestoredInfo if 'ongoing-request="false"' in (row.get("Restore") or "") else ObjectInfo
     return kind(
         obj if obj.cacheable else replace(obj, modified_s=int(mtime_s)),
         mtime_s=mtime_s,
-        storage_class=row.get("StorageClass") or "STANDARD",
-        version_id=row.get("VersionId"),
+        storage_class=storage_class,
+        version_id=version_id if is_version_id(version_id) else None,
     )

@@ -15,6 +15,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tigrismount.objects.responses import is_version_id
+
 if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
 
@@ -49,7 +51,7 @@ class VersionIds:
 
     def learn(self, obj: ObjectId, version_id: str | None) -> None:
         """Remember the id that an answer about *obj* named; None or empty where it named none."""
-        if not version_id or version_id == _NO_VERSION:
+        if not version_id or version_id == _NO_VERSION or not is_version_id(version_id):
             return
         with self._lock:
             known = self._known.setdefault(obj, _Remembered(version_id))
