@@ -94,6 +94,7 @@ class OpenModes:
         Args:
             node_id: The node.
             backing_id: The kernel's number of the file.
+            file: Its device and inode number.
             is_proven: Whether nothing of the file needs a look.
 
         Raises:
