@@ -106,6 +106,30 @@ async def test_reads_that_come_together_have_a_get_each_and_none_waits_for_the_b
     assert len(got) == 4
 
 
+async def test_reads_that_come_together_share_a_get_where_each_would_queue_for_one(client, open_store) -> None:
+    """Eight GETs of 1 MiB behind others bring nothing sooner than one of 8 MiB, and cost eight times as much."""
+    data = pattern(8 * MIB)
+    busy, obj = client.put("busy", pattern(8 * MIB)), client.put("a", data)
+    gate = client.hold("GET", after_bytes=1)
+    got: dict[int, bytes] = {}
+    async with open_store(block_bytes=8 * MIB, concurrency=1) as store, trio.open_nursery() as nursery:
+
+        async def reader(start: int) -> None:
+            got[start] = bytes(await store.read(obj, start, start + MIB))
+
+        for start in (0, 4 * MIB):
+            nursery.start_soon(store.read, busy, start, start + MIB)
+        await wait_all_tasks_blocked()
+        for start in range(0, 8 * MIB, MIB):
+            nursery.start_soon(reader, start)
+            await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+        store.check_invariants()
+    assert [request for request in client.requests if request[1] == "a"] == [("GET", "a", 0, 8 * MIB)]
+    assert got == {start: data[start : start + MIB] for start in range(0, 8 * MIB, MIB)}
+
+
 async def test_a_read_close_behind_another_and_one_of_a_get_that_was_sent_join_it(client, open_store) -> None:
     data = pattern(8 * MIB)
     obj = client.put("a", data)

@@ -149,7 +149,10 @@ class Flights:
         """Let what is read from *start* on not wait for what a part that was not asked for yet brings before it.
 
         The kernel reads around a page that is touched: several READs come at once, and the page is in none but one.
+        Only while a GET of its own would start at once: behind others it would be one request more, and no sooner.
         """
+        if not self.queue.slot(Priority.DEMAND, None):
+            return
         page = start // PAGE_BYTES * PAGE_BYTES
         for part in list(block.parts):
             if part.start + APART_BYTES <= page < part.stop and (stop := part.leave(page)) is not None:
