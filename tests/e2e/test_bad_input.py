@@ -87,7 +87,9 @@ def test_an_endpoint_that_is_no_url(refused, source):
 
 
 def test_an_endpoint_that_is_no_s3(refused, source, s3):
-    refused(3, source, "--request-timeout=2s", AWS_ENDPOINT_URL_S3=f"{s3.endpoint_url}/_tigrismount/")
+    line = refused(1, source, "--request-timeout=2s", AWS_ENDPOINT_URL_S3=f"{s3.endpoint_url}/_tigrismount/")
+
+    assert "answers 404, and not as S3 does: check --endpoint-url" in line
 
 
 def test_a_mountpoint_that_is_not_there(refused, source, tmp_path):

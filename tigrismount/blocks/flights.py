@@ -91,6 +91,8 @@ class Flights:
         self._log = load_log
         self.starved = 0
         """Times a part that somebody waits for found no memory."""
+        self.has_given_way = False
+        """Whether something did not start because the machine was short of memory."""
         self._nursery = nursery
         self._retire = retire
         self._on_complete = on_complete
@@ -209,6 +211,7 @@ class Flights:
 
     def pump(self) -> None:
         """Start every part that has a slot and memory."""
+        self.has_given_way = False
         self.queue.network_limit = min(self._config.concurrency, self._client.get_limit)
         while not self._closing and (
             any(self._start_queued(source) for source in self.queue.sources) or self._start_planned()
@@ -243,6 +246,7 @@ class Flights:
             waiting = 0
             for state in list(planners.values()):
                 if state.lane is not Priority.READAHEAD and self._is_pressed():
+                    self.has_given_way = True
                     return False  # what no reader is near gives way first; the next read or landing looks again
                 launched = self._launch_planned(state)
                 if launched is None:

@@ -115,7 +115,8 @@ class BlockStore:
             while True:
                 await trio.sleep(TURN_S)
                 self._memory.grow_old()
-                self._flights.pump()  # for what waited for memory, ours or the machine's: nothing else may happen
+                if self._flights.has_given_way:
+                    self._flights.pump()  # nothing else may happen that would
 
     def _has_room(self, size_bytes: int) -> bool:
         return self._memory.pool.can_take(size_bytes) and not self._is_pressed()
