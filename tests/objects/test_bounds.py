@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tigrismount.core.types import ObjectId
-from tigrismount.errors import ObjectAccessError, ObjectNotFoundError, ObjectProtocolError
+from tigrismount.errors import ObjectAccessError, ObjectProtocolError, StaleObjectError
 from tigrismount.objects import bounds, s3
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
@@ -80,9 +80,9 @@ async def test_an_error_that_goes_on_and_on_is_judged_by_its_status(server, say,
     """Mutation: every GET, listing and HEAD of a volume's own endpoint reads as much as that likes to send."""
     monkeypatch.setattr(bounds, "ERROR_BYTES", 200)
     said = b"<Error><Code>AccessDenied</Code></Error>" + tail
-    server.answer(say.response(404, said))
+    server.answer(say.response(412, said))
     sink = CollectingSink(1)
-    wanted = ObjectNotFoundError if tail else ObjectAccessError
+    wanted = StaleObjectError if tail else ObjectAccessError
     with pytest.raises(wanted):
         await client.fetch(ObjectId("b", "k", "abc", 1), 0, 1, sink)
     with pytest.raises(wanted):
