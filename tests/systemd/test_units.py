@@ -174,7 +174,7 @@ def test_the_helper_is_small_and_needs_the_standard_library_only():
     )
     assert done.stdout == "['__main__', 'tigrismount']\n"
     lines = (package / "holder" / "helper.py").read_text().splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 160
 
 
 @pytest.mark.parametrize(("number", "left"), [(90, 0), (91, 1)], ids=["the unit's", "one that came after it"])
