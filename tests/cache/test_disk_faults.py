@@ -323,6 +323,43 @@ async def test_block_that_could_not_be_synced_nor_dropped_is_looked_at(
     await cache.aclose()
 
 
+async def test_block_that_could_not_be_synced_while_it_was_read_is_looked_at(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: the read that ends later notes that it was found right, and what is left of it is read unseen."""
+
+    def drop_fails(*_: object) -> bool:
+        raise CacheError("the cache index failed")
+
+    begun, go_on, read = threading.Event(), threading.Event(), StoredVersion.read
+
+    def waits(storage: StoredVersion, *arguments: Any, **options: Any) -> None:
+        read(storage, *arguments, **options)
+        begun.set()
+        go_on.wait(60)
+
+    cache = await place.start()
+    handle = await cache.open_object(OBJ)
+    assert await write(handle, OBJ, 4)
+    with monkeypatch.context() as hooks:
+        hooks.setattr(StoredVersion, "read", waits)
+        hooks.setattr(os, "fdatasync", partial(fails, errno.EIO))
+        hooks.setattr(cache._index, "drop_block", drop_fails)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(check, handle, OBJ, 4)
+            await trio.to_thread.run_sync(begun.wait, 60)
+            await cache._attempt(cache._publisher.publish)
+            go_on.set()
+    place.flip(4 * BLOCK_BYTES)
+    again = await cache.open_object(OBJ)
+    assert again.has(4)
+    with pytest.raises(CacheCorruptError):
+        await check(again, OBJ, 4)
+    again.close()
+    handle.close()
+    await cache.aclose()
+
+
 async def test_block_that_could_not_be_synced_is_proven_as_the_disk_has_it(
     place: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -289,7 +289,12 @@ class OpenVersions:
             version.storage.forget(index, known)
 
     def note_verified(self, storage: StoredVersion, index: int, block: BlockRecord) -> BlockRecord | None:
-        """Note that a block was found right; return its new record when the old one could not be trusted."""
+        """Note that a block was found right; return its new record when the old one could not be trusted.
+
+        Not of one that is not known any more: it was lost, or written anew, while it was looked at.
+        """
+        if storage.blocks.get(index) is not block:
+            return None
         storage.note_verified(index)
         if self._trust.covers(block):
             return None
