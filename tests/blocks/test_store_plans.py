@@ -408,3 +408,30 @@ async def test_what_gave_way_while_memory_was_short_begins_when_it_is_not_any_mo
         is_short = False
         await trio.sleep(2)
         assert len(client.requests) == 4
+
+
+@pytest.mark.parametrize("opened_again", ["at once", "later"])
+async def test_what_the_disk_alone_wanted_of_a_file_comes_once_its_next_reader_wants_it(
+    client, open_store, opened_again
+) -> None:
+    """Mutations: who opens it again at once has fetched what nobody wants; who does later never has it whole."""
+    data, disk = pattern(8 * BLOCK), MemoryBlockCache(block_bytes=BLOCK)
+    obj = client.put("a", data)
+    async with open_store(cache=disk, part_bytes=BLOCK, concurrency=4) as store:
+        store.retain(obj)
+        assert await store.read(obj, 0, BLOCK) == data[:BLOCK]
+        gate = client.hold("GET", "a")
+        store.plan(obj, [], Priority.PREFETCH, later=[Extent(BLOCK, 8 * BLOCK)])
+        await wait_all_tasks_blocked()
+        store.plan(obj, [], Priority.PREFETCH, cut=True)
+        store.release(obj)
+        if opened_again == "later":
+            await wait_all_tasks_blocked()
+        store.retain(obj)
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert (len(client.requests), client.in_flight) == (5, 0)
+        store.plan(obj, [], Priority.PREFETCH, later=[Extent(BLOCK, 8 * BLOCK)])
+        await wait_all_tasks_blocked()
+        assert all(disk.block(obj, index) is not None for index in range(8))
+        store.release(obj)

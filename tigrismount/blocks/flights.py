@@ -349,6 +349,8 @@ class Flights:
                     continue
                 if part.started:
                     self._give_up(part)
+                    if part.priority is Priority.LATER:  # not before they are said again, and then once more
+                        state.later_tried.difference_update(each.index for each in part.blocks)
                 else:
                     part.drop()
             self._memory.forget_if_empty(block)
