@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tigrismount.cache import datafile
+from tigrismount.cache import datafile, kept
 from tigrismount.cache.base import BlockCache
 from tigrismount.cache.disk import DiskBlockCache
 from tigrismount.cache.options import DiskCacheConfig
@@ -325,6 +325,35 @@ async def test_a_version_goes_to_a_drive_that_can_hold_it(drives: Drives) -> Non
 
 
 RIGHT, WRONG = [Compared("sha256", "11", "11", "its name")], [Compared("sha256", "00", "11", "its name")]
+
+
+async def test_a_drive_that_hangs_is_asked_for_verdicts_once_in_a_while(
+    drives: Drives, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: who asks for a checksum waits ten seconds for it each time, and who verifies a file twenty."""
+    hung, asked = threading.Event(), list[str]()
+
+    def hangs(table: str, *_: object) -> None:
+        asked.append(table)
+        hung.wait(5)
+        raise CacheError("input/output error")
+
+    async with drives.open() as cache:
+        first = cache._caches[str(drives.paths[0])]
+        verdicts = Verdicts(cache.records, "test")
+        with monkeypatch.context() as hanging:
+            hanging.setattr(kept, "_PATIENCE_S", 0.2)
+            for call in ("items", "put", "delete"):
+                hanging.setattr(first.records._tables, call, hangs)
+            await verdicts.load()
+            for obj in OBJECTS[:4]:
+                await verdicts.keep(obj, RIGHT)
+                assert await verdicts.find(obj) == RIGHT
+            assert len(asked) == 1
+            first.records._silent_until_s = 0.0  # as after a while
+            await verdicts.load()
+            assert len(asked) == 2
+        hung.set()
 
 
 async def keep_while_one_is_away(drives: Drives, obj: ObjectId, first: list[Compared], then: list[Compared]) -> None:

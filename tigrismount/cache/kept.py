@@ -14,6 +14,7 @@ so a full table takes no more of them.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,8 @@ _STATE = struct.Struct("<QQQ")
 _STATE_PREFIX = b"table:"
 _PATIENCE_S = 5.0
 """How long a disk may take for one small record before the daemon goes on without it."""
+_SILENCE_S = 30.0
+"""How long a disk that did not answer is not asked by who can do without it."""
 _THREADS = 8
 """Records looked up at once, and changed at once: as many threads a disk that hangs may take, none that others need."""
 
@@ -265,6 +268,12 @@ class KeptRecords:
         self._looking = trio.CapacityLimiter(_THREADS)
         self._changing = trio.CapacityLimiter(_THREADS)
         self._unsynced = False
+        self._silent_until_s = -math.inf
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the disk did not answer a moment ago: who asks waits for a while, and hears nothing."""
+        return trio.current_time() < self._silent_until_s
 
     async def get(self, table: str, key: bytes) -> bytes | None:
         """Return a value, as in the protocol."""
@@ -306,6 +315,7 @@ class KeptRecords:
             except (CacheError, threads.NoThreadError) as error:
                 self._on_failure(error)
                 return otherwise
+        self._silent_until_s = trio.current_time() + _SILENCE_S
         self._on_failure(CacheError(f"the cache's disk has not answered for {_PATIENCE_S:g} s"))
         return otherwise
 

@@ -173,10 +173,11 @@ class _SpreadRecords:
         """Return the others that keep it.
 
         A disk that fails, as a full one does, may have what no other has, and be read all the same; and what is taken
-        back while it fails would be there again later.
+        back while it fails would be there again later. One that hangs would have everybody wait in vain.
         """
         working = self._of(table)
-        return [cache for cache in self._caches if cache not in working] if table == _EVERYWHERE else ()
+        others = [cache for cache in self._caches if cache not in working and not cache.records.is_silent]
+        return others if table == _EVERYWHERE else ()
 
     async def get(self, table: str, key: bytes) -> bytes | None:
         for cache in self._of(table):
