@@ -10,6 +10,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tigrismount.blocks.leftovers import BLOCKS_AT_ONCE, LOOK_S, PATIENCE_S, REFETCH_SHARE, Leftovers
+from tigrismount.blocks.memory import TURN_S
 from tigrismount.blocks.options import BlocksConfig
 from tigrismount.blocks.part import ObjectState
 from tigrismount.blocks.store import BlockStore
@@ -233,7 +234,9 @@ async def test_where_no_memory_can_be_spared_nothing_stays_behind(bench, autojum
         for index in range(MEMORY):
             await b.store.read(kept, index * BLOCK, (index + 1) * BLOCK)
         b.store.plan(kept, [Extent(0, MEMORY * BLOCK)], Priority.READAHEAD)
-        await trio.sleep(PATIENCE_S + 10 * LOOK_S)
+        for _ in range(int(PATIENCE_S / TURN_S) + 2):
+            assert all(b.store.try_read(kept, index * BLOCK, index * BLOCK + 1) for index in range(MEMORY))
+            await trio.sleep(TURN_S)  # what nobody has looked at for some turns is given up, as it is on the disk
         assert b.refetched == 0
         assert b.store.statistics().left_over_bytes == 0
         b.store.release(kept)
