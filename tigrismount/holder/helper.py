@@ -16,12 +16,13 @@ import ctypes
 import os
 import pwd
 import sys
+from dataclasses import replace
 
 from tigrismount.errors import MountError
 from tigrismount.holder.heirloom import write_memory_file
 from tigrismount.holder.init import INIT_REQUEST_BYTES
 from tigrismount.holder.knobs import raise_read_ahead
-from tigrismount.holder.mountinfo import MountEntry, mount_at, read_mounts
+from tigrismount.holder.mountinfo import MountEntry, canonical_mountpoint, mount_at, read_mounts
 from tigrismount.holder.mounting import BusyError, MountSpec, mount, unmount
 from tigrismount.holder.notify import Notifier
 from tigrismount.holder.probe import Health, probe
@@ -54,6 +55,8 @@ def main(arguments: list[str]) -> int:
             if arguments[0] == "mount":  # the process that comes says why, unless systemd holds a mount that goes on
                 return 0
             raise
+        # As the kernel lists it: where a symbolic link leads there, nothing is ever found by the name in the file.
+        unit = replace(unit, mountpoint=canonical_mountpoint(unit.mountpoint))
         if arguments[0] == "mount":
             _mount(unit)
         else:
