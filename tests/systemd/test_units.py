@@ -222,3 +222,35 @@ def test_the_helper_finds_a_mount_to_which_a_symbolic_link_leads(monkeypatch, tm
         monkeypatch.setattr(helper, name, lambda unit: meant.append(unit.mountpoint))
     assert [helper.main([what, "b"]) for what in ("mount", "unmount")] == [0, 0]
     assert meant == [f"{here}/disk/b"] * 2
+
+
+@pytest.mark.parametrize(("result", "left"), [("success", 0), ("signal", 1)], ids=["stopped", "killed"])
+def test_the_helper_takes_a_mount_away_also_where_its_file_is_wrong_by_now(monkeypatch, tmp_path, result, left):
+    """Mutation: 'systemctl stop' leaves a dead mount, and 'restart' a unit that serves what nobody can see."""
+    mounts = parse_mounts(b"90 27 0:50 / /mnt/b ro - fuse.tigrismount s3://b ro,user_id=990")
+    forgotten: list[str] = []
+
+    def fail(*_: object, **__: object) -> Unit:
+        raise MountError("b.toml: is not TOML")
+
+    def mount_at(place: str) -> MountEntry | None:
+        return next((entry for entry in mounts if entry.mountpoint == place), None)
+
+    def remove(*names: str) -> bool:
+        forgotten.extend(names)
+        return True
+
+    monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
+    monkeypatch.setattr(unit_files, "mount_at", mount_at)
+    monkeypatch.setattr(helper, "mount_at", mount_at)
+    monkeypatch.setattr(helper, "unmount", lambda place, lazy=False: mounts.remove(mount_at(place)))
+    monkeypatch.setattr(helper, "_enter_host_namespace", lambda: None)
+    monkeypatch.setattr(helper, "read_unit", fail)
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    notify = SimpleNamespace(remove=remove, wait_until_heard=lambda: None)
+    monkeypatch.setattr(helper, "Notifier", lambda _: notify)
+    monkeypatch.setenv("SERVICE_RESULT", result)
+    unit_files.note_place(Unit("b", "s3://b", "/mnt/b", "/etc/tigrismount/b.toml", {}), mounts[0])
+    assert helper.main(["unmount", "b"]) == 1, "the file is still to be mended"
+    assert len(mounts) == left
+    assert ("fuse" in forgotten) is not bool(left)

@@ -26,6 +26,7 @@ from tigrismount.holder.mountinfo import MountEntry, canonical_mountpoint, mount
 from tigrismount.holder.mounting import BusyError, MountSpec, mount, unmount
 from tigrismount.holder.notify import Notifier
 from tigrismount.holder.probe import Health, probe
+from tigrismount.holder.store import NAMES
 from tigrismount.holder.unit import Unit, forget_place, made_elsewhere, note_place, read_unit
 
 USER = "tigrismount"
@@ -54,6 +55,7 @@ def main(arguments: list[str]) -> int:
         except MountError:
             if arguments[0] == "mount":  # the process that comes says why, unless systemd holds a mount that goes on
                 return 0
+            _unmount(Unit(arguments[1], "", "", None, {}))  # where it was made, whatever the file says by now
             raise
         # As the kernel lists it: where a symbolic link leads there, nothing is ever found by the name in the file.
         unit = replace(unit, mountpoint=canonical_mountpoint(unit.mountpoint))
@@ -105,7 +107,7 @@ def _mount(unit: Unit) -> None:
     _make_directory(unit.mountpoint)
     owner = (user.pw_uid, user.pw_gid)
     notify = Notifier(os.environ)
-    if not notify.remove("fuse", "init", "state", "journal0", "journal1"):
+    if not notify.remove(*NAMES):
         # With the state of the mount before, this one would be taken for it, and the kernel never be answered.
         raise MountError(f"{unit.mountpoint}: not mounted: systemd cannot be told to forget the mount before")
     fd = mount(MountSpec(mountpoint=unit.mountpoint, fsname=unit.source, allow_other=True, owner=owner))
@@ -155,6 +157,9 @@ def _unmount(unit: Unit) -> None:
             except BusyError:
                 unmount(place, lazy=True)
     forget_place(unit)
+    notify = Notifier(os.environ)
+    notify.remove(*NAMES)  # else a start that the file prevents goes on with a mount that nobody can see
+    notify.wait_until_heard()
 
 
 if __name__ == "__main__":
