@@ -254,3 +254,24 @@ def test_the_helper_takes_a_mount_away_also_where_its_file_is_wrong_by_now(monke
     assert helper.main(["unmount", "b"]) == 1, "the file is still to be mended"
     assert len(mounts) == left
     assert ("fuse" in forgotten) is not bool(left)
+
+
+def test_a_unit_that_is_to_go_where_another_one_is_takes_no_mount_but_its_own_away(monkeypatch, tmp_path):
+    """Mutation: where two units change places, to stop the first ends what is read of the second."""
+    mounts = parse_mounts(
+        b"90 27 0:50 / /mnt/old ro - fuse.tigrismount s3://b ro,user_id=990\n"
+        b"91 27 0:51 / /mnt/new ro - fuse.tigrismount s3://c ro,user_id=990"
+    )
+
+    def mount_at(place: str) -> MountEntry | None:
+        return next((entry for entry in mounts if entry.mountpoint == place), None)
+
+    monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
+    monkeypatch.setattr(unit_files, "mount_at", mount_at)
+    monkeypatch.setattr(helper, "mount_at", mount_at)
+    monkeypatch.setattr(helper, "unmount", lambda place, lazy=False: mounts.remove(mount_at(place)))
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    monkeypatch.setenv("SERVICE_RESULT", "success")
+    unit_files.note_place(Unit("b", "s3://b", "/mnt/old", "/etc/tigrismount/b.toml", {}), mounts[0])
+    helper._unmount(Unit("b", "s3://b", "/mnt/new", "/etc/tigrismount/b.toml", {}))
+    assert [entry.source for entry in mounts] == ["s3://c"]

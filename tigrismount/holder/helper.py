@@ -150,12 +150,12 @@ def _unmount(unit: Unit) -> None:
     except KeyError:  # then nothing was mounted for it
         return
     elsewhere = made_elsewhere(unit)
-    for place in (unit.mountpoint, *([elsewhere.mountpoint] if elsewhere is not None else [])):
-        while (entry := mount_at(place)) is not None and entry.is_ours and entry.owner_uid == uid:
-            try:
-                unmount(place)
-            except BusyError:
-                unmount(place, lazy=True)
+    place = unit.mountpoint if elsewhere is None else elsewhere.mountpoint  # where the file says may be another unit's
+    while (entry := mount_at(place)) is not None and entry.is_ours and entry.owner_uid == uid:
+        try:
+            unmount(place)
+        except BusyError:
+            unmount(place, lazy=True)
     forget_place(unit)
     notify = Notifier(os.environ)
     notify.remove(*NAMES)  # else a start that the file prevents goes on with a mount that nobody can see
