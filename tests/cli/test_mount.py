@@ -173,3 +173,37 @@ def test_the_helper_leaves_a_file_that_is_wrong_to_the_process_that_comes(monkey
     monkeypatch.setattr(helper, "read_unit", fail)
     assert helper.main(["mount", "models"]) == 0
     assert helper.main(["unmount", "models"]) == 1
+
+
+@pytest.mark.parametrize("options", [["--no-such-option"], ["--cache-size"], ["s3://others"]])
+def test_a_unit_whose_options_are_wrong_by_now_goes_on_as_it_was(tigrismount, tmp_path, monkeypatch, options):
+    """They come from a file of the environment, which each start reads anew: OPTS.
+
+    Mutation: it ends with 2, and the helper unmounts what is read once the unit's processes are killed.
+    """
+    started = []
+
+    def run(request: MountRequest, _: object, *, is_held: bool) -> int:
+        started.append((request, is_held))
+        return 0
+
+    monkeypatch.setattr(mounts, "run_in_foreground", run)
+    config = dict.fromkeys(("nonempty", "kernel_read_ahead_kib", "log_file", "log_format", "log_level"))
+    before = MountRequest(config={**config, "mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": True})
+    state_fd = write_memory_file(Heirloom(request=before.to_values(), init_request="", init_reply="").to_bytes())
+    first_fd = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 500)
+    os.dup2(state_fd, first_fd + 1, inheritable=False)
+    monkeypatch.setattr(notify, "_FIRST_FD", first_fd)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    try:
+        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:state")
+        ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
+        assert (ended.exit_code, started) == (0, [(before, True)])
+        assert "goes on as it was until the unit is restarted" in ended.err
+        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
+        ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
+        assert (ended.exit_code, len(started)) == (2, 1), "it has never served"
+    finally:
+        for fd in (state_fd, first_fd, first_fd + 1):
+            os.close(fd)

@@ -28,9 +28,26 @@ from tigrismount.holder.unit import read_unit
 
 _FOREGROUND_DEADLINES = Deadlines(unmount_grace_s=1.0)
 """Who stops a container kills all of it after 10 s (Docker's default): the mount would stay behind, dead."""
+_FROM_SYSTEMD = frozenset({"fuse", "state"})
+"""What systemd holds of a mount that has served, by name."""
+
+
+class _Mount(click.Command):
+    """``mount``, to which a unit adds options out of a file that may be wrong by now."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Understand the command line; of a unit whose mount waits for this process, what it can be."""
+        try:
+            return super().parse_args(ctx, list(args))
+        except click.UsageError as exc:
+            if not (_stored() >= _FROM_SYSTEMD and "--unit" in args[:-1]):
+                raise
+            ctx.obj["fault"] = exc.format_message().rstrip(".")
+            return super().parse_args(ctx, ["--foreground", "--unit", args[args.index("--unit") + 1]])
 
 
 @click.command(
+    cls=_Mount,
     epilog="Example: tigrismount mount s3://my-bucket/models /models --cache-dir /nvme/cache --cache-size 500G",
 )
 @click.argument("places", nargs=-1, metavar="[SOURCE] MOUNTPOINT", shell_complete=directories)
@@ -64,9 +81,11 @@ def mount(
     Returns once the mount has answered a first listing; when it cannot, says why and leaves nothing mounted. Every
     option can also be set as TIGRISMOUNT_<NAME> in the environment and in a TOML file.
     """
-    is_held = foreground and unit is not None and "fuse" in os.environ.get("LISTEN_FDNAMES", "").split(":")
+    is_held = foreground and unit is not None and "fuse" in _stored()
 
     def ask() -> tuple[MountRequest, tuple[str, ...]]:
+        if "fault" in obj:
+            raise ConfigError(obj["fault"])
         if unit is not None:
             source, mountpoint, file = _places_of_unit(unit, places, config_file)
         else:
@@ -111,7 +130,7 @@ def _left_to_the_next_start(unit: str | None) -> Iterator[None]:
 
     With any other status the helper unmounts it, and the files that are open fail.
     """
-    has_served = unit is not None and "state" in os.environ.get("LISTEN_FDNAMES", "").split(":")
+    has_served = unit is not None and "state" in _stored()
     try:
         yield
     except (TigrisMountError, OSError) as exc:
@@ -127,11 +146,17 @@ def _or_as_before(ask: Callable[[], tuple[MountRequest, tuple[str, ...]]]) -> tu
     """
     try:
         return ask()
-    except ConfigError as exc:
+    except (ConfigError, click.UsageError) as exc:
         request = request_of_stored(os.environ)
         if request is None:
             raise
-        return request, (f"{exc}; the mount goes on as it was until the unit is restarted",)
+        fault = exc.format_message() if isinstance(exc, click.UsageError) else exc
+        return request, (f"{fault}; the mount goes on as it was until the unit is restarted",)
+
+
+def _stored() -> frozenset[str]:
+    """Return what systemd has passed of a mount, by name."""
+    return frozenset(os.environ.get("LISTEN_FDNAMES", "").split(":"))
 
 
 def _same_again(arguments: Sequence[str]) -> tuple[str, ...]:
