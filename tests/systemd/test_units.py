@@ -187,7 +187,7 @@ def test_the_helper_takes_a_mount_away_where_it_was_made(monkeypatch, tmp_path, 
         return next((entry for entry in mounts if entry.mountpoint == place), None)
 
     monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
-    monkeypatch.setattr(unit_files, "mount_at", mount_at)
+    monkeypatch.setattr(unit_files, "read_mounts", lambda: mounts)
     monkeypatch.setattr(helper, "mount_at", mount_at)
     monkeypatch.setattr(helper, "unmount", lambda place, lazy=False: mounts.remove(mount_at(place)))
     monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
@@ -241,7 +241,7 @@ def test_the_helper_takes_a_mount_away_also_where_its_file_is_wrong_by_now(monke
         return True
 
     monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
-    monkeypatch.setattr(unit_files, "mount_at", mount_at)
+    monkeypatch.setattr(unit_files, "read_mounts", lambda: mounts)
     monkeypatch.setattr(helper, "mount_at", mount_at)
     monkeypatch.setattr(helper, "unmount", lambda place, lazy=False: mounts.remove(mount_at(place)))
     monkeypatch.setattr(helper, "_enter_host_namespace", lambda: None)
@@ -267,7 +267,7 @@ def test_a_unit_that_is_to_go_where_another_one_is_takes_no_mount_but_its_own_aw
         return next((entry for entry in mounts if entry.mountpoint == place), None)
 
     monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
-    monkeypatch.setattr(unit_files, "mount_at", mount_at)
+    monkeypatch.setattr(unit_files, "read_mounts", lambda: mounts)
     monkeypatch.setattr(helper, "mount_at", mount_at)
     monkeypatch.setattr(helper, "unmount", lambda place, lazy=False: mounts.remove(mount_at(place)))
     monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
@@ -275,3 +275,18 @@ def test_a_unit_that_is_to_go_where_another_one_is_takes_no_mount_but_its_own_aw
     unit_files.note_place(Unit("b", "s3://b", "/mnt/old", "/etc/tigrismount/b.toml", {}), mounts[0])
     helper._unmount(Unit("b", "s3://b", "/mnt/new", "/etc/tigrismount/b.toml", {}))
     assert [entry.source for entry in mounts] == ["s3://c"]
+
+
+def test_the_helper_leaves_a_mount_that_is_covered_where_it_was_made(monkeypatch, tmp_path):
+    """Mutation: after a kill the one that waits for its process is dropped, as nobody sees it, for one elsewhere."""
+    mounts = parse_mounts(
+        b"90 27 0:50 / /mnt/old ro - fuse.tigrismount s3://b ro,user_id=990\n"
+        b"91 90 0:51 / /mnt/old rw - nfs4 server:/models rw\n"
+    )
+    monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
+    monkeypatch.setattr(unit_files, "read_mounts", lambda: mounts)
+    monkeypatch.setattr(helper, "mount_at", lambda place: mounts[-1] if place == "/mnt/old" else None)
+    monkeypatch.setattr(helper, "_make_directory", lambda _: pytest.fail("goes on"))
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    unit_files.note_place(Unit("b", "s3://b", "/mnt/old", "/etc/tigrismount/b.toml", {}), mounts[0])
+    helper._mount(Unit("b", "s3://b", "/mnt/new", "/etc/tigrismount/b.toml", {}))

@@ -86,7 +86,8 @@ def _mount(unit: Unit) -> None:
         raise MountError(f"there is no user {USER}: run 'tigrismount install-systemd', or systemd-sysusers") from None
     elsewhere = made_elsewhere(unit)
     if elsewhere is not None:
-        if probe(elsewhere.mountpoint, timeout_s=_PROBE_S).health is not Health.DEAD:
+        is_seen = mount_at(elsewhere.mountpoint) == elsewhere
+        if not is_seen or probe(elsewhere.mountpoint, timeout_s=_PROBE_S).health is not Health.DEAD:
             return  # its file names another place by now, for the next time that it is stopped and started
         unmount(elsewhere.mountpoint, lazy=True)
     while (entry := mount_at(unit.mountpoint)) is not None and entry.is_ours:

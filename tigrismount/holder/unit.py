@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tigrismount.errors import MountError
-from tigrismount.holder.mountinfo import mount_at
+from tigrismount.holder.mountinfo import read_mounts
 
 if TYPE_CHECKING:
     from tigrismount.holder.mountinfo import MountEntry
@@ -93,12 +93,11 @@ def forget_place(unit: Unit) -> None:
 
 
 def made_elsewhere(unit: Unit) -> MountEntry | None:
-    """Return the unit's mount if it is there still, and not where its file says by now."""
+    """Return the unit's mount if it is there still, seen or covered, and not where its file says by now."""
     try:
         with open(os.path.join(PLACES, unit.name), encoding="utf-8", errors="surrogateescape") as file:
             number, device, place = file.read().split(" ", 2)
     except (OSError, ValueError):
         return None
-    entry = mount_at(place) if place != unit.mountpoint else None
-    is_its = entry is not None and entry.is_ours and (str(entry.mount_id), entry.device) == (number, device)
-    return entry if is_its else None
+    there = [entry for entry in read_mounts() if entry.is_ours and entry.mountpoint == place != unit.mountpoint]
+    return next((entry for entry in there if (str(entry.mount_id), entry.device) == (number, device)), None)
