@@ -123,3 +123,23 @@ def test_nobody_is_given_up_for_what_was_not_said_while_the_driver_was_paused_to
     scene.patrol._run()
     assert scene.looks[0].is_closed
     assert scene.hangs == scene.outages == []
+
+
+@pytest.mark.parametrize(("comes", "given_up"), [(True, []), (False, ["one"])], ids=["comes back", "stays away"])
+def test_no_mounter_is_missed_for_as_long_as_the_driver_was_paused_too(scene, monkeypatch, comes, given_up):
+    """As where it is replaced at that moment. Mutation: all mounts end a second before the next one is there."""
+    clock = SimpleNamespace(now_s=0.0, waits=0)
+
+    def wait(tick_s: float) -> bool:
+        clock.waits += 1
+        clock.now_s += tick_s + (300.0 if clock.waits == 6 else 0.0)
+        scene.alone_s = 0.0 if comes and clock.waits > 8 else clock.now_s
+        for look in scene.looks:
+            look.health = Health.OK
+        return clock.waits > 200 or bool(scene.outages)
+
+    monkeypatch.setattr(patrol.time, "monotonic", lambda: clock.now_s)
+    monkeypatch.setattr(scene.patrol, "_ended", SimpleNamespace(wait=wait))
+    scene.patrol._run()
+    assert scene.outages == given_up
+    assert clock.now_s - 300.0 >= TAKEOVER_S, "it has had its time"

@@ -70,6 +70,7 @@ class Patrol:
         self._looks: dict[str, tuple[Look, float]] = {}
         self._told: set[str] = set()
         self._next_s: dict[str, float] = {}
+        self._paused_alone_s = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="patrol", daemon=True)
 
@@ -90,24 +91,28 @@ class Patrol:
         while not self._ended.wait(_TICK_S):
             # Nobody is accused of having said nothing while all of them were paused.
             late_s = time.monotonic() - waits_s - _TICK_S
-            paused_s += late_s if late_s > _LATE_S else 0.0
+            late_s = late_s if late_s > _LATE_S else 0.0
+            paused_s += late_s
             try:
-                self.turn(time.monotonic() - paused_s)
+                self.turn(time.monotonic() - paused_s, late_s)
             except Exception:
                 log.exception("looking through the mounts failed; going on")
             waits_s = time.monotonic()
 
-    def turn(self, now_s: float) -> None:
+    def turn(self, now_s: float, paused_s: float = 0.0) -> None:
         """See what has been answered, and look where it is time to.
 
         Args:
-            now_s: The time.
+            now_s: The time, without pauses.
+            paused_s: For how long all was paused since the last turn.
         """
         mounts = self._mounts()
         for mount_id in self._looks.keys() - mounts.keys():
             self._end_look(mount_id)
         alone_s = self._alone_s()
+        self._paused_alone_s = self._paused_alone_s + paused_s if alone_s else 0.0
         if alone_s:
+            alone_s -= self._paused_alone_s
             for mount_id in mounts if alone_s >= self._takeover_s else ():
                 self._on_outage(mount_id, alone_s)
             return
