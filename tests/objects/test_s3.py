@@ -21,6 +21,7 @@ from tigrismount.errors import (
     ObjectUnavailableError,
     StaleObjectError,
 )
+from tigrismount.objects import s3
 from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
@@ -415,6 +416,39 @@ async def test_checksums_are_asked_for_again_where_somebody_on_the_way_refused_a
     for _ in range(2):
         assert (await client.head("b", "k")).checksums == (("crc32", "00000000"),)
     assert ["x-amz-checksum-mode" in request.headers for request in server.requests] == [True, False, True, True]
+
+
+@pytest.fixture
+def bad_in_turns(server, say):
+    """Have a store that knows checksums answer behind two proxies in turns, of which one refuses; return which is next.
+
+    Whoever asks alone meets the bad one, the good one, and the bad one: as if to be asked for checksums were refused.
+    """
+    turns = [True]
+
+    def head(request) -> bytes:
+        turns[0] = not turns[0]
+        if not turns[0]:
+            return say.response(400)
+        told = {"x_amz_checksum_crc32": "AAAAAA=="} if "x-amz-checksum-mode" in request.headers else {}
+        return say.response(200, ETag='"abc"', Content_Length=SIZE, **told)
+
+    server.answer(head)
+    return turns
+
+
+async def test_a_store_that_told_checksums_is_asked_for_them_whoever_refuses_on_the_way(client, bad_in_turns):
+    """Mutation: no file is compared with its checksum any more, and one that was refused for it is taken for good."""
+    bad_in_turns[0] = False
+    for _ in range(3):
+        assert (await client.head("b", "k")).checksums == (("crc32", "00000000"),)
+
+
+async def test_a_store_that_seemed_to_refuse_to_tell_checksums_is_asked_again_later(client, bad_in_turns, monkeypatch):
+    monkeypatch.setattr(s3, "PLAIN_HEADS_S", 0.0)
+    assert (await client.head("b", "k")).checksums == ()
+    for _ in range(3):
+        assert (await client.head("b", "k")).checksums == (("crc32", "00000000"),)
 
 
 async def test_a_get_that_is_answered_400_by_somebody_on_the_way_is_sent_again(server, say, client):

@@ -17,6 +17,7 @@ pass caches by: a stale name is what nobody could tell.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from dataclasses import replace
@@ -92,6 +93,9 @@ _NAME_BYTES = 64
 CHECK_RETRIES = 5
 """Tries after the first in ``check_access``: about two seconds in all where an endpoint refuses at once."""
 
+PLAIN_HEADS_S = 600.0
+"""How long nobody asks for checksums where that was refused: the next one who does pays with three requests for one."""
+
 _UNLISTABLE = "the bucket refuses anonymous listings: files under the prefix open by name, directories are not seen"
 
 
@@ -135,8 +139,10 @@ class S3Client:
         self._listed = ListedMetadata()
         self._versions = VersionIds()
         self._unlistable = False
-        self._heads_are_plain = False
-        """Whether the store refuses a HEAD that asks for checksums."""
+        self._tells_checksums = False
+        """Whether a HEAD that asked for checksums was ever answered: who refuses one then is somebody on the way."""
+        self._plain_until_s = -math.inf
+        """Until when the store counts as one that refuses such a HEAD, by the monotonic clock."""
         self._draw = draw
         self._counters = Counters()
         self._data_lane = DataLane(config.concurrency, draw=draw)
@@ -206,10 +212,11 @@ class S3Client:
         def request() -> ObjectInfo:
             nonlocal refused
             generation = self._keys.generation
-            if refused == generation and not self._heads_are_plain:
+            plain = not self._tells_checksums and time.monotonic() < self._plain_until_s
+            if refused == generation and not plain and not self._tells_checksums:
                 return self._head_without_checksums(target)
             try:
-                return self._head(target, checksums=not self._heads_are_plain)
+                return self._head(target, checksums=not plain)
             except ObjectProtocolError:
                 refused = generation
                 raise
@@ -481,6 +488,8 @@ class S3Client:
             self._check_frozen(answer["ResponseMetadata"]["HTTPHeaders"], target)
             info = info_of(target.bucket, target.key, answer, size_bytes=object_size_bytes(answer, target))
             self._versions.learn(info.id, info.version_id)
+            if checksums:
+                self._tells_checksums = True
             return replace(
                 info,
                 symlink_target=symlink_target(answer),
@@ -491,7 +500,8 @@ class S3Client:
     def _head_without_checksums(self, target: Target) -> ObjectInfo:
         """Send a HEAD that asks for none, after one that did came to nothing, and find out whether that was why.
 
-        Backblaze answers 400 to the header that asks for them, as to any that it does not know, and others 501.
+        Backblaze answers 400 to the header that asks for them, as to any that it does not know, and others 501. So may
+        one of two proxies in turns, for as long as it is in trouble: what is found out holds for some minutes.
         """
         found: ObjectInfo | ObjectNotFoundError
         try:
@@ -501,7 +511,7 @@ class S3Client:
         try:
             return self._head(target, checksums=True)
         except ObjectProtocolError:
-            self._heads_are_plain = True
+            self._plain_until_s = time.monotonic() + PLAIN_HEADS_S
         log.info("%s cannot be asked for its checksums: files are not compared with them", self.endpoint_url)
         if isinstance(found, ObjectNotFoundError):
             raise found
