@@ -67,6 +67,23 @@ async def test_a_listing_of_nothing_but_elements_is_no_listing(server, say, clie
         await client.list_page("b", "")
 
 
+async def test_a_listing_of_nothing_but_attributes_is_no_listing(server, say, client, monkeypatch):
+    """Mutation: 32 MiB of them are well over a gigabyte once they are parsed, in a single element."""
+    monkeypatch.setattr(bounds, "ATTRIBUTES_MAX", 1500)
+    inner = "<a " + " ".join(f"b{number}=''" for number in range(1501)) + "/>"
+    server.answer(say.response(200, EXPANDED.format(inner).encode()))
+    with pytest.raises(ObjectProtocolError, match="1,500 attributes"):
+        await client.list_page("b", "")
+
+
+async def test_names_full_of_equals_signs_are_no_attributes(server, say, client, monkeypatch):
+    monkeypatch.setattr(bounds, "ATTRIBUTES_MAX", 1500)
+    key = "=" * 900
+    rows = "".join(ROW.replace("{:04}", f"{key}{number}") for number in range(3))
+    server.answer(say.response(200, EXPANDED.format(rows).encode()))
+    assert [info.id.key for info in (await client.list_page("b", "")).objects] == [f"{key}{n}" for n in range(3)]
+
+
 async def test_entities_of_a_listing_are_not_expanded(server, say, client):
     """Mutation: expat lets a document grow a hundredfold, and each four bytes of that are an object of a hundred."""
     entity = f'<!DOCTYPE x [<!ENTITY e "{ROW.format(1)}">]>'

@@ -3,8 +3,8 @@
 botocore reads whatever comes to its end before anybody looks at it, and the endpoint of a volume may be anybody's: an
 answer that goes on for ever would take all the memory there is, and the mounts beside this one with it. So botocore's
 session is asked for every body as a stream, and gives on no more than the bound of its kind. What is short can still
-grow when it is parsed: by elements of four bytes, which are objects of a hundred, and by entities, which stand for as
-many as they like. The former are counted, and nothing of S3's declares the latter.
+grow when it is parsed: by elements of four bytes and attributes of six, which are objects of a hundred and more, and by
+entities, which stand for as many as they like. The former are counted, and nothing of S3's declares the latter.
 
 A listing beyond its bound is a wrong answer. An error beyond it is judged by its status: a page of somebody's on the
 way may be of any length.
@@ -14,6 +14,8 @@ Source: Amazon S3 API reference, ListObjectsV2: a thousand rows, keys of 1,024 b
 
 from __future__ import annotations
 
+import re
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +30,10 @@ ERROR_BYTES = 256 << 10
 TAGS_MAX = 1 << 20
 """Tags in a body, of which a thousand rows with a hundred metadata each have 600,000."""
 
+ATTRIBUTES_MAX = 1 << 20
+"""Attributes: S3 has few, and were all user metadata of a thousand rows made of what looks like one, it held fewer."""
+
+_ATTRIBUTE = re.compile(rb"=\s*[\"']")
 _CONTENT_WANTED = "X-Tigris-List-Content"
 _DECLARATION = b"<!DOCTYPE"
 
@@ -95,6 +101,8 @@ class _Bounded:
         body = b"".join(pieces)
         if body.count(b"<") > TAGS_MAX:
             raise ForeignBodyError(f"it has more than {TAGS_MAX:,} tags")
+        if body.count(b"=") > ATTRIBUTES_MAX and any(islice(_ATTRIBUTE.finditer(body), ATTRIBUTES_MAX, None)):
+            raise ForeignBodyError(f"it has more than {ATTRIBUTES_MAX:,} attributes")
         if _DECLARATION in body:
             raise ForeignBodyError("it declares a document type")
         return body
