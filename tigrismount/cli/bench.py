@@ -186,7 +186,8 @@ def _run_demo(budget_bytes: int, work_in: str) -> int:
         from tigrismount.demo.embedded import EmbeddedS3
         from tigrismount.demo.model import plan_model, upload_model
     except ModuleNotFoundError as exc:
-        raise CommandFailure(f"--demo needs {exc.name}: pip install 'tigrismount[demo]'") from exc
+        what = f"{sys.executable} -m pip install 'tigrismount[demo]'"
+        raise CommandFailure(f"--demo needs {exc.name}: {what}") from exc
     bucket, _, prefix = _DEMO_SOURCE.removeprefix("s3://").partition("/")
     with (
         tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=work_in) as store,
