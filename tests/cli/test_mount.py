@@ -124,18 +124,10 @@ def test_a_units_mount_that_has_served_is_left_to_the_next_start(fails, tmp_path
     assert "Too many open files in system" in line
 
 
-@pytest.mark.parametrize("wrong", ["a key", "all of it"])
-def test_a_unit_whose_file_is_wrong_by_now_goes_on_as_it_was(tigrismount, tmp_path, monkeypatch, wrong):
-    """Mutation: a typing error, which a reload refuses, unmounts what is read once the unit's processes are killed."""
-
-    def unit_of(*_: object, **__: object) -> Unit:
-        if wrong == "all of it":
-            raise MountError("models.toml: is not TOML")
-        return Unit("models", "s3://models", str(tmp_path), str(tmp_path / "models.toml"), {})
-
-    (tmp_path / "models.toml").write_text("no-such-option = 1\n")
+@pytest.fixture
+def held(tmp_path, monkeypatch):
+    """A mount that systemd holds, as the second of two descriptors; gives its request, and what was started since."""
     started = []
-    monkeypatch.setattr(mounts, "read_unit", unit_of)
 
     def run(request: MountRequest, _: object, *, is_held: bool) -> int:
         started.append((request, is_held))
@@ -150,17 +142,30 @@ def test_a_unit_whose_file_is_wrong_by_now_goes_on_as_it_was(tigrismount, tmp_pa
     monkeypatch.setattr(notify, "_FIRST_FD", first_fd)
     monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
     monkeypatch.setenv("LISTEN_FDS", "2")
-    try:
-        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:state")
-        ended = tigrismount("mount", "-f", "--unit", "models")
-        assert (ended.exit_code, started) == (0, [(before, True)])
-        assert "models.toml: " in ended.err
-        assert "goes on as it was until the unit is restarted" in ended.err
-        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
-        assert tigrismount("mount", "-f", "--unit", "models").exit_code == 2, "it has never served"
-    finally:
-        for fd in (state_fd, first_fd, first_fd + 1):
-            os.close(fd)
+    yield before, started
+    for fd in (state_fd, first_fd, first_fd + 1):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("wrong", ["a key", "all of it"])
+def test_a_unit_whose_file_is_wrong_by_now_goes_on_as_it_was(tigrismount, tmp_path, monkeypatch, held, wrong):
+    """Mutation: a typing error, which a reload refuses, unmounts what is read once the unit's processes are killed."""
+
+    def unit_of(*_: object, **__: object) -> Unit:
+        if wrong == "all of it":
+            raise MountError("models.toml: is not TOML")
+        return Unit("models", "s3://models", str(tmp_path), str(tmp_path / "models.toml"), {})
+
+    (tmp_path / "models.toml").write_text("no-such-option = 1\n")
+    before, started = held
+    monkeypatch.setattr(mounts, "read_unit", unit_of)
+    monkeypatch.setenv("LISTEN_FDNAMES", "fuse:state")
+    ended = tigrismount("mount", "-f", "--unit", "models")
+    assert (ended.exit_code, started) == (0, [(before, True)])
+    assert "models.toml: " in ended.err
+    assert "goes on as it was until the unit is restarted" in ended.err
+    monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
+    assert tigrismount("mount", "-f", "--unit", "models").exit_code == 2, "it has never served"
 
 
 def test_the_helper_leaves_a_file_that_is_wrong_to_the_process_that_comes(monkeypatch, tmp_path):
@@ -176,34 +181,16 @@ def test_the_helper_leaves_a_file_that_is_wrong_to_the_process_that_comes(monkey
 
 
 @pytest.mark.parametrize("options", [["--no-such-option"], ["--cache-size"], ["s3://others"]])
-def test_a_unit_whose_options_are_wrong_by_now_goes_on_as_it_was(tigrismount, tmp_path, monkeypatch, options):
+def test_a_unit_whose_options_are_wrong_by_now_goes_on_as_it_was(tigrismount, monkeypatch, held, options):
     """They come from a file of the environment, which each start reads anew: OPTS.
 
     Mutation: it ends with 2, and the helper unmounts what is read once the unit's processes are killed.
     """
-    started = []
-
-    def run(request: MountRequest, _: object, *, is_held: bool) -> int:
-        started.append((request, is_held))
-        return 0
-
-    monkeypatch.setattr(mounts, "run_in_foreground", run)
-    config = dict.fromkeys(("nonempty", "kernel_read_ahead_kib", "log_file", "log_format", "log_level"))
-    before = MountRequest(config={**config, "mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": True})
-    state_fd = write_memory_file(Heirloom(request=before.to_values(), init_request="", init_reply="").to_bytes())
-    first_fd = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 500)
-    os.dup2(state_fd, first_fd + 1, inheritable=False)
-    monkeypatch.setattr(notify, "_FIRST_FD", first_fd)
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    monkeypatch.setenv("LISTEN_FDS", "2")
-    try:
-        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:state")
-        ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
-        assert (ended.exit_code, started) == (0, [(before, True)])
-        assert "goes on as it was until the unit is restarted" in ended.err
-        monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
-        ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
-        assert (ended.exit_code, len(started)) == (2, 1), "it has never served"
-    finally:
-        for fd in (state_fd, first_fd, first_fd + 1):
-            os.close(fd)
+    before, started = held
+    monkeypatch.setenv("LISTEN_FDNAMES", "fuse:state")
+    ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
+    assert (ended.exit_code, started) == (0, [(before, True)])
+    assert "goes on as it was until the unit is restarted" in ended.err
+    monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
+    ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
+    assert (ended.exit_code, len(started)) == (2, 1), "it has never served"
