@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from tigrismount.app import Worker, _metrics_server
+from tigrismount.app import OF_THE_VOLUME, Worker, _metrics_server
 from tigrismount.cache.none import NoCache
 from tigrismount.config.loading import load
 from tigrismount.config.model import MountConfig
@@ -24,6 +24,7 @@ from tigrismount.fuse.options import FuseConfig
 from tigrismount.fuse.passthrough import Passthrough
 from tigrismount.holder.protocol import Channel
 from tigrismount.integrity.verdicts import Compared
+from tigrismount.objects.credentials import Credentials
 from tigrismount.objects.s3 import S3Client
 from tigrismount.telemetry import Takeovers
 from tigrismount.testing.waiting import no_threads
@@ -58,11 +59,27 @@ async def test_a_key_that_comes_when_no_thread_is_left_is_refused_and_ends_nobod
         client=client,
         loads=None,  # type: ignore[arg-type] # not asked
         forget_name=lambda *_: None,
+        keep_key=lambda _: None,
     )["credentials"]
     with no_threads():
         assert "no thread left" in await Worker(ours)._rotate({"secret": SECRET}, client)
         reply = await take_key({"access_key_id": "key", "secret_access_key": "secret"})
     assert "no thread left" in reply["error"]
+    ours.close()
+    theirs.close()
+
+
+async def test_the_key_of_a_volume_said_once_more_leaves_one_that_was_handed_in() -> None:
+    """Mutation: the mounter says it to each successor, which then signs with what the store refuses."""
+    client = await trio.to_thread.run_sync(make_client)
+    ours, theirs = Channel.pair()
+    worker = Worker(ours)
+    assert await worker._rotate({"secret": SECRET}, client) == ""
+    await client.replace_key(Credentials(source="here", access_key_id="new", secret_access_key="secret"))
+    assert await worker._rotate({"secret": SECRET}, client) == ""
+    assert client.key_source == "here"
+    assert await worker._rotate({"secret": SECRET | {"AWS_ACCESS_KEY_ID": "newer"}}, client) == ""
+    assert client.key_source == OF_THE_VOLUME
     ours.close()
     theirs.close()
 

@@ -45,7 +45,7 @@ from tigrismount.fuse.session import Session
 from tigrismount.heap import share_heaps
 from tigrismount.holder.init import answers_passthrough, describe_init, patch_init_reply
 from tigrismount.holder.protocol import Channel, Message
-from tigrismount.objects.credentials import credentials_in
+from tigrismount.objects.credentials import HandedIn, credentials_in
 from tigrismount.privacy import end_with_parent, keep_out_of_core_dumps
 from tigrismount.telemetry import Takeovers, configure_logging, report_on_signal
 from tigrismount.vfs.holdings import describe_nodes
@@ -116,6 +116,8 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._secret: Credentials | None = None
+        self._given: Credentials | None = None
+        """The secret that the client was given last."""
         self._before: dict[str, Any] = {}
         self._releasing = False
         self._released = trio.Event()
@@ -129,7 +131,9 @@ class Worker:
             takeovers = Takeovers(start.body.get("takeovers", 0), start.body.get("takeover_reason", ""))
             self._before = start.body.get("before", {})
             self._take_secret(start.body)
-            async with running_engine(config, takeovers, self._find if self._secret is not None else None) as engine:
+            self._given = self._secret
+            find, key = self._find if self._secret is not None else None, HandedIn.from_values(start.body.get("key"))
+            async with running_engine(config, takeovers, find, key) as engine:
                 await self._serve(engine)
         except (TigrisMountError, BaseExceptionGroup) as exc:
             error = _ours(exc)
@@ -186,6 +190,7 @@ class Worker:
                 client=client,
                 loads=engine.loads,
                 forget_name=engine.kernel.forget_name,
+                keep_key=partial(self._keep_key, client),
             )
 
             async def say_metrics(_: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -306,8 +311,11 @@ class Worker:
         """Sign with another key from now on; return why not, empty where all is well."""
         try:
             self._take_secret(body)
-            if self._secret is not None and await client.replace_key(self._secret):
+            if self._secret is None or self._secret == self._given:
+                return ""  # the same one again says nothing of a key that was handed in since
+            if await client.replace_key(self._secret):
                 log.info("going on with the new key of the volume")
+            self._given = self._secret
         except (ConfigError, threads.NoThreadError) as exc:
             return str(exc)
         return ""
@@ -321,6 +329,10 @@ class Worker:
                     self._channel.send("leaving")
                 except MountError:
                     session.stop()  # there is nobody who could find one
+
+    def _keep_key(self, client: S3Client, key: Credentials) -> None:
+        """Have the supervisor give a key that was handed in to who comes after this process."""
+        self._say("key", key=HandedIn(key, client.outdated_keys).to_values())
 
     def _send_journal(self, fd: int) -> None:
         self._channel.send("journal", [fd])

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.fuse.options import PushConfig
     from tigrismount.metrics.server import MetricsServer
-    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.credentials import Credentials, HandedIn
     from tigrismount.objects.fetchers.pool import FetchProcesses
     from tigrismount.objects.keys import FindCredentials
 
@@ -259,7 +259,7 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def running_engine(
-    config: MountConfig, takeovers: Takeovers, find: FindCredentials | None = None
+    config: MountConfig, takeovers: Takeovers, find: FindCredentials | None = None, key: HandedIn | None = None
 ) -> AsyncIterator[Engine]:
     """Open the store and the cache, prove access, and run the layers while the context lasts.
 
@@ -269,12 +269,13 @@ async def running_engine(
         config: The mount.
         takeovers: What happened to the workers before this one.
         find: Gives the key, again whenever the store has refused one; None looks in the usual places.
+        key: A key that a worker before this one was handed in; None for none.
 
     Raises:
         TigrisMountError: Something is wrong that a person can mend; one line says what.
     """
     find = find or partial(find_credentials, config.s3, os.environ, home_directory(), read_text_file)
-    credentials = find()
+    credentials = _first(find, key)
     async with contextlib.AsyncExitStack() as stack:
         away = ""
         fetchers = open_fetchers(config.s3, config.blocks.memory_limit_bytes, log_json=config.log_format == "json")
@@ -292,6 +293,8 @@ async def running_engine(
         else:
             client = await connect(config)
             stack.push_async_callback(_shielded, client.aclose)
+            if key is not None:
+                await client.replace_key(key.key, key.outdated)
             if takeovers.count:
                 cache = await _open_cache(config, or_none=(CacheError, ConfigError))
             else:
@@ -310,6 +313,16 @@ async def running_engine(
             nursery.start_soon(engine.access.run)
             yield engine
             nursery.cancel_scope.cancel()
+
+
+def _first(find: FindCredentials, key: HandedIn | None) -> Credentials | None:
+    """Return what to begin with; where nothing is found any more, a key that was handed in is enough."""
+    try:
+        return find()
+    except ConfigError:
+        if key is None:
+            raise
+        return key.key
 
 
 async def _connect(

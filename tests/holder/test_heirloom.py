@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -49,6 +50,12 @@ def test_what_was_written_is_read(heirloom):
     assert again == Heirloom.from_bytes(again.to_bytes())
     assert (again.count, again.reason, again.fds) == (3, "was killed", {"fuse": 3})
     assert again.mount_request().reload_command == ("tigrismount", "mount")
+
+
+def test_a_key_goes_with_it_and_shows_in_no_log(heirloom):
+    heirloom = dataclasses.replace(heirloom, private={"key": {"secret_access_key": "hush"}})
+    assert Heirloom.from_bytes(heirloom.to_bytes()).private == heirloom.private
+    assert "hush" not in repr(heirloom)
 
 
 def test_the_first_versions_state_is_understood_for_ever():

@@ -68,6 +68,18 @@ def test_what_nobody_expected_as_it_takes_over_leaves_the_mount_to_the_next_star
     assert f"{tmp_path} is left to the next start: OSError(23" in capfd.readouterr().err
 
 
+def test_systemd_is_given_no_key(tmp_path):
+    """What it stores outlives the unit's processes, whose next start reads its own files; who execs has the key."""
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+    supervisor = Supervisor(request, log, lambda _: None, is_held=True)
+    with supervisor._events:
+        supervisor._keep_key({"secret_access_key": "hush"})
+        assert b"hush" not in supervisor._heirloom(request, with_worker=False).to_bytes()
+        assert b"hush" in supervisor._heirloom(request, with_worker=True).to_bytes()
+    log.close()
+
+
 @pytest.mark.parametrize("journal", ["journal0", "journal1"])
 @pytest.mark.parametrize("is_there", [True, False])
 @pytest.mark.parametrize(

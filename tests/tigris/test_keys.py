@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,8 +13,8 @@ import trio
 from tigrismount.app import Worker
 from tigrismount.demo.command import wait_until
 from tigrismount.errors import ConfigError, ObjectAccessError, ObjectUnavailableError
-from tigrismount.holder.protocol import Channel
-from tigrismount.objects.credentials import Credentials, find_credentials, read_text_file
+from tigrismount.holder.protocol import MAX_MESSAGE_BYTES, Channel
+from tigrismount.objects.credentials import HANDED_IN, Credentials, HandedIn, find_credentials, read_text_file
 from tigrismount.objects.keys import LOOKUP_INTERVAL_S, LOOKUP_S, KeyRenewal, SigningKeys
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
@@ -145,6 +146,28 @@ def test_a_key_that_is_handed_in_again_counts_again():
     assert (keys.hand_in(OLD), keys.replace(NEW)) == (True, False)
     assert not keys.hand_in(OLD)
     assert keys.source == OLD.source
+
+
+def test_who_takes_over_goes_on_with_a_key_that_was_handed_in():
+    """Mutation: it takes the key of its environment for the newer one, or for ever one that a file has got since."""
+    before = SigningKeys(OLD)
+    assert before.hand_in(NEW)
+    handed_in = HandedIn.from_values(json.loads(json.dumps(HandedIn(NEW, before.outdated).to_values())))
+    assert OLD.secret_access_key not in repr(before.outdated)
+    after, written = SigningKeys(OLD), replace(OLD, access_key_id="tid_three")
+    assert after.hand_in(handed_in.key, handed_in.outdated)
+    assert (after.replace(OLD), after.source) == (False, HANDED_IN)
+    later = SigningKeys(written)  # of a file that was written again meanwhile
+    assert later.hand_in(handed_in.key, handed_in.outdated)
+    assert (later.replace(OLD), later.replace(written)) == (False, True), "once the store refuses the one handed in"
+
+
+def test_a_key_for_each_hour_of_a_year_still_fits_in_a_message():
+    keys = SigningKeys(OLD)
+    for hour in range(8760):
+        keys.hand_in(replace(NEW, access_key_id=f"tid_{hour}"))
+    assert len(json.dumps(HandedIn(NEW, keys.outdated).to_values())) < MAX_MESSAGE_BYTES // 4
+    assert not keys.replace(replace(NEW, access_key_id="tid_8758"))
 
 
 def test_a_key_that_is_handed_in_while_another_is_looked_up_stays(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,15 @@ def test_a_key_from_the_environment_is_replaced_by_hand(tigris, mount):
         env = mount.env | {"AWS_ACCESS_KEY_ID": "tid_two"}
         run_command("refresh", "--credentials", mounted.path, env=env).check()
         assert mount.cat("weights") == "w"
+        assert mounted.status()["credentials"] == "tigrismount refresh --credentials"
+        # Who comes next starts with the environment of before, and the key in it is refused.
+        os.kill(mounted.status()["pid"], signal.SIGKILL)
+        tigris.tigris.put("models", "later", b"later")
+        assert (mount.cat("weights"), mount.cat("later")) == ("w", "later")
+        assert mounted.status()["takeovers"]["count"] == 1
+        run_command("upgrade", mounted.path, env=mount.env).check()
+        tigris.tigris.put("models", "latest", b"latest")
+        assert (mount.cat("weights"), mount.cat("latest")) == ("w", "latest")
         assert mounted.status()["credentials"] == "tigrismount refresh --credentials"
         bare = {name: value for name, value in mount.env.items() if not name.startswith("AWS_")}
         refused = run_command("refresh", "--credentials", mounted.path, env=bare)

@@ -1,7 +1,7 @@
 """What the control socket of a mount answers: the short commands, each a request in and a reply out.
 
 Whoever can ask is the user of the mount (``server`` sees to that), so a key that they hand in is as good as one in
-their files. It goes into memory and nowhere else.
+their files. It goes into memory and nowhere else: this process's, and that of the supervisor for who comes next.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from tigrismount.fuse.invalidation import forget_names
-from tigrismount.objects.credentials import Credentials
+from tigrismount.objects.credentials import HandedIn
 from tigrismount.reader.loads import MOST_SHOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from tigrismount.control.server import Handler
+    from tigrismount.objects.credentials import Credentials
     from tigrismount.objects.s3 import S3Client
     from tigrismount.reader.loads import LoadRecorder
     from tigrismount.vfs.filesystem import FileSystem
 
 log = logging.getLogger(__name__)
-
-HANDED_IN = "tigrismount refresh --credentials"
-"""Source of a key that came over the socket."""
 
 
 def operations(
@@ -37,6 +35,7 @@ def operations(
     client: S3Client,
     loads: LoadRecorder,
     forget_name: Callable[[int, bytes], None],
+    keep_key: Callable[[Credentials], None],
 ) -> Mapping[str, Handler]:
     """Return the commands of a mount, by name.
 
@@ -46,6 +45,7 @@ def operations(
         client: The store.
         loads: The load reports.
         forget_name: Makes the kernel forget a name in a directory.
+        keep_key: Keeps a key that was handed in for the process that takes this one's place.
     """
 
     async def say_status(_: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -64,14 +64,14 @@ def operations(
 
     async def take_key(request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sign with another key from now on."""
-        texts = [str(request.get(name, "")) for name in ("access_key_id", "secret_access_key", "session_token")]
-        if not texts[0] or not texts[1]:
+        handed_in = HandedIn.from_values(request)
+        if handed_in is None:
             return {"error": "a key has two halves: access_key_id and secret_access_key"}
-        key = Credentials(source=HANDED_IN, access_key_id=texts[0], secret_access_key=texts[1], session_token=texts[2])
         try:
-            replaced = await client.replace_key(key)
+            replaced = await client.replace_key(handed_in.key)
         except OSError as exc:  # which to the server is a client that has gone away
             return {"error": str(exc)}
+        keep_key(handed_in.key)
         if replaced:
             log.info("going on with the key that was handed in")
         return {"replaced": replaced}

@@ -62,6 +62,8 @@ class Heirloom:
     """Its filesystem's."""
     served: dict[str, Any] = field(default_factory=dict)
     """What the worker that serves was given; empty where it says nothing, or no worker is left."""
+    private: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What workers are told besides; empty for systemd, whose store outlives what it starts."""
 
     def to_bytes(self) -> bytes:
         """Return it as one JSON document."""

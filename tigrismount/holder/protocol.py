@@ -8,7 +8,8 @@ one that the kernel had to cut is an error, and descriptors that came with a bad
 Conversation::
 
     supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}, and with {before} where the
-                          worker before it had another configuration; in pods with {secret}
+                          worker before it had another configuration; in pods with {secret}, and
+                          with {key} where one was handed in to a worker before it
     worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, kind, message}
     supervisor → worker   attach {init, first, answered, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}
@@ -22,6 +23,7 @@ While it serves, at any time::
     supervisor → worker   note {handover}: how the last attempt to replace it went, for ``status``
     supervisor → worker   release {cancel}, answered with released {resend}; then it finishes and ends
     supervisor → worker   stop: finish and end
+    worker → supervisor   key {key}: it was handed in, and those after this worker are to have it too
     worker → supervisor   leaving: it was told to end and wants to be replaced
 """
 

@@ -51,7 +51,7 @@ class Replacement:
         self.served: dict[str, Any] | None = None
         """What the worker that serves was given, where the next one is given something else."""
         self.private: dict[str, object] = {}
-        """What each worker is told besides, and nobody else is: the key of a volume."""
+        """What each worker is told besides, and nobody else is: the key of a volume, one that was handed in."""
         self.succession = Succession(can_resend=False, outage_max_s=request.deadlines.takeover_s)
         """What became of the workers so far."""
         self.may_remount = False

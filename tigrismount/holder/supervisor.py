@@ -96,6 +96,7 @@ class Supervisor:
             log,
             stop_s=request.deadlines.stop_s,
             keep_journal=self._connection.keep_journal,
+            keep_key=self._keep_key,
             check=self._check_interruptions,
         )
         self._replacement = Replacement(self._connection, self._workers, log, request)
@@ -138,6 +139,7 @@ class Supervisor:
                 self._events,
                 self._log.line,
                 self._connection.keep_journal,
+                self._keep_key,
             )
             self._workers.adopt(worker)
             self._serves = True
@@ -168,7 +170,8 @@ class Supervisor:
         """Start the first worker of a connection, mount, and prove that the mount answers; return warnings."""
         talk = self._workers.start(self._request.deadlines.start_s)
         self._workers.current = talk.worker
-        ready = talk.start(config=self._replacement.config, **self._replacement.history())
+        replacement = self._replacement
+        ready = talk.start(config=replacement.config, **replacement.history(), **replacement.private)
         self._replacement.config = with_snapshot(self._replacement.config, ready.body.get("snapshot_version"))
         if not self._is_held:
             self._connection.mount()
@@ -213,6 +216,9 @@ class Supervisor:
             self._replacement.succession.note_outage(time.monotonic())
         if self._client_is_gone:
             raise StartError("interrupted")
+
+    def _keep_key(self, key: object) -> None:
+        self._replacement.private = {"key": key}
 
     def _notice_client(self) -> None:
         assert self._client is not None
@@ -397,6 +403,7 @@ class Supervisor:
             mount_id=known[0],
             device=known[1],
             served=self._replacement.config if with_worker else {},
+            private=self._replacement.private if with_worker else {},
         )
 
     def _adopt(self, heirloom: Heirloom) -> None:
@@ -409,6 +416,7 @@ class Supervisor:
         self._replacement.begin()
         succession = self._replacement.succession
         succession.count, succession.reason = heirloom.count, heirloom.reason
+        self._replacement.private = heirloom.private
 
     def _take_from_systemd(self) -> bool:
         """Take what systemd keeps; return whether a worker has taken over from one that served before."""

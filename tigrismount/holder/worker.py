@@ -32,6 +32,7 @@ class Worker:
         events: The loop that its descriptors are watched in.
         log: Told each line that it writes.
         keep_journal: Given the descriptor of a journal that it has written anew.
+        keep_key: Given a key that it was handed in.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Worker:
         events: Events,
         log: Callable[[str], None],
         keep_journal: Callable[[int], None] = os.close,
+        keep_key: Callable[[object], object] = id,
     ) -> None:
         self.pid = pid
         self.channel = channel
@@ -56,6 +58,7 @@ class Worker:
         self._events = events
         self._log = log
         self._keep_journal = keep_journal
+        self._keep_key = keep_key
         self._partial = b""
         self._output_fd = output_fd
         os.set_blocking(self._output_fd, False)
@@ -70,6 +73,7 @@ class Worker:
         events: Events,
         log: Callable[[str], None],
         keep_journal: Callable[[int], None] = os.close,
+        keep_key: Callable[[object], object] = id,
     ) -> Worker:
         """Start a worker.
 
@@ -78,6 +82,7 @@ class Worker:
             events: See above.
             log: See above.
             keep_journal: See above.
+            keep_key: See above.
 
         Raises:
             MountError: It cannot be started.
@@ -109,7 +114,7 @@ class Worker:
             theirs.close()
             os.close(write_fd)
         process.returncode = 0  # waited for by its id, as a worker that was inherited over an exec is
-        return cls(process.pid, channel, output_fd, events, log, keep_journal)
+        return cls(process.pid, channel, output_fd, events, log, keep_journal, keep_key)
 
     def inherit(self) -> tuple[int, int]:
         """Return its channel and its output for the program that replaces this one in an exec."""
@@ -205,6 +210,8 @@ class Worker:
         if message.type == "pong":
             self.unanswered = 0
             self.degraded = "; ".join(map(str, message.body.get("degraded", ())))
+        elif message.type == "key":
+            self._keep_key(message.body.get("key"))
         elif message.type != "journal":
             self.messages.append(message)
         return True

@@ -35,6 +35,7 @@ class Workers:
         log: Where their lines go.
         stop_s: How long each may take to end.
         keep_journal: Given the descriptor of a journal that one has written anew.
+        keep_key: Given a key that one was handed in.
         check: Called while one is talked to; raises where there is a reason to give up.
     """
 
@@ -46,6 +47,7 @@ class Workers:
         *,
         stop_s: float,
         keep_journal: Callable[[int], None],
+        keep_key: Callable[[object], None],
         check: Callable[[], None],
     ) -> None:
         self._command = command
@@ -53,6 +55,7 @@ class Workers:
         self._log = log
         self._stop_s = stop_s
         self._keep_journal = keep_journal
+        self._keep_key = keep_key
         self._check = check
         self._retired: list[tuple[Worker, float]] = []
         self._stuck: list[Worker] = []
@@ -66,7 +69,7 @@ class Workers:
 
     def start(self, within_s: float) -> Conversation:
         """Start a worker, and return what will be said with it *within_s* seconds; it is not the current one yet."""
-        worker = Worker.start(self._command, self._events, self._log.line, self._keep_journal)
+        worker = Worker.start(self._command, self._events, self._log.line, self._keep_journal, self._keep_key)
         return self.talk(worker, within_s)
 
     def adopt(self, worker: Worker) -> None:

@@ -114,6 +114,7 @@ class Keeper:
             log,
             stop_s=deadlines.stop_s,
             keep_journal=self._keep_journal,
+            keep_key=self._keep_key,
             check=self._obey,
         )
         self._watchdog = Watchdog(None, deadlines.hang_s)
@@ -385,6 +386,9 @@ class Keeper:
             return
         self._connection.keep_journal(fd)
         self._report.say("journal", [fd])
+
+    def _keep_key(self, key: object) -> None:
+        self._replacement.private = {**self._replacement.private, "key": key}
 
     def _tell_state(self, *, serves: bool = True, reason: str | None = None) -> None:
         worker, succession = self._workers.current, self._replacement.succession

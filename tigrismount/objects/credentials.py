@@ -61,6 +61,37 @@ class Credentials:
         return not self.access_key_id and self.profile is None
 
 
+HANDED_IN = "tigrismount refresh --credentials"
+"""Source of a key that came over the control socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedIn:
+    """A key that was handed in while a mount ran, as the next process of that mount needs it."""
+
+    key: Credentials
+    """The key."""
+    outdated: tuple[str, ...]
+    """Digests of those it is in the place of, which are not gone back to."""
+
+    def to_values(self) -> dict[str, Any]:
+        """Return it for a message."""
+        names = ("access_key_id", "secret_access_key", "session_token")
+        return {"outdated": list(self.outdated), **{name: getattr(self.key, name) for name in names}}
+
+    @classmethod
+    def from_values(cls, values: Any) -> HandedIn | None:
+        """Return what ``to_values`` was called on; None where *values* are none of a key."""
+        if not isinstance(values, dict):
+            return None
+        texts = [str(values.get(name, "")) for name in ("access_key_id", "secret_access_key", "session_token")]
+        if not texts[0] or not texts[1]:
+            return None
+        key = Credentials(source=HANDED_IN, access_key_id=texts[0], secret_access_key=texts[1], session_token=texts[2])
+        outdated = values.get("outdated")
+        return cls(key, tuple(map(str, outdated)) if isinstance(outdated, list) else ())
+
+
 def find_credentials(config: S3Config, env: Mapping[str, str], home: Path, read_file: ReadFile) -> Credentials | None:
     """Return the first credentials in the order above.
 

@@ -11,6 +11,7 @@ the one that came with it.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import logging
 import os
@@ -28,7 +29,7 @@ from tigrismount import threads
 from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tigrismount.objects.credentials import Credentials
 
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 
 LOOKUP_INTERVAL_S = 5.0
 """Least time between two look-ups: a refusal that no key mends must not read files for every request."""
+
+OUTDATED_MOST = 100
+"""Keys that one was handed in for, of which it is remembered: who hands in one each hour does so for years."""
 
 LOOKUP_S = 15.0
 """Longest wait for a look-up: the program that a profile names may wait for a person, or a network that is away."""
@@ -79,8 +83,8 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         """Whether requests go unsigned; stays so."""
         self.generation = 0
         """How often the key was replaced."""
-        self._outdated: frozenset[Any] = frozenset()
-        """Keys that one was handed in for; where they were found, they still are."""
+        self.outdated: tuple[str, ...] = ()
+        """Digests of keys that one was handed in for; where they were found, they still are."""
         self._turn = threading.Lock()
         self.session.register_component("credential_provider", self)
 
@@ -107,9 +111,19 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         """
         return self._take(credentials, is_handed_in=False, generation=generation)
 
-    def hand_in(self, credentials: Credentials) -> bool:
-        """Take the key that *credentials* name, whatever was before; return whether it is another one."""
-        return self._take(credentials, is_handed_in=True)
+    def hand_in(self, credentials: Credentials, outdated: Sequence[str] | None = None) -> bool:
+        """Take the key that *credentials* name, whatever was before; return whether it is another one.
+
+        Args:
+            credentials: The key.
+            outdated: ``outdated`` of the process that it was handed in to, where that was one before this: a key that
+                is found now may have taken the place of those. None where it is handed in now.
+        """
+        replaced = self._take(credentials, is_handed_in=True)
+        if outdated is not None:
+            with self._turn:
+                self.outdated = tuple(outdated)
+        return replaced
 
     def _take(self, credentials: Credentials | None, *, is_handed_in: bool, generation: int | None = None) -> bool:
         _, inner = _load(credentials, self._metadata_service)
@@ -120,8 +134,9 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
             return False
         with self._turn:  # a look-up may take minutes, and know nothing of a key that was handed in meanwhile
             if is_handed_in:
-                self._outdated = (self._outdated | {present}) - {found}
-            elif found in self._outdated or generation not in {None, self.generation}:
+                left = [digest for digest in self.outdated if digest not in {_digest(found), _digest(present)}]
+                self.outdated = (*left, _digest(present))[-OUTDATED_MOST:]
+            elif _digest(found) in self.outdated or generation not in {None, self.generation}:
                 return False
             self._inner = inner
             self.source = _source(credentials)
@@ -221,6 +236,11 @@ class KeyRenewal:
         if fault != self._fault:
             self._fault = fault
             log.warning("the store refused the key, and no other can be looked up: %s", fault)
+
+
+def _digest(key: Any) -> str:
+    """Return what tells a key from others, and nothing else of it."""
+    return hashlib.sha256(repr(None if key is None else tuple(key)).encode()).hexdigest()
 
 
 def _source(credentials: Credentials | None) -> str:

@@ -63,7 +63,7 @@ from tigrismount.objects.transfer import Transfer
 from tigrismount.objects.versions import VersionIds
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from tigrismount.core.histogram import HistogramSnapshot
     from tigrismount.core.types import ObjectId
@@ -318,13 +318,22 @@ class S3Client:
         """Where the key in use came from."""
         return self._keys.source
 
-    async def replace_key(self, credentials: Credentials) -> bool:
+    @property
+    def outdated_keys(self) -> tuple[str, ...]:
+        """Digests of the keys that others were handed in for."""
+        return self._keys.outdated
+
+    async def replace_key(self, credentials: Credentials, outdated: Sequence[str] | None = None) -> bool:
         """Sign with another key from now on; return whether it is another one. Anonymous clients stay so.
+
+        Args:
+            credentials: The key.
+            outdated: ``outdated_keys`` of the client that it was handed in to, where that was one before this.
 
         Raises:
             NoThreadError: The system has no thread to do it in.
         """
-        return await threads.run_sync(partial(self._keys.hand_in, credentials), abandon_on_cancel=True)
+        return await threads.run_sync(partial(self._keys.hand_in, credentials, outdated), abandon_on_cancel=True)
 
     def seal(self, text: bytes) -> bytes:
         """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
