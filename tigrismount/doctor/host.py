@@ -11,6 +11,7 @@ import resource
 from typing import TYPE_CHECKING
 
 from tigrismount.config.units import format_size
+from tigrismount.doctor.bytecode import check_bytecode
 from tigrismount.doctor.findings import Finding
 from tigrismount.errors import MountError
 from tigrismount.holder.mounting import MountSpec, check_can_mount
@@ -43,6 +44,7 @@ def check_host(config: MountConfig, memory_bytes: int) -> Iterator[Finding]:
     yield check_read_ahead(_BDI, config.kernel_read_ahead_kib)
     yield check_memory(config.blocks.memory_limit_bytes, memory_bytes)
     yield check_descriptors(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    yield check_bytecode()
 
 
 def _check_fuse(config: MountConfig) -> Finding:
