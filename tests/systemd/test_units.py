@@ -290,3 +290,45 @@ def test_the_helper_leaves_a_mount_that_is_covered_where_it_was_made(monkeypatch
     monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
     unit_files.note_place(Unit("b", "s3://b", "/mnt/old", "/etc/tigrismount/b.toml", {}), mounts[0])
     helper._mount(Unit("b", "s3://b", "/mnt/new", "/etc/tigrismount/b.toml", {}))
+
+
+def test_a_unit_with_the_mountpoint_of_another_one_takes_no_mount_but_its_own_away(monkeypatch, tmp_path):
+    """As one whose file was copied from the other's.
+
+    Mutation: to start it ends what is read of the other one, which then ends this one's as it stops.
+    """
+    mounts = parse_mounts(b"90 27 0:50 / /mnt/b ro - fuse.tigrismount s3://b ro,user_id=990")
+    monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
+    monkeypatch.setattr(helper, "mount_at", lambda _: mounts[-1] if mounts else None)
+    monkeypatch.setattr(helper, "unmount", lambda _, lazy=False: mounts.pop())
+    monkeypatch.setattr(helper, "probe", lambda _, timeout_s: Finding(Health.OK))
+    monkeypatch.setattr(helper, "_make_directory", lambda _: pytest.fail("goes on"))
+    monkeypatch.setattr(helper.pwd, "getpwnam", lambda _: SimpleNamespace(pw_uid=990, pw_gid=990))
+    first, second = (Unit(name, f"s3://{name}", "/mnt/b", f"/etc/tigrismount/{name}.toml", {}) for name in "bc")
+    unit_files.note_place(first, mounts[0])
+    with pytest.raises(MountError, match="s3://b is mounted there already"):
+        helper._mount(second)
+    for result, status in (("exit-code", "1"), ("success", "0")):
+        monkeypatch.setenv("SERVICE_RESULT", result)
+        monkeypatch.setenv("EXIT_STATUS", status)
+        helper._unmount(second)
+        assert len(mounts) == 1
+    helper._unmount(first)
+    assert not mounts
+
+
+def test_a_mount_that_was_given_the_numbers_of_one_that_is_gone_is_the_new_units(monkeypatch, tmp_path):
+    """The kernel gives them to the next one, also where nobody has taken note of the end of the first.
+
+    Mutation: the first unit, whose mountpoint was changed, does not start, and ends the mount of the second one.
+    """
+    [made] = parse_mounts(b"90 27 0:50 / /mnt/b ro - fuse.tigrismount s3://c ro,user_id=990")
+    monkeypatch.setattr(unit_files, "PLACES", str(tmp_path / "places"))
+    monkeypatch.setattr(unit_files, "read_mounts", lambda: [made])
+    first, second = (Unit(name, f"s3://{name}", "/mnt/b", f"/etc/tigrismount/{name}.toml", {}) for name in "bc")
+    unit_files.note_place(first, made)
+    unit_files.note_place(second, made)
+    moved = Unit("b", "s3://b", "/mnt/new", "/etc/tigrismount/b.toml", {})
+    assert unit_files.made_elsewhere(moved) is None
+    assert unit_files.is_anothers(first, made)
+    assert not unit_files.is_anothers(second, made)

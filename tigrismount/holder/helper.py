@@ -27,7 +27,7 @@ from tigrismount.holder.mounting import BusyError, MountSpec, mount, unmount
 from tigrismount.holder.notify import Notifier
 from tigrismount.holder.probe import Health, probe
 from tigrismount.holder.store import NAMES
-from tigrismount.holder.unit import Unit, forget_place, made_elsewhere, note_place, read_unit
+from tigrismount.holder.unit import Unit, forget_place, is_anothers, made_elsewhere, note_place, read_unit
 
 USER = "tigrismount"
 """Whose processes serve the units' mounts."""
@@ -94,8 +94,8 @@ def _mount(unit: Unit) -> None:
         health = probe(unit.mountpoint, timeout_s=_PROBE_S).health
         if health is Health.HUNG:
             return
-        if health is not Health.DEAD and entry.owner_uid != user.pw_uid:
-            raise MountError(f"{unit.mountpoint}: {entry.source} is mounted there already, and not by a unit")
+        if health is not Health.DEAD and (entry.owner_uid != user.pw_uid or is_anothers(unit, entry)):
+            raise MountError(f"{unit.mountpoint}: {entry.source} is mounted there already, and not by this unit")
         if health is Health.FAILED:
             # As where the child that looked was killed for want of memory. Should systemd hold nothing of it, the
             # process that comes does not start, and "unmount" takes the mount away.
@@ -153,6 +153,8 @@ def _unmount(unit: Unit) -> None:
     elsewhere = made_elsewhere(unit)
     place = unit.mountpoint if elsewhere is None else elsewhere.mountpoint  # where the file says may be another unit's
     while (entry := mount_at(place)) is not None and entry.is_ours and entry.owner_uid == uid:
+        if is_anothers(unit, entry):  # of one that has the same mountpoint
+            break
         try:
             unmount(place)
         except BusyError:

@@ -82,8 +82,10 @@ def note_place(unit: Unit, made: MountEntry | None) -> None:
         return
     with contextlib.suppress(OSError):  # as where /run is full; then it is looked for where the file says
         os.makedirs(PLACES, mode=0o700, exist_ok=True)
+        for name in _noted_for(made):  # of a mount that is gone: its numbers are given to the next one
+            os.unlink(os.path.join(PLACES, name))
         with open(os.path.join(PLACES, unit.name), "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{made.mount_id} {made.device} {made.mountpoint}")
+            file.write(_note(made))
 
 
 def forget_place(unit: Unit) -> None:
@@ -101,3 +103,27 @@ def made_elsewhere(unit: Unit) -> MountEntry | None:
         return None
     there = [entry for entry in read_mounts() if entry.is_ours and entry.mountpoint == place != unit.mountpoint]
     return next((entry for entry in there if (str(entry.mount_id), entry.device) == (number, device)), None)
+
+
+def is_anothers(unit: Unit, entry: MountEntry) -> bool:
+    """Tell whether *entry* is written down as the mount of another unit."""
+    names = _noted_for(entry)
+    return bool(names) and unit.name not in names
+
+
+def _noted_for(entry: MountEntry) -> list[str]:
+    """Return the names of the units whose mount *entry* is, as far as that is written down."""
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir(PLACES):
+            with (
+                contextlib.suppress(OSError),  # it is stopped at this moment
+                open(os.path.join(PLACES, name), encoding="utf-8", errors="surrogateescape") as file,
+            ):
+                if file.read() == _note(entry):
+                    found.append(name)
+    return found
+
+
+def _note(entry: MountEntry) -> str:
+    return f"{entry.mount_id} {entry.device} {entry.mountpoint}"
