@@ -207,3 +207,37 @@ def test_links_are_followed_to_what_the_kernel_will_list(tmp_path):
     assert canonical_mountpoint(str(tmp_path / "up" / "real" / ".." / "real")) == str(tmp_path / "real")
     assert canonical_mountpoint(str(tmp_path / "missing")) == str(tmp_path / "missing")
     assert canonical_mountpoint("/proc/") == "/proc"
+
+
+@pytest.mark.parametrize("target", ["{}/disk/models", "disk/models", "../{}/disk/models/", "other"])
+def test_a_mount_that_a_link_leads_to_is_not_looked_at(tmp_path, monkeypatch, target):
+    """Its worker may hang, or be still to come: root mounts for a unit before the unit's process looks where that is.
+
+    Mutation: a unit whose mountpoint is a link never starts, and 'health' of such a mount hangs with it.
+    """
+    here = tmp_path.resolve()
+    (here / "disk" / "models").mkdir(parents=True)
+    (here / "other").symlink_to("disk/models")
+    (here / "link").symlink_to(target.format(here if target.startswith("{") else here.name))
+    mounts = parse_mounts(f"90 27 0:50 / {here}/disk/models ro - fuse.tigrismount s3://m ro".encode())
+    monkeypatch.setattr(mountinfo, "read_mounts", lambda: mounts)
+    asked, lstat = [], os.lstat
+
+    def note(path: str, **options: int) -> os.stat_result:
+        asked.append(os.fspath(path))
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", note)
+    assert canonical_mountpoint(str(here / "link")) == str(here / "disk" / "models")
+    assert str(here / "disk" / "models") not in asked
+
+
+def test_links_that_lead_nowhere_are_as_they_are(tmp_path):
+    here = tmp_path.resolve()
+    (here / "up").symlink_to("..")
+    (here / "missing").symlink_to("not/there")
+    for name in ("one", "another"):
+        (here / name).symlink_to({"one": "another", "another": "one"}[name])
+    assert canonical_mountpoint(str(here / "up")) == str(here.parent)
+    assert canonical_mountpoint(str(here / "missing")) == str(here / "not" / "there")
+    assert canonical_mountpoint(str(here / "one")) in (str(here / "one"), str(here / "another"))

@@ -26,6 +26,7 @@ FUSE_TYPE = "fuse.tigrismount"
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 _MOST_READS = 8  # where mounts come and go all the time
+_MOST_LINKS = 40  # as in the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ def mount_at(mountpoint: str, mounts: Iterable[MountEntry] | None = None) -> Mou
 def canonical_mountpoint(path: str) -> str:
     """Return *path* absolute and without symbolic links, as the kernel will list it.
 
-    The last component is not looked at where something is mounted on it: a hung filesystem would hang us too.
+    The last component, or what it links to, is not looked at where something is mounted there: a hung filesystem would
+    hang us too, and so would one whose first worker is still to come.
 
     Raises:
         ConfigError: It is empty, as an unset variable of a script is; the working directory is not meant by that. Or
@@ -130,9 +132,19 @@ def canonical_mountpoint(path: str) -> str:
         path = os.path.abspath(path)
     except FileNotFoundError:
         raise ConfigError(f"{path}: the working directory was removed; run this in another one") from None
-    parent, name = os.path.split(path)
-    unlinked = os.path.join(os.path.realpath(parent), name)
-    return unlinked if mount_at(unlinked) else os.path.realpath(path)
+    for _ in range(_MOST_LINKS):
+        parent, name = os.path.split(path)
+        if name in (".", ".."):  # at the end of what a link says
+            break
+        path = os.path.join(os.path.realpath(parent), name)
+        if mount_at(path) is not None:
+            return path
+        try:
+            target = os.readlink(path)
+        except OSError:  # no link, or nothing at all
+            return path
+        path = os.path.join(os.path.dirname(path), target.rstrip("/") or "/")
+    return os.path.realpath(path)
 
 
 def _read_list() -> bytes:
