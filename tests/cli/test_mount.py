@@ -194,3 +194,21 @@ def test_a_unit_whose_options_are_wrong_by_now_goes_on_as_it_was(tigrismount, mo
     monkeypatch.setenv("LISTEN_FDNAMES", "fuse:init")
     ended = tigrismount("mount", "--foreground", "--unit", "models", *options)
     assert (ended.exit_code, len(started)) == (2, 1), "it has never served"
+
+
+def test_a_unit_whose_log_file_cannot_be_opened_by_now_goes_on(tigrismount, tmp_path, monkeypatch, held):
+    """As where its directory is gone, or was named by mistake, which a reload refuses.
+
+    Mutation: each of ten starts ends before the mount that waits is looked at, and then its open files fail.
+    """
+    _, started = held
+    (tmp_path / "models.toml").write_text('log-file = "/nowhere/x.log"\ncache-dir = "off"\n')
+    unit = Unit("models", "s3://models", str(tmp_path / "at"), str(tmp_path / "models.toml"), {})
+    monkeypatch.setattr(mounts, "read_unit", lambda *_, **__: unit)
+    for stored, used in (("fuse:state", None), ("fuse:init", "/nowhere/x.log")):
+        monkeypatch.setenv("LISTEN_FDNAMES", stored)
+        ended = tigrismount("mount", "--foreground", "--unit", "models")
+        assert ended.exit_code == 0
+        request, is_held = started.pop()
+        assert (request.config["log_file"], is_held) == (used, True), "what has never served is refused"
+        assert ("the mount goes on" in ended.err) is (used is None)

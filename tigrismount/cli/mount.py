@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -20,6 +21,7 @@ from tigrismount.config.resolve import check_places
 from tigrismount.control.paths import UNITS_DIRECTORY
 from tigrismount.errors import ConfigError, MountError, TigrisMountError
 from tigrismount.holder.launch import run_in_foreground, start_in_background
+from tigrismount.holder.log import DaemonLog
 from tigrismount.holder.mountinfo import canonical_mountpoint
 from tigrismount.holder.request import Deadlines, MountRequest, Outcome
 from tigrismount.holder.store import request_of_stored
@@ -112,6 +114,9 @@ def mount(
 
     with _left_to_the_next_start(unit):
         request, warnings = _or_as_before(ask) if is_held else ask()
+        if is_held and _stored() >= _FROM_SYSTEMD:
+            request, more = _with_a_log(request)
+            warnings += more
         if print_request:
             click.echo(request.to_json())
             return 0
@@ -152,6 +157,16 @@ def _or_as_before(ask: Callable[[], tuple[MountRequest, tuple[str, ...]]]) -> tu
             raise
         fault = exc.format_message() if isinstance(exc, click.UsageError) else exc
         return request, (f"{fault}; the mount goes on as it was until the unit is restarted",)
+
+
+def _with_a_log(request: MountRequest) -> tuple[MountRequest, tuple[str, ...]]:
+    """Return *request* with standard error for its log where its file cannot be written: who read the mount stay."""
+    try:
+        DaemonLog.check(request.config["log_file"])
+    except MountError as exc:
+        config = {**request.config, "log_file": None}
+        return replace(request, config=config), (f"{exc}; the mount goes on, and its messages come here",)
+    return request, ()
 
 
 def _stored() -> frozenset[str]:
