@@ -143,3 +143,20 @@ def test_no_mounter_is_missed_for_as_long_as_the_driver_was_paused_too(scene, mo
     scene.patrol._run()
     assert scene.outages == given_up
     assert clock.now_s - 300.0 >= TAKEOVER_S, "it has had its time"
+
+
+def test_a_mounter_that_has_gone_as_a_pause_ended_is_not_waited_for_as_long_as_that_was(scene, monkeypatch):
+    """Mutation: behind an hour in which a node was frozen, readers wait another hour for a mounter that never comes."""
+    clock = SimpleNamespace(now_s=0.0, waits=0)
+
+    def wait(tick_s: float) -> bool:
+        clock.waits += 1
+        clock.now_s += tick_s + (300.0 if clock.waits == 6 else 0.0)
+        scene.alone_s = 0.1 + clock.now_s - 303.0 if clock.waits >= 6 else 0.0
+        return clock.waits > 1000 or bool(scene.outages)
+
+    monkeypatch.setattr(patrol.time, "monotonic", lambda: clock.now_s)
+    monkeypatch.setattr(scene.patrol, "_ended", SimpleNamespace(wait=wait))
+    scene.patrol._run()
+    assert scene.outages == ["one"]
+    assert TAKEOVER_S <= clock.now_s - 303.0 <= TAKEOVER_S + 2

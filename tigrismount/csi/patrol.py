@@ -110,7 +110,7 @@ class Patrol:
         for mount_id in self._looks.keys() - mounts.keys():
             self._end_look(mount_id)
         alone_s = self._alone_s()
-        self._paused_alone_s = self._paused_alone_s + paused_s if alone_s else 0.0
+        self._paused_alone_s = min(alone_s, self._paused_alone_s + paused_s)  # it may have gone while all was paused
         if alone_s:
             alone_s -= self._paused_alone_s
             for mount_id in mounts if alone_s >= self._takeover_s else ():
