@@ -667,6 +667,27 @@ async def test_a_successor_puts_no_file_that_is_still_being_filled_in_the_place_
     assert list(scene.kernel.files) == [1, 3]
 
 
+async def test_a_successor_opens_nothing_onto_a_file_of_which_the_cache_has_lost_some(
+    scene: Scene, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    """Mutation: who opens what 'cache verify' found damaged has it read by the kernel, once a worker was replaced."""
+    await scene.opened()
+    scene.through.uncount(7)
+    mapping = os.open(scene.cache.path, os.O_RDONLY)
+    scene.take_over()
+    scene.cache.unproven = None
+    await nursery.start(scene.through.run)
+    await trio.sleep(10)
+    assert not await scene.opened()
+    scene.through.uncount(7)
+    assert list(scene.kernel.files) == [1], "for who has it mapped"
+    scene.cache.unproven = []
+    await trio.sleep(100)
+    assert await scene.opened()
+    assert list(scene.kernel.files) == [2]
+    os.close(mapping)
+
+
 @pytest.mark.parametrize("proves", [True, False])
 async def test_a_successor_opens_nothing_onto_a_file_that_it_took_over_and_nobody_has_proven(
     scene: Scene, nursery: trio.Nursery, autojump_clock: object, proves: bool

@@ -92,6 +92,8 @@ class _Held:
     """How often it was opened, ever: tells whether anything happened meanwhile."""
     looked_s: float = field(default_factory=trio.current_time)
     """When it was last known to be whole."""
+    has_lost: bool = False
+    """Whether the cache has lost some of the very file that the kernel holds for an earlier process."""
 
     def is_fresh(self) -> bool:
         """Tell whether it may be opened without another look."""
@@ -223,7 +225,8 @@ class Passthrough:
             held = self._held.get(node_id)
             if held is None or held.is_inherited:
                 # Which file an earlier worker left nobody can tell, until ours is in its place.
-                return True if state.is_proven else self._pass_over(_NOT_PROVEN)
+                has_lost = held is not None and held.has_lost
+                return True if state.is_proven and not has_lost else self._pass_over(_NOT_PROVEN)
             return True if state.is_proven and held.is_fresh() else None
         if self._in_memory is not None and self._in_memory.has_most(node_id, obj.size_bytes):
             return self._pass_over("the kernel has it in memory")
@@ -412,19 +415,21 @@ class Passthrough:
         if obj is None or node_id in self._held:
             return
         held = self._held[node_id] = _Held(obj, -1, is_inherited=True)
-        await self._open_inherited(held)
+        await self._open_inherited(node_id, held)
 
-    async def _open_inherited(self, held: _Held) -> None:
+    async def _open_inherited(self, node_id: int, held: _Held) -> None:
         """Open a file that the kernel holds for an earlier process.
 
         Until that succeeds nobody can tell whether it is mapped, and the kernel's lock alone keeps others from punching
         holes into it: so it stays, whether the cache has lost the file or only cannot give it at the moment. What is
         not whole is not what the kernel has: a cache that was begun anew, or another directory, is being filled there.
+        Unless it is that very file, some of which was found damaged since.
         """
         is_first = not held.try_again_s
         held.try_again_s = trio.current_time() + _TRY_AGAIN_S
         cached = await self._cache.open_object(held.obj)
         try:
+            held.has_lost = await self._has_lost(node_id, cached)
             held.fd = await _whole_file(cached)
             # None where a block was lost while it was opened.
             held.is_proven = cached.published() and cached.unproven() == []
@@ -434,13 +439,29 @@ class Passthrough:
         finally:
             cached.close()
 
+    async def _has_lost(self, node_id: int, cached: CachedObject) -> bool:
+        """Tell whether a version lacks blocks of the file that the kernel holds.
+
+        Raises:
+            CacheError: Its file cannot be opened.
+        """
+        if cached.unproven() is not None:
+            return False
+        fd = await cached.open_file()
+        try:
+            return _identity(fd) == self.modes.of(node_id).file
+        except OSError:  # nobody can tell
+            return False
+        finally:
+            close_quietly(fd)
+
     async def _let_go_unused(self, node_id: int) -> None:
         held, state = self._held[node_id], self.modes.of(node_id)
         if self._is_leaving or state.is_passthrough:
             return
         if held.fd < 0:
             if trio.current_time() >= held.try_again_s:
-                await self._open_inherited(held)
+                await self._open_inherited(node_id, held)
             return
         if held.is_inherited and not self._take_over(node_id, held, state):
             return
