@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 
 import pytest
+import trio
 
 from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.errors import (
@@ -13,6 +14,7 @@ from tigrismount.errors import (
     ObjectArchivedError,
     ObjectNotFoundError,
     ObjectProtocolError,
+    ObjectUnavailableError,
     StaleObjectError,
     UnknownNodeError,
 )
@@ -216,6 +218,16 @@ async def test_a_key_that_may_not_read_an_archived_object_is_told_so(new_world):
     node_id = await world.walk("a")
     world.client.fail(ObjectAccessError("denied", bucket="bucket", key="a"), "GET")
     with pytest.raises(ObjectAccessError, match="denied"):
+        await world.fs.open(node_id)
+
+
+async def test_a_store_that_does_not_say_whether_an_object_can_be_read_keeps_nobody_for_long(new_world, autojump_clock):
+    """Mutation: an open waits as long as a read of data may, five minutes."""
+    world = new_world()
+    world.put("a", storage_class="GLACIER", restored=True)
+    node_id = await world.walk("a")
+    world.client.hold("GET")
+    with trio.fail_after(31), pytest.raises(ObjectUnavailableError):
         await world.fs.open(node_id)
 
 

@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
+from tigrismount.errors import ObjectUnavailableError
+
 if TYPE_CHECKING:
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import ObjectClient
+
+_ANSWER_S = 30.0
+"""How long the store may take to say so, as for a look-up; a read of data has ten times that."""
 
 
 async def check_readable(client: ObjectClient, obj: ObjectId) -> None:
@@ -20,8 +27,13 @@ async def check_readable(client: ObjectClient, obj: ObjectId) -> None:
         ObjectArchivedError: It must be restored first.
         ObjectError: The store could not say.
     """
-    if obj.size_bytes:
+    if not obj.size_bytes:
+        return
+    with trio.move_on_after(_ANSWER_S):
         await client.fetch(obj, 0, 1, _OneByte())
+        return
+    detail = f"the store has not said for {_ANSWER_S:g} s whether it can be read"
+    raise ObjectUnavailableError(detail, bucket=obj.bucket, key=obj.key)
 
 
 class _OneByte:
