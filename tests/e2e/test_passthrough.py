@@ -161,6 +161,20 @@ def test_a_cached_file_is_read_without_one_request_to_us(mount, source, body, ho
         assert wait_until(lambda: through(mounted)["files"] == 0), "kept though nobody reads it"
 
 
+def test_what_the_kernel_is_told_to_read_ahead_is_closed_with_its_file(mount, source) -> None:
+    """posix_fadvise(2) reads past the backing file: READs come for a file whose OPEN was answered with one."""
+    with mount(source, *TRUSTING) as mounted:
+        fd = os.open(f"{mounted.path}/file", os.O_RDONLY)
+        try:
+            os.posix_fadvise(fd, 0, SIZE, os.POSIX_FADV_WILLNEED)
+            assert wait_until(lambda: through(mounted)["reads"] > 0)
+        finally:
+            os.close(fd)
+        assert wait_until(lambda: mounted.status()["names"]["open_files"] == 0)
+        assert wait_until(lambda: through(mounted)["files"] == 0)
+        mount.run("cache", "clear", "--yes", f"--cache-dir={mount.cache_dir}").check()
+
+
 def test_an_overwritten_key_is_another_file_and_the_open_one_stays(mount, source, bucket, body, hold, noise) -> None:
     other = noise(SIZE, 2)
     with mount(source, *TRUSTING) as mounted:

@@ -42,6 +42,7 @@ class ScriptedReads:
 
     def __init__(self) -> None:
         self.gate = trio.Event()
+        self.ended: list[int] = []
 
     def read_now(self, fh: int, off: int, size: int) -> bytes | None:
         return b"%d" % off if off < 1000 else None
@@ -51,6 +52,9 @@ class ScriptedReads:
         if off >= 2000:
             raise pyfuse3.FUSEError(errno.ESTALE)
         return b"%d" % off
+
+    def end_reads(self, fh: int) -> None:
+        self.ended.append(fh)
 
 
 class ScriptedThrough:
@@ -209,6 +213,22 @@ async def test_a_file_with_a_backing_file_is_opened_and_released_without_the_lib
     assert await running.told() == reply(8)
     assert running.through.modes.of(7).opens == 1
     assert running.nothing_more()
+
+
+async def test_reads_of_a_file_with_a_backing_file_end_with_its_last_release(running: Ends) -> None:
+    """Mutation: what posix_fadvise(2) has the kernel read stays open here, and its version is never evicted."""
+    running.through.modes.back(7, 5)
+    running.through.choices[7] = True
+    for unique in (2, 4):
+        running.kernel.send(request(wire.OPEN, unique, 7, bytes(8)))
+        await running.told()
+    running.kernel.send(read(6, 500, 4096))
+    assert await running.told() == reply(6, b"500")
+    for unique, ended in ((8, []), (10, [7])):
+        running.kernel.send(request(wire.RELEASE, unique, 7, bytes(24)))
+        assert await running.told() == reply(unique)
+        await trio.testing.wait_all_tasks_blocked()
+        assert running.reads.ended == ended
 
 
 async def test_who_opens_a_file_to_write_gets_no_backing_file(running: Ends) -> None:

@@ -217,6 +217,10 @@ class Adapter(pyfuse3.Operations):
 
     async def release(self, fh: int) -> None:
         """Close a file; never fails."""
+        self.end_reads(fh)
+
+    def end_reads(self, fh: int) -> None:
+        """Close a file, also one that only READs have opened here; never fails."""
         try:
             self._filesystem.release(fh)
         except Exception:

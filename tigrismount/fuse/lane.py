@@ -56,6 +56,9 @@ class Reads(Protocol):
             FUSEError: They cannot be had.
         """
 
+    def end_reads(self, fh: int) -> None:
+        """Note that nobody has a file open any more whose OPEN was not answered there; never fails."""
+
 
 class Lane:
     """Serves one connection.
@@ -214,5 +217,8 @@ class Lane:
         if through.is_through(request.node_id):
             self._kernel.answer(wire.answer(request.unique))
             through.uncount(request.node_id)
+            if not through.is_through(request.node_id):
+                # READs may have come all the same: posix_fadvise(2) has the kernel read ahead past the backing file.
+                self._reads.end_reads(request.node_id)
         else:
             self._relay.hand(message, lambda _: through.uncount(request.node_id))
