@@ -61,7 +61,16 @@ class World:
     """A mounted bucket without FUSE."""
 
     def __init__(
-        self, *keys, client=None, cache=None, names=None, on_new=None, on_bookmark=None, bucket="bucket", **config
+        self,
+        *keys,
+        client=None,
+        cache=None,
+        names=None,
+        verified_sha256=None,
+        on_new=None,
+        on_bookmark=None,
+        bucket="bucket",
+        **config,
     ):
         self.client = client or MemoryObjectClient()
         self.readers = FakeReaders()
@@ -73,6 +82,7 @@ class World:
             clock=lambda: self.now_s,
             cache=cache,
             names=names,
+            verified_sha256=verified_sha256,
             on_new=on_new,
             on_bookmark=on_bookmark,
         )

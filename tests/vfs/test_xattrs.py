@@ -7,7 +7,7 @@ import pytest
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import ROOT_NODE_ID
 from tigrismount.errors import CacheError, UnknownNodeError
-from tigrismount.vfs.xattrs import count_cached_bytes
+from tigrismount.vfs.xattrs import LISTED_SHA256_BYTES, count_cached_bytes
 
 SHA = "ab" * 32
 
@@ -77,6 +77,24 @@ async def test_directories_and_links_have_none_and_unknown_names_are_not_there(n
         await world.fs.getxattr(12345, b"user.tigris.etag")
     with pytest.raises(UnknownNodeError):
         await world.fs.listxattr(12345)
+
+
+async def test_the_names_of_a_small_file_cost_no_look_at_what_verification_found(new_world):
+    """Mutation: ``ls -l`` of coreutils 9.6 looks into the index on the disk for each file of a directory."""
+    looked = []
+
+    async def verified(obj):
+        looked.append(obj.key)
+        return SHA
+
+    world = new_world(verified_sha256=verified)
+    world.put("small", b"data")
+    world.put("large", bytes(LISTED_SHA256_BYTES))
+    small, large = await world.walk("small"), await world.walk("large")
+    assert b"user.tigris.sha256" not in await world.fs.listxattr(small)
+    assert looked == []
+    assert b"user.tigris.sha256" in await world.fs.listxattr(large)
+    assert await world.fs.getxattr(small, b"user.tigris.sha256") == SHA.encode(), "who asks for it is told"
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from tigrismount.vfs.directory import Directories
 from tigrismount.vfs.entries import Entry, FilesystemInfo, NegativeEntry, VfsStatistics, attributes_of
 from tigrismount.vfs.names import LiveNames
 from tigrismount.vfs.openfiles import OpenFile, whole
-from tigrismount.vfs.xattrs import CACHED_BYTES, SHA256, count_cached_bytes, stored_attributes
+from tigrismount.vfs.xattrs import CACHED_BYTES, LISTED_SHA256_BYTES, SHA256, count_cached_bytes, stored_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
@@ -195,7 +195,9 @@ class FileSystem:
         """
         node = self._inodes.get(node_id)
         self._learn_version(node)
-        stored = await self._with_sha256(node, stored_attributes(node))
+        stored = stored_attributes(node)
+        if node.obj is not None and node.obj.size_bytes >= LISTED_SHA256_BYTES:
+            stored = await self._with_sha256(node, stored)
         return [*stored, CACHED_BYTES] if stored else []
 
     async def getxattr(self, node_id: int, name: bytes) -> bytes | None:

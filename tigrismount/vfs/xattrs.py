@@ -19,6 +19,11 @@ PREFIX = b"user.tigris."
 SHA256 = PREFIX + b"sha256"
 """The attribute that verification may add."""
 
+LISTED_SHA256_BYTES = 32 << 20
+"""Smallest version that has it among its names where only verification can tell: one that is verified without being
+asked for. ``ls -l`` (coreutils 9.6 and later) asks for the names of each file in a directory, and with a look at what
+was found that takes several times as long."""
+
 CACHED_BYTES = PREFIX + b"cached_bytes"
 """The attribute that changes while the version stays."""
 
