@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tigrismount.csi import kernel
 from tigrismount.errors import MountError
+from tigrismount.holder.probe import Health
+from tigrismount.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,3 +40,19 @@ def test_a_mount_that_cannot_be_looked_up_is_taken_away_and_not_held(
     with pytest.raises(BrokenPipeError):
         os.write(kernels, b"\0")
     os.close(kernels)
+
+
+def test_a_look_that_nobody_waits_for_has_an_answer_once_the_child_has(tmp_path: Path) -> None:
+    """As the patrol asks. Mutation: every mount counts as hung, loses its worker after 20 s, and is ended after 60."""
+    look = kernel.Look(tmp_path)
+    wait_until(lambda: look.finding().health is Health.OK)
+    assert look.finding().health is Health.OK
+    look.close()
+
+
+def test_a_look_that_hangs_is_waited_for_no_longer_than_asked(tmp_path: Path) -> None:
+    look = kernel.Look(tmp_path)
+    look._process.send_signal(signal.SIGSTOP)
+    assert [look.finding(timeout_s).health for timeout_s in (0.0, -1.0, 0.05)] == [Health.HUNG] * 3
+    look.close()
+    assert look._process.returncode == -signal.SIGKILL

@@ -35,6 +35,8 @@ os.write(1, answer)
 """
 _HIDING_MODE = 0o000
 """Mode of mountpoints made here: should the mount ever be missing, nobody takes the directory for an empty bucket."""
+_READ_S = 1.0
+"""How long it may take to read what a child has written that has ended: it is there."""
 _MOST_STACKED = 64
 _MNT_FORCE, _UMOUNT_NOFOLLOW = 1, 8
 
@@ -57,8 +59,11 @@ class Look:
 
     def finding(self, timeout_s: float = 0.0) -> Finding:
         """Return what it saw; ``HUNG`` where there is no answer in time."""
+        # Where it may take no time at all, communicate() gives up before it has looked what is there.
+        if timeout_s <= 0 and self._process.poll() is None:
+            return Finding(Health.HUNG)
         try:
-            answer, _ = self._process.communicate(timeout=timeout_s)
+            answer, _ = self._process.communicate(timeout=timeout_s if timeout_s > 0 else _READ_S)
         except subprocess.TimeoutExpired:
             return Finding(Health.HUNG)
         return finding_from(answer, answered=True)
