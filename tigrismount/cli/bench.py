@@ -16,7 +16,7 @@ from tigrismount.cli.completing import values
 from tigrismount.cli.connection import connected, load_without_mount
 from tigrismount.cli.failure import CommandFailure, print_note
 from tigrismount.cli.flags import CONNECTION, flags
-from tigrismount.cli.running import run_engine
+from tigrismount.cli.running import ended_as_interrupted, run_engine
 from tigrismount.cli.table import print_table, print_wrapped
 from tigrismount.config.options import BY_KEY
 from tigrismount.config.units import format_size, parse_size_bytes
@@ -72,10 +72,11 @@ def bench(
         raise click.UsageError("--demo has a source of its own: leave SOURCE out", click.get_current_context())
     config = None if is_demo else load_without_mount(source, given)
     try:
-        if config is None:
-            return _run_demo(budget_bytes, work_in)
-        with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=work_in) as work:
-            sample, measured = _measure(config, given, budget_bytes, work)
+        with ended_as_interrupted():
+            if config is None:
+                return _run_demo(budget_bytes, work_in)
+            with tempfile.TemporaryDirectory(prefix="tigrismount-bench-", dir=work_in) as work:
+                sample, measured = _measure(config, given, budget_bytes, work)
     except OSError as exc:
         raise CommandFailure(f"{work_in}: cannot be used: {exc.strerror}; choose another with --directory") from exc
     _report(sample, measured, as_json=as_json)
@@ -199,4 +200,18 @@ def _run_demo(budget_bytes: int, work_in: str) -> int:
         upload_model(client, bucket, prefix, model, lambda _bytes: None)
         again = [word for word in click.get_current_context().obj["arguments"] if word != "--demo"]
         command = [sys.executable, "-P", "-m", "tigrismount", *again, _DEMO_SOURCE]
-        return subprocess.run(command, env=server.env(), check=False).returncode
+        return _run_to_its_end(command, server.env())
+
+
+def _run_to_its_end(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command that has a mount to take down, which takes a moment, also where it is interrupted.
+
+    In a session of its own, so that Ctrl-C reaches it once, and from here.
+    """
+    with subprocess.Popen(command, env=environment, start_new_session=True) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+            raise

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from tigrismount.errors import TigrisMountError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 T = TypeVar("T")
 
@@ -23,6 +28,27 @@ def run_engine(work: Callable[[], Awaitable[T]]) -> T:
         return trio.run(work)
     except BaseExceptionGroup as group:
         raise _most_telling(group) from group
+
+
+@contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Have SIGTERM, and a terminal that goes, end the block as Ctrl-C does: what was made in it is taken down."""
+
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)  # which trio has its own of; a shell's background job has none
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    signals = [signal.SIGTERM, signal.SIGHUP]
+    before = {number: found for number in signals if (found := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _most_telling(group: BaseExceptionGroup[BaseException]) -> BaseException:
