@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -318,3 +319,24 @@ def test_the_names_of_an_index_cannot_steer_the_terminal_where_they_are_missing_
     ended = tigrismount("inspect", str(tmp_path))
     assert "\\x1b]0;owned\\x07.safetensors: is named by the index" in ended.err
     assert "\x1b" not in ended.err + ended.out
+
+
+def test_ctrl_c_ends_a_look_into_a_mount_that_does_not_answer(tmp_path, monkeypatch):
+    """As while its store is away. Mutation: nothing happens until the mount has given up, which takes five minutes."""
+    import trio
+
+    from tigrismount.cli import inspect_places
+    from tigrismount.reader.modelfiles import ModelFile
+
+    answered = threading.Event()
+    monkeypatch.setattr(inspect_places, "_pread", lambda *_: answered.wait(5) and b"")
+
+    async def look() -> bool:
+        with trio.move_on_after(0.05) as scope:
+            await inspect_places.LocalPlace(str(tmp_path)).read(ModelFile("model.gguf", 1), 0, 1)
+        return scope.cancelled_caught
+
+    try:
+        assert trio.run(look)
+    finally:
+        answered.set()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import trio
 
@@ -29,6 +30,8 @@ from tigrismount.reader.modelfiles import ModelFile
 if TYPE_CHECKING:
     from tigrismount.config.model import MountConfig
     from tigrismount.objects.s3 import S3Client
+
+T = TypeVar("T")
 
 _ANSWER_TIMEOUT_S = 30.0  # the cache's index is asked about each file
 _FILES_PER_REQUEST = 1000
@@ -96,7 +99,7 @@ class LocalPlace:
 
     async def single(self) -> ModelFile | None:
         """See ``InspectedPlace``."""
-        facts = await trio.to_thread.run_sync(self._facts)
+        facts = await _look(self._facts)
         if stat.S_ISDIR(facts.st_mode):
             return None
         self._root, _, name = self._root.rpartition("/")
@@ -104,11 +107,11 @@ class LocalPlace:
 
     async def files_in(self, directory: str) -> dict[str, ModelFile]:
         """See ``Place``."""
-        return await trio.to_thread.run_sync(self._list, directory)
+        return await _look(partial(self._list, directory))
 
     async def read(self, file: ModelFile, start: int, stop: int) -> bytes:
         """See ``Place``."""
-        return await trio.to_thread.run_sync(_pread, os.path.join(self._root, file.name), start, stop)
+        return await _look(partial(_pread, os.path.join(self._root, file.name), start, stop))
 
     async def holdings(self, files: Sequence[ModelFile]) -> list[Holding | None]:
         """See ``InspectedPlace``."""
@@ -279,6 +282,11 @@ class _BytesSink:
     def wrote(self, count: int) -> None:
         """See ``FetchSink``."""
         self._filled += count
+
+
+async def _look(work: Callable[[], T]) -> T:
+    """Return *work()*, called in a thread that is left behind by Ctrl-C: a mount may take minutes over a read."""
+    return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
 
 
 def _pread(path: str, start: int, stop: int) -> bytes:
