@@ -363,6 +363,30 @@ async def test_it_waits_until_the_store_is_quiet_and_is_not_put_off_for_ever(
     assert verifier.statistics().verified == 2
 
 
+async def test_what_comes_into_the_cache_again_is_compared_again(client, cache, nursery, autojump_clock) -> None:
+    """Mutation: that it was right before it was evicted counts, and what was damaged on its way is served."""
+    now_s = 1000
+    verdicts = Verdicts(cache.records, "tigris", clock=lambda: now_s)
+    verifier = Verifier(client, cache, verdicts, least_bytes=1)
+    await nursery.start(verifier.run)
+    obj = client.put("m/a", DATA, sha256=SHA)
+    fill(cache, obj)
+    for _ in range(2):  # the second time as a daemon that has fetched a part of it
+        verifier.note_whole(obj)
+        await trio.sleep(5)
+    assert verifier.statistics().verified == 1
+    now_s += 60
+    fill(cache, obj, b"?" + DATA[1:])
+    verifier.note_whole(obj)
+    await trio.sleep(5)
+    assert list(verdicts.refused) == [obj]
+    now_s += 60
+    fill(cache, obj)
+    verifier.note_whole(obj)
+    await trio.sleep(5)
+    assert list(verdicts.refused) == [obj], "that is for who looks again"
+
+
 async def test_small_files_and_a_store_that_is_away_cost_nothing_but_a_line(
     client, cache, verdicts, nursery, autojump_clock
 ) -> None:

@@ -21,7 +21,7 @@ from tigrismount.cache import base
 from tigrismount.cache.memory import MemoryBlockCache
 from tigrismount.core.types import ObjectId
 from tigrismount.errors import ObjectNotFoundError, ObjectUnavailableError
-from tigrismount.integrity.verdicts import Verdicts
+from tigrismount.integrity.verdicts import Compared, Verdicts
 from tigrismount.integrity.verifier import Verifier
 from tigrismount.objects.client import ListPage, ObjectInfo
 from tigrismount.objects.memory import MemoryObjectClient
@@ -531,6 +531,21 @@ async def test_a_version_is_compared_with_its_checksum_while_it_comes(bench) -> 
         assert b.cache.block(obj, 3) is None
         gate.set()
     assert b.verifier.statistics().verified == 1
+
+
+async def test_what_has_left_the_cache_is_compared_again_when_it_is_fetched_again(bench) -> None:
+    """Mutation: that it was right before counts, and what is damaged on its way now is warmed without a word."""
+    now_s = 1000
+    async with bench() as b:
+        verdicts = Verdicts(b.cache.records, "tigris", clock=lambda: now_s)
+        b.verifier = Verifier(b.client, b.cache, verdicts, least_bytes=BLOCK)
+        right = hashlib.sha256(bytes(2 * BLOCK)).hexdigest()
+        obj = b.client.put("m", b"?" + bytes(2 * BLOCK - 1), sha256=right)
+        await verdicts.keep(obj, [Compared("sha256", right, right, "the store")])
+        now_s += 60
+        report = await b.warm("m")
+        assert list(verdicts.refused) == [obj]
+        assert told(report) == [f"s3://bucket/m: {verdicts.refused[obj]}"]
 
 
 async def test_a_version_that_does_not_come_whole_is_not_waited_for_to_be_compared(bench) -> None:

@@ -135,10 +135,21 @@ class Verdicts:
             found += [verdict for _, value in rows if (verdict := _parse(value)) is not None]
         return max(found, key=lambda verdict: verdict.checked_s, default=None)
 
-    async def find(self, obj: ObjectId) -> list[Compared] | None:
-        """Return what was compared of *obj*; None where it was never verified."""
+    def now_s(self) -> int:
+        """Return the time that a verdict of now has, in seconds since 1970."""
+        return int(self._clock())
+
+    async def find(self, obj: ObjectId, since_s: int = 0) -> list[Compared] | None:
+        """Return what was compared of *obj*; None where it was never verified.
+
+        Args:
+            obj: The version.
+            since_s: When its bytes came: what was found right before that was others, which have left the cache.
+        """
         newest = await self._newest(obj)
-        return newest.compared if newest is not None and newest.compared else None
+        if newest is None or not newest.compared or (newest.checked_s < since_s and not newest.is_bad):
+            return None
+        return newest.compared
 
     async def sha256(self, obj: ObjectId) -> str:
         """Return the SHA-256 of *obj* where its bytes were found to have it; else nothing."""
@@ -153,7 +164,7 @@ class Verdicts:
             self.refused[obj] = refusal(compared)
             log.error("s3://%s/%s: %s", obj.bucket, obj.key, self.refused[obj])
             self._tell([obj])
-        checked_s = int(self._clock())
+        checked_s = self.now_s()
         digest, facts = object_digest(self._store_id, obj), self._facts(obj, checked_s, compared)
         with self._settled(obj):
             kept = await self._records.put(_TABLE, (_GOOD if good else _BAD) + digest, facts)
@@ -168,7 +179,7 @@ class Verdicts:
         digest = object_digest(self._store_id, obj)
         with self._settled(obj):
             if was_refused:  # a directory that is away may say so: there must be something newer
-                await self._records.put(_TABLE, _GOOD + digest, self._facts(obj, int(self._clock()), ()))
+                await self._records.put(_TABLE, _GOOD + digest, self._facts(obj, self.now_s(), ()))
             else:
                 await self._records.delete(_TABLE, _GOOD + digest)
             await self._records.delete(_TABLE, _BAD + digest)

@@ -84,7 +84,8 @@ class Verifier:
         self.least_bytes = least_bytes
         """Smallest version verified without being asked for."""
         self._quiet = quiet
-        self._waiting: OrderedDict[ObjectId, None] = OrderedDict()
+        self._waiting: OrderedDict[ObjectId, int] = OrderedDict()
+        """Versions that were noted, and when their last block came."""
         self._current: ObjectId | None = None
         self._woken = trio.Event()
         self._finder = ChecksumFinder(client)
@@ -94,7 +95,7 @@ class Verifier:
         """Take note that *obj* is wholly in the cache. Never waits."""
         if obj.size_bytes < self.least_bytes:
             return
-        self._waiting[obj] = None
+        self._waiting[obj] = self.verdicts.now_s()
         if len(self._waiting) > _MOST_WAITING:
             self._waiting.popitem(last=False)
         self._woken.set()
@@ -109,8 +110,8 @@ class Verifier:
                 await self._woken.wait()
                 self._woken = trio.Event()
                 while self._waiting:
-                    self._current, _ = self._waiting.popitem(last=False)
-                    await self._verify_quietly(self._current)
+                    self._current, whole_s = self._waiting.popitem(last=False)
+                    await self._verify_quietly(self._current, whole_s)
                     self._current = None
                 self._finder.forget()
 
@@ -129,6 +130,7 @@ class Verifier:
         on_block: Callable[[int], Awaitable[None]],
         *,
         anew: bool = False,
+        since_s: int = 0,
         before_block: Callable[[int], Awaitable[None]] | None = None,
     ) -> list[Compared]:
         """Compare a version that is wholly cached with what is known of it, and keep the verdict.
@@ -137,6 +139,7 @@ class Verifier:
             obj: The version.
             on_block: Called with the length of each block that was read back.
             anew: Whatever is remembered: ask the store again, and read back every block even if nothing is known.
+            since_s: When some of its bytes came, as of ``Verdicts.now_s``: that others were right before says nothing.
             before_block: Where it is not wholly cached yet: waits until a block is, or raises CacheError.
 
         Returns:
@@ -146,7 +149,7 @@ class Verifier:
             ObjectError: The store could not say what is known.
             CacheError: A block is missing, or damaged and dropped.
         """
-        earlier = None if anew else await self.verdicts.find(obj)
+        earlier = None if anew else await self.verdicts.find(obj, since_s)
         if earlier is not None:
             return earlier
         known = await self._finder.find(obj)
@@ -174,7 +177,7 @@ class Verifier:
             self._mismatched += 1
         await self.verdicts.keep(obj, compared)
 
-    async def _verify_quietly(self, obj: ObjectId) -> None:
+    async def _verify_quietly(self, obj: ObjectId, whole_s: int) -> None:
         deadline_s = trio.current_time() + _PATIENCE_S
 
         async def let_others_go_first(_length_bytes: int = 0) -> None:
@@ -185,7 +188,7 @@ class Verifier:
 
         await let_others_go_first()
         try:
-            await self.verify(obj, let_others_go_first)
+            await self.verify(obj, let_others_go_first, since_s=whole_s)
         except (CacheError, ObjectError) as exc:
             log.info("not verified: %s", exc)
 

@@ -154,10 +154,11 @@ class Warmer:
 
     async def _verify(self, work: Work) -> None:
         """Compare a version with the checksums that are known of it, block by block as it comes."""
+        since_s = self._verifier.verdicts.now_s()
         async with self._checks:
             # What was refused and had to be fetched again is judged again.
             anew = work.obj in self._verifier.verdicts.refused
-            await self._compare(work, anew=anew, before_block=work.wait_for)
+            await self._compare(work, anew=anew, since_s=since_s, before_block=work.wait_for)
 
     def _show_checks(self) -> None:
         """Everything is there: from now on progress is that of the checks that are not done."""
@@ -175,7 +176,12 @@ class Warmer:
                 self._fail(work.obj, reason)
 
     async def _compare(
-        self, work: Work, *, anew: bool, before_block: Callable[[int], Awaitable[None]] | None = None
+        self,
+        work: Work,
+        *,
+        anew: bool,
+        since_s: int = 0,
+        before_block: Callable[[int], Awaitable[None]] | None = None,
     ) -> bool:
         """Compare a whole version with its known checksums; return whether every block of it could be read back."""
         advanced_bytes = 0
@@ -186,7 +192,9 @@ class Warmer:
             await self._advance(length_bytes)
 
         try:
-            compared = await self._verifier.verify(work.obj, advance, anew=anew, before_block=before_block)
+            compared = await self._verifier.verify(
+                work.obj, advance, anew=anew, since_s=since_s, before_block=before_block
+            )
         except CacheError as exc:
             self._uncompared[work.obj] = exc.detail
             await self._advance(-advanced_bytes)
