@@ -167,6 +167,25 @@ def test_read_only_directory_is_one_line(place: Any) -> None:
         subprocess.run(["umount", place.path], check=True)
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ESTALE])
+def test_a_disk_in_trouble_costs_the_cache_and_not_the_mount(
+    place: Any, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Mutation: no mount of a host begins whose cache drive has died, though the store has it all."""
+    look, why = os.stat, os.strerror(number)
+
+    def fails(path: Any, *how: Any, **more: Any) -> os.stat_result:
+        if path == str(place.path):
+            raise OSError(number, why)
+        return look(path, *how, **more)
+
+    place.path.mkdir(mode=0o700)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", fails)
+        with pytest.raises(CacheError, match=f"cannot be opened: {why}"):
+            open_cache_directory(str(place.path))
+
+
 def test_a_sandbox_that_hides_the_boot_id_costs_the_cache_and_not_the_mount(tmp_path: Path) -> None:
     """A ``CacheError`` is what the worker mounts without a cache for; ``ProcSubset=pid`` is such a sandbox."""
     assert len(kernel_boot_id()) == 36

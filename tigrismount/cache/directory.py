@@ -52,6 +52,14 @@ BOOT_ID_PATH = "/proc/sys/kernel/random/boot_id"
 """Other after each boot (random(4))."""
 _LOCK_TIMEOUT_S = 30.0
 """Longer than any start: setting aside is a rename, and checking an index has a limit of its own."""
+_TROUBLE = frozenset(
+    {
+        *(errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EUCLEAN, errno.ENODEV, errno.ENXIO, errno.ESTALE),
+        *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+    }
+)
+"""What a disk that fails, is full or away says, or a machine that is short of something: nothing is wrong with the
+directory that was chosen."""
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +166,7 @@ def open_cache_directory(path: str) -> tuple[CacheDirectory, CacheIndex]:
 
     Raises:
         ConfigError: It cannot be made or written, or is not ours to use.
-        CacheError: Its index is in use or cannot be opened for another reason.
+        CacheError: Its index is in use or cannot be opened for another reason, or its disk fails or is full.
     """
     namespace = pid_namespace(kernel_boot_id())
     besides = [os.path.join(path, f"{_BESIDE_PREFIX}{number}") for number in range(1, _NAMESPACES_MAX)]
@@ -170,6 +178,8 @@ def open_cache_directory(path: str) -> tuple[CacheDirectory, CacheIndex]:
             _log.warning("daemons of another pid namespace use the cache in %s; this one looks beside it", place)
         raise CacheError(f"daemons of {_NAMESPACES_MAX} other pid namespaces use the cache in {path}")
     except OSError as error:
+        if error.errno in _TROUBLE:
+            raise CacheError(f"the cache in {path} cannot be opened: {error.strerror}") from error
         raise ConfigError(
             f"the cache directory {path} cannot be used: {error.strerror}; choose another one with --cache-dir"
         ) from error
@@ -211,9 +221,11 @@ def visiting(directory: CacheDirectory) -> Iterator[Tenancy]:
 
 def _claim(directory: CacheDirectory) -> None:
     path = directory.path
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise ConfigError(f"the cache directory {path} is not a directory; choose another one with --cache-dir")
-    os.makedirs(path, mode=0o700, exist_ok=True)
+    try:  # a disk that fails says so here, and must not be taken for one that has no such directory
+        if not stat.S_ISDIR(os.stat(path).st_mode):
+            raise ConfigError(f"the cache directory {path} is not a directory; choose another one with --cache-dir")
+    except FileNotFoundError:
+        os.makedirs(path, mode=0o700, exist_ok=True)
     status = os.stat(path)
     if status.st_uid != os.geteuid():
         raise ConfigError(
