@@ -14,6 +14,7 @@ so a full table takes no more of them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import struct
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ _PATIENCE_S = 5.0
 """How long a disk may take for one small record before the daemon goes on without it."""
 _SILENCE_S = 30.0
 """How long a disk that did not answer is not asked by who can do without it."""
+_MOST_PASSED_OVER = 10_000
+"""Records that go last, and are passed over for one that does not; beyond, the oldest goes."""
 _THREADS = 8
 """Records looked up at once, and changed at once: as many threads a disk that hangs may take, none that others need."""
 
@@ -58,6 +61,8 @@ class TableBounds:
     """Most bytes of keys and values."""
     drops_oldest: bool = True
     """Whether the record put longest ago makes room for a new one; else a full table takes no new ones."""
+    drops_last: bytes = b""
+    """What the keys of records begin with that go only where there is nothing else to drop; empty for none."""
 
     def allow(self, key: bytes, value: bytes) -> bool:
         """Tell whether a record is small enough to be one of several."""
@@ -73,7 +78,7 @@ TABLES = {
     "loads": TableBounds(2_000, 32 << 20),
     "metadata": TableBounds(200_000, 512 << 20),
     "pins": TableBounds(10_000, 16 << 20, drops_oldest=False),
-    "checksums": TableBounds(200_000, 64 << 20),
+    "checksums": TableBounds(200_000, 64 << 20, drops_last=b"bad/"),
 }
 """Every table there is. The bounds are what a large host needs, times ten; a record takes at most a quarter of one."""
 
@@ -153,7 +158,7 @@ class RecordTables:
             return False
         state = self._remove(txn, table, stored, state)
         while not bounds.hold(state.entries + 1, state.size_bytes + len(data)):
-            state = self._remove_oldest(txn, table, state)
+            state = self._remove_oldest(txn, table, state, bounds.drops_last)
         txn.put(stored, data, db=self._index.records)
         txn.put(_order_key(table, state.next_sequence), stored, db=self._index.record_order)
         state = _State(state.next_sequence + 1, state.entries + 1, state.size_bytes + len(data))
@@ -228,15 +233,23 @@ class RecordTables:
         txn.delete(stored, db=self._index.records)
         return state._replace(entries=max(0, state.entries - 1), size_bytes=max(0, state.size_bytes - len(data)))
 
-    def _remove_oldest(self, txn: Any, table: str, state: _State) -> _State:
+    def _remove_oldest(self, txn: Any, table: str, state: _State, drops_last: bytes) -> _State:
         cursor = txn.cursor(db=self._index.record_order)
         head = _table_prefix(table)
-        if not cursor.set_range(head) or not cursor.key().startswith(head):
+        oldest: tuple[bytes, bytes] | None = None
+        if cursor.set_range(head):
+            for order, stored in itertools.islice(cursor, _MOST_PASSED_OVER):
+                if not order.startswith(head):
+                    break
+                oldest = oldest or (order, stored)
+                if not drops_last or not stored.startswith(head + drops_last):
+                    oldest = order, stored
+                    break
+        if oldest is None:
             # The books are wrong: what is left of the table has no order. Begin them anew rather than refuse for ever.
             return _State(state.next_sequence)
-        stored = bytes(cursor.value())
-        cursor.delete()
-        return self._remove(txn, table, stored, state)
+        txn.delete(oldest[0], db=self._index.record_order)
+        return self._remove(txn, table, oldest[1], state)
 
     def _state(self, txn: Any, table: str) -> _State:
         data = txn.get(_STATE_PREFIX + table.encode(), db=self._index.meta)

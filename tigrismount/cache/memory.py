@@ -79,7 +79,8 @@ class MemoryRecords:
         while not bounds.hold(len(others) + 1, _sum_bytes(others) + len(key) + len(value)):
             if not bounds.drops_oldest:
                 return False
-            del others[next(iter(others))]
+            sooner = (k for k in others if not bounds.drops_last or not k.startswith(bounds.drops_last))
+            del others[next(sooner, next(iter(others)))]
         self._tables[table] = {**others, key: value}
         return True
 

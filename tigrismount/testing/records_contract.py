@@ -17,6 +17,7 @@ BOUNDS = {
     "orders": TableBounds(entries=4, size_bytes=100_000),
     "pins": TableBounds(entries=2, size_bytes=100_000, drops_oldest=False),
     "loads": TableBounds(entries=1000, size_bytes=10_000),
+    "checksums": TableBounds(entries=3, size_bytes=100_000, drops_last=b"bad/"),
 }
 """Tables small enough to fill."""
 
@@ -86,6 +87,18 @@ class RecordStoreContract:
                 assert await records.put("orders", key, key)
                 await records.get("orders", b"b")
             assert [key for key, _ in await records.items("orders") or ()] == [b"a", b"c", b"d", b"e"]
+
+    async def test_what_is_to_go_last_goes_last(self) -> None:
+        """Mutation: versions that were found right since, a hundred thousand, take the refusal of another one back."""
+        async with self.open_records() as records:
+            for key in (b"bad/a", b"ok/b", b"ok/c", b"ok/d", b"ok/e"):
+                assert await records.put("checksums", key, key)
+            assert [key for key, _ in await records.items("checksums") or ()] == [b"bad/a", b"ok/d", b"ok/e"]
+            for key in (b"bad/d", b"bad/c", b"bad/b"):
+                assert await records.put("checksums", key, key)
+            assert [key for key, _ in await records.items("checksums") or ()] == [b"bad/b", b"bad/c", b"bad/d"]
+            assert await records.put("checksums", b"ok/f", b"")
+            assert [key for key, _ in await records.items("checksums") or ()] == [b"bad/b", b"bad/c", b"ok/f"]
 
     async def test_bytes_are_bounded_too(self) -> None:
         """Large records push out more than one; one of more than a quarter of the bound is not kept."""
