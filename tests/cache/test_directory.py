@@ -272,3 +272,19 @@ def test_probe_that_cannot_run_does_not_condemn_an_index(
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert probe.index_damage(CacheDirectory(str(place.path)).index_path) == ""
     assert "without a check" in caplog.text
+
+
+async def test_a_cache_is_not_set_aside_because_its_disk_hangs(
+    place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutation: all that was cached is removed, where a drive that is reset, or a file server, is away for a moment."""
+    async with place.open() as cache:
+        await fill(cache, OBJ)
+    (tmp_path / "lmdb.py").write_text("import time\ntime.sleep(60)\n")  # for the child, who would read the index
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "path", [str(tmp_path), *sys.path])
+        patch.setattr(probe, "_TIMEOUT_S", 3.0)
+        with pytest.raises(CacheError, match="did not end within 3 s: its disk is busy, or hangs"):
+            await place.start()
+    async with place.open() as cache:
+        assert await check_all(cache, OBJ) == 4

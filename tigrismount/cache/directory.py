@@ -305,7 +305,7 @@ def _unusable(directory: CacheDirectory) -> str:
     """Return why what is in the directory cannot be used, empty when it can or there is nothing.
 
     Raises:
-        CacheError: Others use it, and it could not be looked at in time.
+        CacheError: It could not be looked at in time.
     """
     has_data = os.path.exists(os.path.join(directory.index_path, "data.mdb"))
     version_text = directory.version_text()

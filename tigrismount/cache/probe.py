@@ -20,7 +20,8 @@ from tigrismount.errors import CacheCorruptError, CacheError
 
 _DAMAGED_STATUS = 3
 _TIMEOUT_S = 20.0
-"""A damaged tree can also be walked for ever; a hundred million records can be walked in less."""
+"""A damaged tree can also be walked for ever; a hundred million records can be walked in less. Who has waited for the
+disk for most of it walks for ever for another reason."""
 _FATAL_SIGNALS = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 
 _log = logging.getLogger(__name__)
@@ -31,10 +32,10 @@ def index_damage(index_path: str, *, in_use: bool = False) -> str:
 
     Args:
         index_path: Directory of the LMDB environment.
-        in_use: Whether others work with it. Then a walk that does not end tells of a busy disk, and not of damage.
+        in_use: Whether others work with it. Then no walk that does not end tells of damage.
 
     Raises:
-        CacheError: It is in use, and the walk did not end.
+        CacheError: The walk did not end, and waited for the disk, or the index is in use.
         OSError: There is no index.
     """
     if os.path.getsize(os.path.join(index_path, "data.mdb")) == 0:
@@ -44,28 +45,47 @@ def index_damage(index_path: str, *, in_use: bool = False) -> str:
     command = [sys.executable, "-P", "-S", __file__, index_path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
-        probe = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT_S, check=False
+        probe = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-    except subprocess.TimeoutExpired:
-        late = f"did not end within {_TIMEOUT_S:.0f} s"
-        if in_use:
-            raise CacheError(f"a look at the index {index_path}, which others use, {late}") from None
-        return f"walking it {late}"
     except OSError as error:
         _log.warning("the cache index is opened without a check: %s", error.strerror)
         return ""
-    return _judge(probe)
+    with probe:
+        try:
+            output, errors = probe.communicate(timeout=_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            late = f"did not end within {_TIMEOUT_S:.0f} s"
+            if _killed_s(probe) < _TIMEOUT_S / 2:  # it waited for the disk, and what is there may be worth terabytes
+                raise CacheError(f"a look at the index {index_path} {late}: its disk is busy, or hangs") from None
+            if in_use:
+                raise CacheError(f"a look at the index {index_path}, which others use, {late}") from None
+            return f"walking it {late}"
+        except BaseException:
+            probe.kill()
+            raise
+    return _judge(probe.returncode, output, errors)
 
 
-def _judge(probe: subprocess.CompletedProcess[bytes]) -> str:
-    if probe.returncode == _DAMAGED_STATUS:
-        return probe.stdout.decode(errors="replace").strip()
-    if -probe.returncode in _FATAL_SIGNALS:
-        return f"reading it ends a process with {signal.Signals(-probe.returncode).name}"
-    if probe.returncode:
-        last_line = probe.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        _log.warning("the cache index is opened without a check: %s", last_line or f"status {probe.returncode}")
+def _killed_s(probe: subprocess.Popen[bytes]) -> float:
+    """Kill the child; return for how many seconds it has kept a processor busy."""
+    probe.kill()
+    try:
+        _, status, usage = os.wait4(probe.pid, 0)
+    except ChildProcessError:  # whoever started us ignores the ends of children
+        return 0.0
+    probe.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _judge(status: int, output: bytes, errors: bytes) -> str:
+    if status == _DAMAGED_STATUS:
+        return output.decode(errors="replace").strip()
+    if -status in _FATAL_SIGNALS:
+        return f"reading it ends a process with {signal.Signals(-status).name}"
+    if status:
+        last_line = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        _log.warning("the cache index is opened without a check: %s", last_line or f"status {status}")
     return ""
 
 
