@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -20,6 +22,10 @@ BLOCK = 64 * KIB
 
 async def _check(store: BlockStore, obj: ObjectId, data: bytes, start: int, stop: int) -> None:
     assert bytes(await store.read(obj, start, stop)) == data[start:stop]
+
+
+def _no_memory(_size: int) -> memoryview:
+    raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
 async def _cancel_when_blocked(scope: trio.CancelScope) -> None:
@@ -236,3 +242,25 @@ async def test_buffers_that_were_free_for_a_while_are_not_kept(client, open_stor
         await _check(store, obj, data, 0, 10)
         await trio.sleep(2 * TURN_S)
         assert store.statistics().memory_held_bytes == BLOCK
+
+
+async def test_a_read_that_the_kernel_had_no_memory_for_goes_on_once_it_has_some(
+    client, open_store, autojump_clock
+) -> None:
+    """As with a limit of addresses, or where no more is promised than there is, and others have all of it for a moment.
+
+    Mutation: nobody looks again but who reads, and who reads waits: it fails with its deadline, five minutes later.
+    """
+    data = pattern(BLOCK)
+    obj = client.put("a", data)
+    async with open_store() as store:
+        pool = store._memory.pool
+        map_pages, pool._map_pages = pool._map_pages, _no_memory
+        with trio.fail_after(2 * TURN_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_check, store, obj, data, 0, 10)
+                await trio.sleep(1)
+                assert client.requests == []
+                pool._map_pages = map_pages
+        await trio.sleep(1)
+        store.check_idle()

@@ -92,7 +92,7 @@ class Flights:
         self.starved = 0
         """Times a part that somebody waits for found no memory."""
         self.has_given_way = False
-        """Whether something did not start because the machine was short of memory."""
+        """Whether something did not start for want of memory, so that nothing else may happen that lets it start."""
         self._nursery = nursery
         self._retire = retire
         self._on_complete = on_complete
@@ -234,6 +234,7 @@ class Flights:
             self.writes.give_way()
             part = self.queue.peek_ready(source)
             if part is None or not self.queue.slot(part.priority, source):
+                self.has_given_way = True  # it may be the kernel that has none, and then nothing here gives some back
                 return False
         self._launch(part)
         return True
