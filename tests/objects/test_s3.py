@@ -703,6 +703,22 @@ async def test_a_dead_endpoint_fails_the_check_soon_and_is_named(make_client):
         await client.check_access("b", "")
 
 
+async def test_a_connection_that_nobody_uses_is_not_used_again_once_it_is_dead(server, say, client):
+    """As behind a gateway that forgets, without a word, who says nothing for minutes.
+
+    Mutation: the kernel asks after two hours. Until then each of the connections that a load has left costs a look-up
+    half of its time, and the second one makes it an EIO.
+    """
+    server.answer(say.part(DATA, 0, 10))
+    await fetch(client, 0, 10)
+    pool = client._boto._endpoint.http_session._manager.connection_from_url(server.url)
+    (sock,) = [connection.sock for connection in pool.pool.queue if connection is not None]
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    idle_s, again_s, times = (sock.getsockopt(socket.IPPROTO_TCP, name) for name in names)
+    assert idle_s + again_s * times <= 60, "botocore has changed: see connection.py"
+
+
 async def test_an_untrusted_certificate_says_how_to_trust_it(say, make_client, certificate):
     context, ca_bundle = certificate
     server = say.Server(tls=context)

@@ -8,6 +8,7 @@ some stores answer wrongly on ranges.
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -25,6 +26,10 @@ from tigrismount.objects.trust import read_bundles_once
 if TYPE_CHECKING:
     from tigrismount.objects.keys import SigningKeys
     from tigrismount.objects.options import S3Config
+
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3))
+"""How the kernel asks whether the other end of a connection that says nothing is there still: after so many seconds,
+so many apart, so many times. Its own first question comes after two hours."""
 
 
 def make_boto_client(config: S3Config, keys: SigningKeys, connections: int) -> Any:
@@ -51,6 +56,7 @@ def make_boto_client(config: S3Config, keys: SigningKeys, connections: int) -> A
     except (ValueError, botocore.exceptions.BotoCoreError) as exc:
         raise ConfigError(f"cannot use {config.endpoint_url} as an S3 endpoint: {exc}") from exc
     _do_not_guess(client.meta.events)
+    _miss_dead_connections(client)
     read_bundles_once(client, with_systems=config.ca_bundle is None)
     bound_bodies(client)
     if not is_amazon(config.endpoint_url):
@@ -66,6 +72,17 @@ def _do_not_guess(events: Any) -> None:
     guess = getattr(botocore.handlers, "_handle_200_error", None)
     if guess is not None:
         events.unregister("before-parse.s3.*", guess)
+
+
+def _miss_dead_connections(client: Any) -> None:
+    """Have no request sent on a connection that has been dead for a minute: it would wait until it counts as stalled.
+
+    A gateway on the way forgets who says nothing for minutes and tells nobody, and so does a store that has moved to
+    another address. Each idle connection would cost the time of a stall, and a look-up has that of two.
+    """
+    options = getattr(client._endpoint.http_session, "_socket_options", None)
+    if isinstance(options, list):  # that of its pools, those of proxies as well
+        options.extend((socket.IPPROTO_TCP, name, value) for name, value in _KEEP_ALIVE)
 
 
 def _stay_with_this_endpoint(params: dict[str, Any], **_: Any) -> None:
