@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -252,6 +253,28 @@ def test_a_journal_nobody_takes_is_given_up_and_said(fd, start):
     for n in range(100):
         first.meet(f"n{n}")
     assert "the supervisor went away" in first.journal.degraded
+
+
+def test_a_journal_that_cannot_be_rewritten_for_now_goes_on_and_is_rewritten_later(fd, start, monkeypatch):
+    """A new one takes a descriptor, of which a machine may be short for a moment; the one that is there takes none.
+
+    Mutation: it is given up, and the next worker knows nothing of what is opened for as long as this one lives.
+    """
+
+    def no_descriptor(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    first = start(fd, rewrite_bytes=300)
+    with monkeypatch.context() as patch:
+        patch.setattr(journals, "make_memory_file", no_descriptor)
+        for n in range(50):
+            first.meet(f"n{n}")
+    assert (first.journal.degraded, first.sent) == ("", [])
+    assert "n49/" in [item.key for item in NodeJournal().preview(fd) if isinstance(item, Node)]
+    for n in range(50, 500):
+        first.meet(f"n{n}")
+    assert first.sent
+    assert len(contents(first.sent[-1])) < len(contents(fd))
 
 
 def test_a_journal_that_cannot_be_written_is_no_error_of_the_mount(fd, start):

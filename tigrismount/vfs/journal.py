@@ -136,7 +136,12 @@ class NodeJournal:
             if len(known) * 2 > self._records:
                 self._limit_bytes = 2 * self._size_bytes
                 return
-            self._rewriting = _Rewriting(known, self._size_bytes, self._records)
+            try:
+                self._rewriting = _Rewriting(known, self._size_bytes, self._records)
+            except OSError as exc:  # such as no descriptor left: what there is goes on, and says all that is needed
+                log.warning("the journal of nodes cannot be rewritten for now: %s", exc)
+                self._limit_bytes = 2 * self._size_bytes
+                return
         if self._rewriting.write_some():
             self._finish(self._rewriting, replace)
 
