@@ -135,6 +135,26 @@ async def test_processes_that_die_before_they_were_of_use_are_given_up(server, s
     assert world.fetchers.statistics().started == pools.MOST_IN_VAIN
 
 
+async def test_processes_are_tried_again_some_time_after_they_were_given_up(server, say, make_world, monkeypatch):
+    """As those that the kernel has ended while memory was short, or that found no task left, for a few seconds.
+
+    Mutation: the mount goes on with threads for as long as it lives.
+    """
+    monkeypatch.setattr(pools, "RESTART_S", 0.0)
+    world = await make_world()
+    for _ in range(pools.MOST_IN_VAIN):
+        await world.ready()
+        os.kill(world.pid, signal.SIGKILL)
+        await until(lambda: world.fetchers.statistics().ready == 0)
+    world.fetchers.want(1)
+    assert world.fetchers.statistics().degraded
+    world.fetchers._none_until_s -= pools.AGAIN_S
+    await world.ready()
+    server.answer(say.truth(DATA))
+    assert await world.fetch() == DATA
+    assert (world.fetchers.statistics().gets, world.fetchers.statistics().degraded) == (1, "")
+
+
 async def test_a_process_that_cannot_be_started_at_the_moment_is_started_later(make_world, monkeypatch):
     monkeypatch.setattr(pools, "RESTART_S", 0.0)
     world = await make_world()

@@ -6,7 +6,7 @@ none. So nothing waits for a process: not for its start, which takes half a seco
 A process that dies takes its GETs with it: each fails once, in a way that is tried again, and after its lines have
 closed nothing of it writes anywhere. One that gives no sign of life, or does not let go of memory that is wanted back,
 is killed, which comes to the same. Another one is started in its place, after a pause; where they do not live long
-enough to be of use, no more.
+enough to be of use, a long one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ RESTART_S = 5.0
 PATIENCE = Patience()
 """Unless a test has less."""
 MOST_IN_VAIN = 3
-"""Processes in a row that could not be started, or ended without a single answer; then there are no more."""
+"""Processes in a row that could not be started, or ended without a single answer; then there are none for a while."""
+AGAIN_S = 300.0
+"""That while: tasks or memory may have been short for a moment. What is broken costs a start each time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class FetchProcesses:
         self._wanted_bytes = 0
         self._started = self._gets = self._in_vain = 0
         self._degraded = ""
+        self._none_until_s = 0.0
+        """Until when none is started, by the monotonic clock."""
         self._closed = False
 
     # -- what the client calls -------------------------------------------------------------------------------------
@@ -98,15 +102,16 @@ class FetchProcesses:
         Only from a thread that lives as long as the worker: the kernel ends a process with the thread that started it.
         """
         self._wanted_bytes += size_bytes
-        if self._wanted_bytes < self._config.fetch_process_start_bytes or self._closed or self._degraded:
-            return
         now_s = time.monotonic()
+        too_soon = now_s < self._none_until_s
+        if self._wanted_bytes < self._config.fetch_process_start_bytes or self._closed or too_soon:
+            return
         for index, place in enumerate(self._places):
             if place.process is not None and not place.process.has_ended():
                 continue
             if place.process is not None:
                 self._bury(place)
-            if now_s >= place.next_start_s and not self._degraded:
+            if now_s >= max(place.next_start_s, self._none_until_s):
                 place.next_start_s = now_s + RESTART_S
                 self._start(index, place)
                 return  # one at a time: each costs this thread some milliseconds
@@ -132,7 +137,7 @@ class FetchProcesses:
         """Take back what :meth:`take` returned."""
         with self._lock:
             if line.was_answered:
-                self._in_vain = 0
+                self._in_vain, self._degraded = 0, ""
             line.process.give(line)
 
     def statistics(self) -> FetcherStatistics:
@@ -188,9 +193,9 @@ class FetchProcesses:
         self._give_up_in_vain(f"fetch processes do not live: the last one {how}")
 
     def _give_up_in_vain(self, why: str) -> None:
-        """Start no more of them where that was in vain too often."""
+        """Start none of them for a while where that was in vain too often."""
         if self._in_vain >= MOST_IN_VAIN:
-            self._degraded = why
+            self._degraded, self._none_until_s = why, time.monotonic() + AGAIN_S
             log.warning("%s; going on with threads", why)
 
     def _setup(self, index: int) -> bytes:
