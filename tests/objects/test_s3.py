@@ -719,6 +719,14 @@ async def test_a_connection_that_nobody_uses_is_not_used_again_once_it_is_dead(s
     assert idle_s + again_s * times <= 60, "botocore has changed: see connection.py"
 
 
+def test_the_check_goes_on_past_two_addresses_that_lead_nowhere():
+    """As those of IPv6 where it ends at the next router: they are tried one after the other, and first of all.
+
+    Mutation: a mount is refused whose reads would come through.
+    """
+    assert 2 * S3Config().connect_timeout_s + 3.0 <= s3.CHECK_TIMEOUT_S
+
+
 async def test_an_untrusted_certificate_says_how_to_trust_it(say, make_client, certificate):
     context, ca_bundle = certificate
     server = say.Server(tls=context)

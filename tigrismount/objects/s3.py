@@ -80,8 +80,9 @@ log = logging.getLogger(__name__)
 METADATA_THREADS = 8
 """Width of the metadata lane: a listing is bound by the store's answer, and look-ups come in small bursts."""
 
-CHECK_TIMEOUT_S = 10.0
-"""Longest ``check_access``: somebody waits at a prompt for ``mount`` to return."""
+CHECK_TIMEOUT_S = 13.0
+"""Longest ``check_access``: somebody waits at a prompt for ``mount`` to return, or the kubelet for a volume. Where
+the first two addresses of a store lead nowhere, ten seconds are gone before the third one is tried."""
 
 BUCKET_PAGES_MAX = 100
 """Pages of buckets followed: a million buckets, far above what any account may have."""
