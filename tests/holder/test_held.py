@@ -7,10 +7,12 @@ import os
 import signal
 import socket
 import struct
+import time
 
 import pytest
 
 from tigrismount.errors import MountError
+from tigrismount.holder import supervisor as supervisors
 from tigrismount.holder.conversation import StartError
 from tigrismount.holder.heirloom import Heirloom, write_memory_file
 from tigrismount.holder.launch import run_resumed
@@ -256,4 +258,51 @@ def test_a_unit_s_mount_is_looked_after_where_it_is(tmp_path, monkeypatch):
         assert supervisor._take_from_systemd()
     assert supervisor._connection.spec == before.spec
     assert supervisor._watchdog._mountpoint == "/mnt/old"
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_heard", "waits"),
+    [("unreachable", True, True), ("denied", True, False), ("unreachable", False, False)],
+)
+def test_a_unit_is_not_given_up_for_a_store_that_is_away_for_long(tmp_path, monkeypatch, kind, is_heard, waits):
+    """systemd counts its starts: ten within five minutes, and it stays down when the network is there at last.
+
+    Mutation: it has spent them all in the first minute after a boot without one.
+    """
+
+    def fail() -> None:
+        raise StartError("the store is away", 1, kind)
+
+    monkeypatch.setattr(supervisors, "_AWAY_S", 0.5)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify") if is_heard else "")
+        log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+        request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+        supervisor = Supervisor(request, log, lambda _: None)
+        monkeypatch.setattr(supervisor, "_start", fail)
+        waited: list[float] = []
+        turn = supervisor._events.turn
+        monkeypatch.setattr(supervisor._events, "turn", lambda timeout_s: waited.append(timeout_s) or turn(timeout_s))
+        assert supervisor.run() == 1
+        log.close()
+    assert bool(waited) is waits
+
+
+def test_a_unit_that_waits_for_its_next_start_can_be_stopped(tmp_path, monkeypatch):
+    def fail() -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise StartError("the store is away", 1, "unreachable")
+
+    monkeypatch.setattr(supervisors, "_AWAY_S", 600.0)
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    log = DaemonLog(path=None, foreground=True, level="info", json_lines=False)
+    request = MountRequest(config={"mountpoint": str(tmp_path), "fsname": "s3://models", "allow_other": False})
+    supervisor = Supervisor(request, log, lambda _: None)
+    monkeypatch.setattr(supervisor, "_start", fail)
+    began_s = time.monotonic()
+    assert supervisor.run() == 1
+    assert time.monotonic() - began_s < 60
     log.close()

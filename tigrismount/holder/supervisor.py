@@ -56,6 +56,9 @@ _FAILED = 1
 LOST = 69
 """Exit status of a supervisor whose mount served and was lost (EX_UNAVAILABLE): not to be mistaken for a failed start,
 after which nothing is left mounted."""
+_AWAY_S = 32.0
+"""How long a start under systemd takes at least where the store does not answer. A unit that fails ten times in five
+minutes is given up there (``StartLimitBurst``), and a store, or the network after a boot, may be away for longer."""
 
 
 class Supervisor:
@@ -104,6 +107,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Mount, serve until the end, and return the exit status."""
+        began_s = time.monotonic()
         with self._events:
             try:
                 warnings = self._start()
@@ -120,12 +124,23 @@ class Supervisor:
                     self._log.error(f"{self._request.spec.mountpoint}: not mounted: {exc}")
                 exit_code = exc.exit_code if isinstance(exc, StartError) else _FAILED
                 self._report(Outcome(ok=False, exit_code=exit_code, message=str(exc)))
+                is_away = isinstance(exc, StartError) and exc.kind == "unreachable"
+                if is_away and self._client is None and self._notify.is_heard:
+                    self._wait_until(began_s + _AWAY_S)
                 return exit_code
             except BaseException as exc:  # a mistake of ours must not leave a mount that nobody looks after
                 if self._is_held and self._serves and isinstance(exc, Exception):
                     return self._leave_to_next_start(exc)
                 self._undo()
                 raise
+
+    def _wait_until(self, time_s: float) -> None:
+        """Wait, if nobody wants this process to end."""
+        while (left_s := time_s - time.monotonic()) > 0:
+            while (number := self._events.take_signal()) is not None:
+                if number in (signal.SIGTERM, signal.SIGINT):
+                    return
+            self._events.turn(left_s)
 
     def resume(self, heirloom: Heirloom) -> int:
         """Go on where the program before this one executed this one: replace its worker, serve until the end."""
