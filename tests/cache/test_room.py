@@ -197,3 +197,66 @@ async def test_what_to_evict_is_decided_in_a_thread(place: Any, monkeypatch: pyt
         assert await fill(cache, OBJ) == 4
     assert deciding
     assert threading.current_thread() not in deciding
+
+
+async def test_quota_that_is_spent_makes_room_as_a_full_disk_does(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a user's quota the filesystem tells nothing: it has room, and refuses what is written.
+
+    Mutation: no model is cached any more until somebody evicts one by hand.
+    """
+    pwrite = os.pwrite
+
+    def within_quota(fd: int, data: Any, offset: int) -> int:
+        if cache._index.bytes_cached + len(data) > 10 * BLOCK_BYTES:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return pwrite(fd, data, offset)
+
+    async with place.open() as cache:
+        monkeypatch.setattr(os, "pwrite", within_quota)
+        for name in "abcdef":
+            assert await fill(cache, object_id(name)) == 4
+        assert cache.statistics().degraded == ""
+        assert await check_all(cache, object_id("f")) == 4
+        assert cache.statistics().bytes_cached > 8 * BLOCK_BYTES
+
+
+async def test_quota_that_others_have_spent_empties_no_cache(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes in vain goes once. Mutation: a block each time that one is refused, until nothing is left."""
+
+    def refuse(*_: Any) -> int:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    async with place.open() as cache:
+        assert await fill(cache, object_id("old")) == 4
+        handle = await cache.open_object(OBJ)
+        monkeypatch.setattr(os, "pwrite", refuse)
+        for index in range(4):
+            cache._health._next_try_s = 0.0
+            assert not await write(handle, OBJ, index)
+        assert cache.statistics().degraded == os.strerror(errno.EDQUOT)
+        assert await check_all(cache, object_id("old")) == 3
+        handle.close()
+
+
+async def test_quota_that_has_no_room_for_a_look_makes_some(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may refuse a directory, or a page of the index, first: then nothing is written until the disk was looked at.
+
+    Mutation: it is looked at again and again, and each time as full as before.
+    """
+    fallocate = os.posix_fallocate
+
+    def within_quota(fd: int, offset: int, length: int) -> None:
+        if cache._index.bytes_cached + length > 4 * BLOCK_BYTES:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        fallocate(fd, offset, length)
+
+    def has_recovered() -> bool:
+        cache._health._next_try_s = 0.0
+        return not cache.statistics().degraded
+
+    async with place.open() as cache:
+        assert await fill(cache, object_id("old")) == 4
+        monkeypatch.setattr(os, "posix_fallocate", within_quota)
+        cache._health.fail(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)))
+        await until(has_recovered)
+        assert await check_all(cache, object_id("old")) == 3

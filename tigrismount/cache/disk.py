@@ -429,10 +429,17 @@ class DiskBlockCache:
                     await self._attempt(self.records.sync)
                     if is_ours:  # else the files by these names are another cache's, and our index says nothing of them
                         await self._attempt(self._room.enforce)
-                    await self._attempt(self._health.recheck)
+                    await self._attempt(self._recheck)
         finally:
             with trio.CancelScope(shield=True):
                 await self._attempt(self._publisher.publish)
+
+    async def _recheck(self) -> None:
+        try:
+            await self._health.recheck()
+        except OSError as error:
+            await self._room.make_room_in_quota(error, self._config.block_bytes)
+            raise
 
     async def _check_directory(self) -> None:
         await threads.run_sync(self._directory.check_same)

@@ -10,6 +10,7 @@ this module asks and acts.
 
 from __future__ import annotations
 
+import errno
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,9 @@ class Room:
         self._occupancy: Occupancy[bytes] = Occupancy(config.size_bytes, slack_bytes=slack_bytes)
         self._disk_room_bytes = disk_room_bytes(directory, config.free_floor_fraction)
         self._no_room_until_s = 0.0
+        self._quota_evictions = 0
+        self._quota_gives_way = True
+        """Whether a write went well since enough was evicted for one that a quota had refused."""
         self._evicting = trio.Lock()
 
     @property
@@ -121,9 +125,16 @@ class Room:
         """
         for _ in range(_ATTEMPTS):
             if self._fits(length_bytes):
-                fits, written = await threads.run_sync(partial(self._fill, length_bytes, write), limiter=self._limiter)
+                evictions, attempt = self._quota_evictions, partial(self._fill, length_bytes, write)
+                try:
+                    fits, written = await threads.run_sync(attempt, limiter=self._limiter)
+                except OSError as error:
+                    if not await self.make_room_in_quota(error, length_bytes, evictions):
+                        raise
+                    continue
                 if fits:
                     self._disk_room_bytes -= length_bytes
+                    self._quota_gives_way = True
                     return written
             if trio.current_time() < self._no_room_until_s:
                 return None
@@ -166,12 +177,47 @@ class Room:
             if not await self._evict(0, only_if_enough=False):
                 self._no_room_until_s = trio.current_time() + _NO_ROOM_PAUSE_S
 
+    async def make_room_in_quota(self, error: OSError, length_bytes: int, evictions: int | None = None) -> bool:
+        """Evict for what a user's quota has refused, of which the filesystem tells nothing.
+
+        Once, and not again before a write has gone well: what the quota is spent on may be none of the cache's.
+
+        Args:
+            error: What refused it.
+            length_bytes: What was to be written.
+            evictions: How often that was done before it was tried to write them; None for now.
+
+        Returns:
+            Whether another try is worth it.
+
+        Raises:
+            CacheError: The index failed.
+            OSError: The disk failed.
+        """
+        if error.errno != errno.EDQUOT:
+            return False
+        evictions = self._quota_evictions if evictions is None else evictions
+        async with self._evicting:
+            if evictions != self._quota_evictions:
+                return True  # for another block, meanwhile
+            if not self._quota_gives_way:
+                return False
+            self._quota_evictions += 1
+            needed_bytes = max(length_bytes, int(self._index.bytes_cached * _SLACK_FRACTION))
+            slack_bytes, self._occupancy.slack_bytes = self._occupancy.slack_bytes, 0  # of the bound, and this is less
+            try:
+                is_enough = await self._evict(needed_bytes, only_if_enough=False, has_room=False)
+            finally:
+                self._occupancy.slack_bytes = slack_bytes
+            self._quota_gives_way = not is_enough  # where too little could go, a file that is closed may go next
+            return is_enough
+
     def _measure(self) -> int:
         self._index.count()  # what others have written meanwhile counts from here on
         return disk_room_bytes(self._directory, self._config.free_floor_fraction)
 
-    async def _evict(self, length_bytes: int, *, only_if_enough: bool) -> bool:
-        """Evict for *length_bytes* more; return whether they fit now.
+    async def _evict(self, length_bytes: int, *, only_if_enough: bool, has_room: bool = True) -> bool:
+        """Evict for *length_bytes* more; return whether they fit now. Without *has_room* the disk counts as full.
 
         Raises:
             CacheError: The index failed.
@@ -180,7 +226,7 @@ class Room:
         busy: set[bytes] = set()
         failures: list[OSError] = []
         while True:
-            survey = partial(self._survey, self._recency_ms(), length_bytes, busy)
+            survey = partial(self._survey, self._recency_ms(), length_bytes, busy, has_room=has_room)
             plan, self._disk_room_bytes = await threads.run_sync(survey)
             if not plan.victims or (only_if_enough and not plan.enough):
                 if failures and not plan.enough:
@@ -196,7 +242,7 @@ class Room:
             busy.update(set(plan.victims) - evicted.keys())
 
     def _survey(
-        self, recency_ms: Mapping[bytes, int], length_bytes: int, busy: set[bytes]
+        self, recency_ms: Mapping[bytes, int], length_bytes: int, busy: set[bytes], *, has_room: bool
     ) -> tuple[Eviction[bytes], int]:
         """Return what to evict for *length_bytes* more, and what the disk has room for; what is pinned is *busy* too.
 
@@ -210,7 +256,7 @@ class Room:
         busy.update(digest for digest, record in objects.items() if matches(record, prefixes))
         need_bytes, room_bytes = self._index.reserved_bytes() + length_bytes, self._measure()
         self._occupancy.replace(usages)
-        usable_bytes = _usable(room_bytes, length_bytes)
+        usable_bytes = _usable(room_bytes, length_bytes) if has_room else min(0, room_bytes)
         return self._occupancy.plan(need_bytes, disk_room_bytes=usable_bytes, busy=busy), room_bytes
 
     def _evict_all(self, plan: Eviction[bytes], failures: list[OSError]) -> dict[bytes, int]:
