@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import math
 import os
 
 import pytest
 
-from tigrismount.config.host import cgroup_cores, cgroup_memory_limit_bytes, read_disk_space, read_host_facts
+from tigrismount.config.host import (
+    cgroup_cores,
+    cgroup_memory_limit_bytes,
+    fuse_patience_s,
+    read_disk_space,
+    read_host_facts,
+)
 from tigrismount.errors import ConfigError
 
 
@@ -88,3 +95,17 @@ def test_version_1_says_it_in_two_files(tmp_path):
     assert cgroup_cores("3:cpu,cpuacct:/\n", f"36 25 0:29 / {tmp_path} rw - cgroup cgroup rw,cpu,cpuacct") == 1.5
     (tmp_path / "cpu.cfs_quota_us").write_text("-1")
     assert cgroup_cores("3:cpu,cpuacct:/\n", f"36 25 0:29 / {tmp_path} rw - cgroup cgroup rw,cpu,cpuacct") is None
+
+
+@pytest.mark.parametrize(
+    ("default", "most", "patience_s"),
+    [("0", "0", math.inf), ("120", "0", 120.0), ("0", "60", 60.0), ("120", "60", 60.0), ("3", "0", 15.0)],
+)
+def test_the_kernel_waits_for_an_answer_as_long_as_somebody_has_set(tmp_path, default, most, patience_s):
+    (tmp_path / "default_request_timeout").write_text(f"{default}\n")
+    (tmp_path / "max_request_timeout").write_text(f"{most}\n")
+    assert fuse_patience_s(str(tmp_path)) == patience_s
+
+
+def test_a_kernel_without_such_a_setting_waits_for_ever(tmp_path):
+    assert fuse_patience_s(str(tmp_path)) == math.inf

@@ -21,12 +21,14 @@ def resolved(user_host, disk_space):
     """Resolve written values on a plain user's machine, or on a changed one."""
 
     def make(environment=None, **written) -> MountConfig:
-        facts = {key: written.pop(key) for key in list(written) if key in ("uid_of_host", "memory_bytes", "cores")}
+        names = ("uid_of_host", "memory_bytes", "cores", "fuse_patience_s")
+        facts = {key: written.pop(key) for key in list(written) if key in names}
         host = dataclasses.replace(
             user_host,
             uid=facts.get("uid_of_host", user_host.uid),
             memory_bytes=facts.get("memory_bytes", user_host.memory_bytes),
             cores=facts.get("cores", user_host.cores),
+            fuse_patience_s=facts.get("fuse_patience_s", user_host.fuse_patience_s),
         )
         values, faults = validate({key: Setting(value, f"--{key}") for key, value in written.items()})
         assert faults == []
@@ -202,6 +204,14 @@ def test_deadlines_follow_the_request_timeout(resolved):
     config = resolved(request_timeout="10s")
     assert (config.s3.request_timeout_s, config.s3.metadata_timeout_s) == (10.0, 10.0)
     assert config.fuse.request_deadline_s == 40.0
+
+
+def test_deadlines_stay_below_the_one_after_which_the_kernel_ends_the_mount(resolved):
+    """Mutation: a store that is away for longer than that costs the mount, where it may cost a read."""
+    config = resolved(fuse_patience_s=60.0)
+    assert (config.s3.request_timeout_s, config.fuse.request_deadline_s) == (30.0, 45.0)
+    config = resolved(fuse_patience_s=60.0, request_timeout="10s")
+    assert (config.s3.request_timeout_s, config.fuse.request_deadline_s) == (10.0, 40.0)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ Source: cgroups(7); kernel documentation ``cgroup-v2.rst`` (``memory.max``) and 
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _FALLBACK_MEMORY_BYTES = 1 << 30  # where /proc says nothing: small enough to hurt nobody
+_FUSE_SETTINGS = "/proc/sys/fs/fuse"
+_LEAST_PATIENCE_S = 15.0  # the kernel looks so often
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,8 @@ class HostFacts:
     """Where a plain user's caches go (``XDG_CACHE_HOME``, else ``~/.cache``)."""
     cores: float = 1.0
     """Processors this process may use: those it may run on, or its cgroup's share of time where that is less."""
+    fuse_patience_s: float = math.inf
+    """How long the kernel waits for an answer to a FUSE request before it ends the whole mount."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +76,7 @@ def read_host_facts(environment: Mapping[str, str]) -> HostFacts:
         home=home,
         cache_home=cache_home,
         cores=usable_cores(),
+        fuse_patience_s=fuse_patience_s(),
     )
 
 
@@ -90,6 +96,24 @@ def read_disk_space(directory: str) -> DiskSpace:
             free_bytes=facts.f_bavail * facts.f_frsize,
             device=os.stat(directory).st_dev,
         )
+
+
+def fuse_patience_s(directory: str = _FUSE_SETTINGS) -> float:
+    """Return how long the kernel waits for an answer before it ends a connection, infinite where it does not do that.
+
+    Args:
+        directory: Where its settings for FUSE are.
+
+    Source: kernel documentation, ``admin-guide/sysctl/fs.rst`` (``default_request_timeout``; since Linux 6.15).
+    """
+    limits = []
+    for name in ("default_request_timeout", "max_request_timeout"):
+        try:
+            with open(os.path.join(directory, name), encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):
+            continue
+    return max(_LEAST_PATIENCE_S, min((limit for limit in limits if limit > 0), default=math.inf))
 
 
 def cgroup_memory_limit_bytes(membership: str, mounts: str) -> int | None:

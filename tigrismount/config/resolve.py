@@ -51,6 +51,8 @@ _DEFAULT_CACHE_SHARE = 0.8
 _DEFAULT_FREE_FLOOR = 0.05
 _DEFAULT_KERNEL_READ_AHEAD_KIB = 4096  # half a block: a plain reader keeps the next part busy while it copies this one
 _REPLY_MARGIN_S = 30.0  # a request fails after the store's own deadline, with the store's reason
+_KERNEL_SHARE = 0.5  # of the time after which the kernel ends the mount: requests have waited before they are ours
+_KERNEL_SHARE_REPLY = 0.75
 
 
 def validate(settings: Mapping[str, Setting]) -> tuple[dict[str, Any], list[str]]:
@@ -102,7 +104,7 @@ def resolve(
         reader=_reader(values, blocks),
         vfs=_vfs(values, host, source, s3),
         fuse=FuseConfig(
-            request_deadline_s=s3.request_timeout_s + _REPLY_MARGIN_S,
+            request_deadline_s=min(s3.request_timeout_s + _REPLY_MARGIN_S, _KERNEL_SHARE_REPLY * host.fuse_patience_s),
             passthrough=values.get("passthrough", FuseConfig().passthrough),
         ),
         push=PushConfig(mode=values.get("push", PushConfig().mode)),
@@ -182,7 +184,7 @@ def _contradictions(values: Mapping[str, Any], settings: Mapping[str, Setting]) 
 def _s3(values: Mapping[str, Any], host: HostFacts, environment: Mapping[str, str], concurrency: int) -> S3Config:
     endpoint_url = values.get("endpoint_url", DEFAULT_ENDPOINT_URL)
     base = S3Config(endpoint_url=endpoint_url)
-    timeout_s = values.get("request_timeout", base.request_timeout_s)
+    timeout_s = min(values.get("request_timeout", base.request_timeout_s), _KERNEL_SHARE * host.fuse_patience_s)
     return S3Config(
         endpoint_url=endpoint_url,
         region=values.get("region") or _region(endpoint_url, environment),
