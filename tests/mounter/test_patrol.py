@@ -160,3 +160,13 @@ def test_a_mounter_that_has_gone_as_a_pause_ended_is_not_waited_for_as_long_as_t
     scene.patrol._run()
     assert scene.outages == ["one"]
     assert TAKEOVER_S <= clock.now_s - 303.0 <= TAKEOVER_S + 2
+
+
+def test_nothing_is_remembered_of_mounts_that_are_gone(scene):
+    """Each volume of a node has a name of its own. Mutation: the driver grows with each pod that there ever was."""
+    for number in range(100):
+        scene.mounts = {f"volume-{number}": Path("/one")}
+        scene.patrol.turn(float(number))
+    scene.mounts = {}
+    scene.patrol.turn(100.0)
+    assert not scene.patrol._next_s

@@ -109,6 +109,8 @@ class Patrol:
         mounts = self._mounts()
         for mount_id in self._looks.keys() - mounts.keys():
             self._end_look(mount_id)
+        for mount_id in self._next_s.keys() - mounts.keys():
+            del self._next_s[mount_id]
         alone_s = self._alone_s()
         self._paused_alone_s = min(alone_s, self._paused_alone_s + paused_s)  # it may have gone while all was paused
         if alone_s:
