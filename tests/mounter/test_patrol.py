@@ -170,3 +170,16 @@ def test_nothing_is_remembered_of_mounts_that_are_gone(scene):
     scene.mounts = {}
     scene.patrol.turn(100.0)
     assert not scene.patrol._next_s
+
+
+def test_none_of_many_mounts_waits_for_ever_behind_others(scene):
+    """As 200 volumes, or fewer where the driver has little CPU and each look takes long.
+
+    Mutation: those that come first are due again before the last have been looked at, whose hung workers stay.
+    """
+    scene.mounts = {str(number): Path(f"/{number}") for number in range(100)}
+    for now_s in range(60):
+        scene.patrol.turn(float(now_s))
+        for look in scene.looks:
+            look.health = Health.OK
+    assert len({look.at for look in scene.looks}) == 100

@@ -121,6 +121,7 @@ class Patrol:
         for mount_id in list(self._looks):
             self._judge(mount_id, now_s)
         due = [mount_id for mount_id in mounts if mount_id not in self._looks and self._is_due(mount_id, now_s)]
+        due.sort(key=self._next_s.__getitem__)  # else those that come first are due again before the last had a turn
         for mount_id in due[: _MOST_LOOKS - len(self._looks)]:
             self._looks[mount_id] = self._start_look(mounts[mount_id]), now_s
 
