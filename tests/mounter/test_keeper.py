@@ -131,6 +131,24 @@ while channel.receive():
 """
 
 
+WAS_HANDED_A_KEY_ONCE = """
+def receive():
+    while (message := channel.receive()).type != "credentials":
+        pass
+    return message
+if not os.path.exists(f"{directory}/has-key"):
+    channel.send("key", key={"access_key_id": "handed in"})
+    open(f"{directory}/has-key", "w").close()
+    while True:
+        receive()
+        channel.send("rotated")
+with open(f"{directory}/keys", "a") as file:
+    print(receive().body.get("key"), file=file)
+while channel.receive():
+    pass
+"""
+
+
 @pytest.fixture
 def adopt(tmp_path, monkeypatch):
     """Have a worker take over a connection; return its keeper, the kernel's end, and what was said."""
@@ -166,6 +184,22 @@ def adopt(tmp_path, monkeypatch):
         keeper.post(Message("stop", {}))
         keeper.join(60)
         kernel.close()
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+def test_the_key_of_a_volume_said_once_more_takes_none_that_was_handed_in_from_successors(adopt, tmp_path, is_another):
+    """Kubernetes has a volume published again every minute or two, with the key of its Secret, mostly the same one.
+
+    Mutation: who takes over signs with that, which the store refuses.
+    """
+    keeper, _, said = adopt(WAS_HANDED_A_KEY_ONCE)
+    assert wait_until((tmp_path / "has-key").exists, timeout_s=60)
+    secret = {"AWS_ACCESS_KEY_ID": "new"} if is_another else {}
+    keeper.post(Message("rotate", {"order": 7, "secret": secret}))
+    assert wait_until(lambda: ("rotated", {"id": "one", "order": 7}) in said, timeout_s=60)
+    keeper.post(Message("kill", {}))
+    assert wait_until(lambda: (tmp_path / "keys").exists() and (tmp_path / "keys").read_text(), timeout_s=60)
+    assert ("handed in" in (tmp_path / "keys").read_text()) is not is_another
 
 
 def test_a_mount_that_is_made_anew_is_not_lost_with_the_one_before(adopt, tmp_path):

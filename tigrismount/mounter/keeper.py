@@ -360,8 +360,10 @@ class Keeper:
         self._tell_state()
 
     def _rotate(self, message: Message) -> None:
-        self._replacement.private = {"secret": texts(message.body["secret"])}
-        self.order = replace(self.order, secret=texts(message.body["secret"]))
+        secret = texts(message.body["secret"])
+        if secret != self.order.secret:  # the same one again says nothing of a key that was handed in since
+            self._replacement.private = {"secret": secret}
+            self.order = replace(self.order, secret=secret)
         self._rotating.append(message)
         worker = self._workers.current
         if worker is None or worker.has_ended() or not self.is_serving:
