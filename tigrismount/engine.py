@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import time
 from dataclasses import replace
@@ -259,7 +260,12 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def running_engine(
-    config: MountConfig, takeovers: Takeovers, find: FindCredentials | None = None, key: HandedIn | None = None
+    config: MountConfig,
+    takeovers: Takeovers,
+    find: FindCredentials | None = None,
+    key: HandedIn | None = None,
+    *,
+    cache_s: float = math.inf,
 ) -> AsyncIterator[Engine]:
     """Open the store and the cache, prove access, and run the layers while the context lasts.
 
@@ -270,6 +276,7 @@ async def running_engine(
         takeovers: What happened to the workers before this one.
         find: Gives the key, again whenever the store has refused one; None looks in the usual places.
         key: A key that a worker before this one was handed in; None for none.
+        cache_s: Longest wait for the cache to be opened, where that is less than it may take.
 
     Raises:
         TigrisMountError: Something is wrong that a person can mend; one line says what.
@@ -283,7 +290,7 @@ async def running_engine(
             stack.push_async_callback(_shielded, partial(trio.to_thread.run_sync, fetchers.close))
         connect = partial(_connect, credentials=credentials, find=find, fetchers=fetchers)
         if config.s3.snapshot is not None and config.s3.snapshot_version is None:
-            cache = await _open_cache(config)
+            cache = await _open_cache(config, cache_s)
             stack.push_async_callback(_shielded, cache.aclose)
             beginning = await begin_frozen(config.s3, config.vfs, credentials, cache.records)
             config, away = replace(config, s3=beginning.s3), beginning.away
@@ -296,9 +303,9 @@ async def running_engine(
             if key is not None:
                 await client.replace_key(key.key, key.outdated)
             if takeovers.count:
-                cache = await _open_cache(config, or_none=(CacheError, ConfigError))
+                cache = await _open_cache(config, cache_s, or_none=(CacheError, ConfigError))
             else:
-                cache = await _open_beside_check(config, client)
+                cache = await _open_beside_check(config, client, cache_s)
             stack.push_async_callback(_shielded, cache.aclose)
         engine = Engine(config, client, cache, takeovers, away=away, fetchers=fetchers)
         stack.push_async_callback(_shielded, engine.loads.finish)
@@ -346,26 +353,29 @@ async def _run_service(service: Any, *, task_status: trio.TaskStatus[None]) -> N
 
 
 async def _open_cache(
-    config: MountConfig, or_none: tuple[type[TigrisMountError], ...] = (CacheError,)
+    config: MountConfig, cache_s: float, or_none: tuple[type[TigrisMountError], ...] = (CacheError,)
 ) -> DiskBlockCache | SpreadBlockCache | NoCache:
     """Open the cache; what of *or_none* goes wrong with it costs speed and not the mount."""
     if not config.disk_caches:
         return NoCache(config.blocks.block_bytes)
     try:
         if len(config.disk_caches) > 1:
-            return await SpreadBlockCache.open(config.disk_caches, store_id=config.vfs.store_id)
-        return await DiskBlockCache.open(config.disk_caches[0], store_id=config.vfs.store_id)
+            open_one = partial(DiskBlockCache.open, within_s=cache_s)
+            return await SpreadBlockCache.open(config.disk_caches, open_one, store_id=config.vfs.store_id)
+        return await DiskBlockCache.open(config.disk_caches[0], store_id=config.vfs.store_id, within_s=cache_s)
     except or_none as exc:
         log.warning("mounting without the disk cache: %s", exc)
         return NoCache(config.blocks.block_bytes, degraded=str(exc))
 
 
-async def _open_beside_check(config: MountConfig, client: S3Client) -> DiskBlockCache | SpreadBlockCache | NoCache:
+async def _open_beside_check(
+    config: MountConfig, client: S3Client, cache_s: float
+) -> DiskBlockCache | SpreadBlockCache | NoCache:
     """Open the cache while the store proves access: both take a round trip, and somebody waits."""
     opened: list[DiskBlockCache | SpreadBlockCache | NoCache] = []
 
     async def open_cache() -> None:
-        opened.append(await _open_cache(config))
+        opened.append(await _open_cache(config, cache_s))
 
     try:
         async with trio.open_nursery() as nursery:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tigrismount.csi.mounts import MountSpec
+from tigrismount.csi.volumes import _PROOF_S, _UNDO_S, BUDGET_S
 from tigrismount.demo.command import wait_until
 
 READ = "import sys; sys.stdout.write(open(sys.argv[1]).read())"
@@ -70,3 +73,25 @@ def test_a_mount_that_was_lost_on_the_way_to_the_mounter_is_given_again(node, re
     assert node.workers() == []
     mounts._mounts["one"].init_reply = reply
     assert read(at / "file") == "bytes"
+
+
+def test_a_volume_begins_without_the_cache_while_that_cannot_be_opened(node, read):
+    """As beside a worker that hangs in the index, or on a disk that does. Opening may take longer than a call may.
+
+    Mutation: no pod of the node gets a volume for as long as that lasts, though the store has it all.
+    """
+    mounts = node.open()
+    node.mounter()
+    (node.directory / "cache").mkdir(mode=0o700)
+    with open(node.directory / "cache" / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        at = node.at("one")
+        mounts.start(
+            "one",
+            at,
+            MountSpec("s3://models", {"block-size": "1MiB", "memory-limit": "64MiB"}),
+            node.secret,
+            BUDGET_S - _PROOF_S - _UNDO_S,
+        )
+        assert read(at / "file") == "bytes"
+        assert wait_until(lambda: "cache" in (mounts.state("one").degraded or ""))

@@ -136,6 +136,7 @@ class DiskBlockCache:
         store_id: str,
         boot_id: str | None = None,
         clock: Callable[[], float] = time.time,
+        within_s: float = math.inf,
     ) -> DiskBlockCache:
         """Open the cache in ``config.directory``, made when missing.
 
@@ -146,6 +147,7 @@ class DiskBlockCache:
             store_id: Store the objects come from.
             boot_id: This boot of the machine, None to ask the kernel.
             clock: Returns seconds since 1970, for recency.
+            within_s: Longest wait, where it is less than opening may take.
 
         Raises:
             ConfigError: The directory cannot be made or written, or is not ours to use.
@@ -178,11 +180,12 @@ class DiskBlockCache:
             return cache
 
         # Shielded: who is cancelled gets it all the same, and closes it.
-        with trio.move_on_after(_OPENING_S, shield=True):
+        opening_s = min(_OPENING_S, within_s)
+        with trio.move_on_after(opening_s, shield=True):
             return await trio.to_thread.run_sync(work, abandon_on_cancel=True)
         gave_up.set()
         leave()  # where it was made at this very moment
-        raise CacheError(f"the cache in {config.directory} could not be opened within {_OPENING_S:g} s")
+        raise CacheError(f"the cache in {config.directory} could not be opened within {opening_s:.3g} s")
 
     def _leave(self) -> None:
         self._index.close()
