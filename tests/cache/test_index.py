@@ -338,3 +338,31 @@ def test_index_of_something_else_is_not_taken_over(tmp_path: Path) -> None:
         txn.put(b"theirs", b"data")
     with pytest.raises(CacheCorruptError, match="schema 0"):
         CacheIndex(str(tmp_path))
+
+
+def test_a_reader_that_was_killed_does_not_make_the_index_of_others_grow(tmp_path: Path) -> None:
+    """Mutation: without a look for dead readers after it was opened, no page is used again until it is closed."""
+    environment = Environment(str(tmp_path), [b"one"], readonly=False)
+    program = (
+        "import lmdb, sys, time; environment = lmdb.open(sys.argv[1], create=False, max_dbs=2); "
+        "transaction = environment.begin(); print('reads', flush=True); time.sleep(60)"
+    )
+    reader = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert reader.stdout is not None
+    assert reader.stdout.readline() == b"reads\n"
+    reader.kill()
+    reader.communicate()
+
+    def put(number: int) -> None:
+        def work(txn: Any) -> None:
+            txn.put(b"key", b"%d" % number * 100, db=environment.databases[0])
+
+        environment.transact(work, write=True)
+        environment.sync()
+
+    for number in range(300):
+        put(number)
+    taken_bytes = (tmp_path / "data.mdb").stat().st_size
+    environment.close()
+
+    assert taken_bytes < 200_000

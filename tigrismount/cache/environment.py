@@ -201,6 +201,8 @@ class Environment:
         """Put everything committed so far on the disk."""
         with self._gate.shared(), _translated():
             self._env.sync(True)
+            # Whoever else is killed may have nobody come after it, and a mount goes on for months.
+            self._env.reader_check()
 
     def close(self) -> None:
         """Close it; every later call raises ``CacheError``. Idempotent."""
