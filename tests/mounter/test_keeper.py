@@ -149,6 +149,22 @@ while channel.receive():
 """
 
 
+IS_REPLACED_WITH_ROTATIONS_OPEN = """
+if not os.path.exists(f"{directory}/was-replaced"):
+    open(f"{directory}/was-replaced", "w").close()
+    told = 0
+    while (message := channel.receive()).type != "release":
+        told += message.type == "credentials"
+        if told == 3:  # as it began to serve, and twice since
+            channel.send("leaving")
+    channel.send("released", resend=True)
+    sys.exit()
+while (message := channel.receive()) is not None:
+    if message.type in ("credentials", "ping"):
+        channel.send("rotated" if message.type == "credentials" else "pong")
+"""
+
+
 @pytest.fixture
 def adopt(tmp_path, monkeypatch):
     """Have a worker take over a connection; return its keeper, the kernel's end, and what was said."""
@@ -200,6 +216,17 @@ def test_the_key_of_a_volume_said_once_more_takes_none_that_was_handed_in_from_s
     keeper.post(Message("kill", {}))
     assert wait_until(lambda: (tmp_path / "keys").exists() and (tmp_path / "keys").read_text(), timeout_s=60)
     assert ("handed in" in (tmp_path / "keys").read_text()) is not is_another
+
+
+def test_each_rotation_is_answered_also_where_a_worker_is_replaced_meanwhile(adopt):
+    """Mutation: each later answer is taken for that of one before, and every publication of the volume times out."""
+    keeper, _, said = adopt(IS_REPLACED_WITH_ROTATIONS_OPEN)
+    for number in (7, 8):
+        keeper.post(Message("rotate", {"order": number, "secret": {}}))
+    assert wait_until(lambda: ("rotated", {"id": "one", "order": 8}) in said, timeout_s=60)
+    keeper.post(Message("rotate", {"order": 9, "secret": {}}))
+    assert wait_until(lambda: ("rotated", {"id": "one", "order": 9}) in said, timeout_s=60)
+    assert ("rotated", {"id": "one", "order": 7}) in said
 
 
 def test_a_mount_that_is_made_anew_is_not_lost_with_the_one_before(adopt, tmp_path):

@@ -301,6 +301,7 @@ class Keeper:
             if message.type == "leaving" and not over:
                 failure = self._replacement.hand_over("was told to end")
                 if not failure:
+                    self._has_rotated()
                     self._begin_to_serve(anew=True)
                 self._replacement.note(failure)
                 break
@@ -309,8 +310,7 @@ class Keeper:
     def _take_over(self, how: str) -> bool:
         """Put a successor in the place of a worker that is gone; return whether one serves."""
         self._tell_state(serves=False, reason=f"the worker {how}")
-        while self._rotating:  # whoever takes over has the key from the start
-            self._rotated("")
+        self._has_rotated()
         refusal = self._replacement.take_over(how)
         if refusal:
             self._log.error(f"the worker {how}; {refusal}; reads fail until it is mounted anew")
@@ -379,6 +379,11 @@ class Keeper:
             self._report.fail(question, "bad_credentials", error)
         else:
             self._report.answer(question, "rotated")
+
+    def _has_rotated(self) -> None:
+        """Answer what the worker before would have: who takes over has the key from the start, or is told it."""
+        while self._rotating:
+            self._rotated("")
 
     # ------------------------------------------------------------------ what the driver is told
 
