@@ -69,10 +69,17 @@ def pictures(runs: Sequence[Run], places: Mapping[str, Path]) -> bool:
         runs: What was measured.
         places: PNG files, of ``targets`` and of ``fio``.
     """
-    caption = f"{runs[-1]['date']}; {runs[-1]['command']}; {runs[-1]['machine']['cpu']}"
+    caption = title(runs)
     rates = {job: found for job, found in fio_rates(runs).items() if max(found.values()) > LEAST_RATE_MB_S}
     in_order = sorted(rows(runs), key=lambda row: int((_BAR.findall(row.name) or [99])[0]))
     return draw(in_order, places["targets"], caption) and draw_rates(rates, places["fio"], caption)
+
+
+def title(runs: Sequence[Run]) -> str:
+    """Return what stands above the pictures: when and by which command it was measured, or by how many."""
+    dates = sorted({run["date"] for run in runs})
+    commands = runs[-1]["command"] if len(runs) == 1 else f"{len(runs)} runs, the last result of each kind"
+    return f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {commands}; {runs[-1]['machine']['cpu']}"
 
 
 def fio_rates(runs: Sequence[Run]) -> dict[str, dict[str, float]]:

@@ -117,6 +117,15 @@ def test_a_page_without_marks_is_written_anew(bench, tmp_path):
     assert "yesterday" not in page.read_text()
 
 
+def test_pictures_of_several_runs_name_none_of_them_alone(bench):
+    """Mutation: an hour's table is said to be of the minute of one suite that was measured anew."""
+    one, other = run(bench), run(bench)
+    one["date"], other["date"] = "2026-11-22", "2026-11-23"
+    one["command"], other["command"] = "all of it", "--only p11"
+    assert "; all of it; " in markdown.title([one])
+    assert markdown.title([one, other]).startswith("2026-11-22 to 2026-11-23; 2 runs, ")
+
+
 def test_the_pictures_are_drawn(bench, tmp_path):
     pytest.importorskip("matplotlib")
     book(bench, "ours", 300)
