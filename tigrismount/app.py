@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ _PUSH_S = 1.0
 _SETTLE_S = 3.0
 """How long flights may take to settle after that; a body in transit is cut at once."""
 _WITHOUT_CACHE_S = 6.0
-"""What a start in a given time needs besides opening the cache: to import, to be attached, to answer the first look."""
+"""What a start by a given time needs besides opening the cache: to be attached, to answer the first look."""
 _LEAST_OPENING_S = 1.0  # far more than a cache takes whose disk answers
 _REASON_CHARACTERS = 1000
 """Of what a store or a disk has said, that the supervisor is told: a message is short, and one that is never sent is
@@ -137,8 +138,8 @@ class Worker:
             self._take_secret(start.body)
             self._given = self._secret
             find, key = self._find if self._secret is not None else None, HandedIn.from_values(start.body.get("key"))
-            within_s = float(start.body.get("within_s", math.inf))
-            cache_s = max(_LEAST_OPENING_S, within_s - _WITHOUT_CACHE_S)
+            until_s = float(start.body.get("until_s", math.inf))
+            cache_s = max(_LEAST_OPENING_S, until_s - time.monotonic() - _WITHOUT_CACHE_S)
             async with running_engine(config, takeovers, find, key, cache_s=cache_s) as engine:
                 await self._serve(engine)
         except (TigrisMountError, BaseExceptionGroup) as exc:

@@ -95,3 +95,27 @@ def test_a_volume_begins_without_the_cache_while_that_cannot_be_opened(node, rea
         )
         assert read(at / "file") == "bytes"
         assert wait_until(lambda: "cache" in (mounts.state("one").degraded or ""))
+
+
+SLOW_TO_BEGIN = """
+import sys, time
+time.sleep(8 if "tigrismount.app" in sys.orig_argv else 0)
+"""
+
+
+def test_a_volume_begins_without_the_cache_also_where_its_worker_was_slow_to_begin(node, read, tmp_path):
+    """As where all pods of a node that has just booted ask for theirs together: workers share the cores.
+
+    Mutation: the cache is waited for as if the whole time were left, and none of them is in time, again and again.
+    """
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW_TO_BEGIN)
+    mounts = node.open()
+    node.mounter(PYTHONPATH=os.pathsep.join([str(tmp_path / "slow"), *sys.path]))
+    (node.directory / "cache").mkdir(mode=0o700)
+    with open(node.directory / "cache" / "lock", "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        at = node.at("one")
+        spec = MountSpec("s3://models", {"block-size": "1MiB", "memory-limit": "64MiB"})
+        mounts.start("one", at, spec, node.secret, BUDGET_S - _PROOF_S - _UNDO_S)
+        assert read(at / "file") == "bytes"

@@ -9,8 +9,8 @@ Conversation::
 
     supervisor → worker   start {config}, for a successor with {takeovers, takeover_reason}, and with {before} where the
                           worker before it had another configuration; in pods with {secret}, and
-                          with {within_s} where it is the first one; with {key} where one was handed in to a
-                          worker before it
+                          with {until_s}, by the monotonic clock, where it is the first one; with {key} where
+                          one was handed in to a worker before it
     worker → supervisor   ready {listable, warnings, snapshot_version}, or failed {exit_code, kind, message}
     supervisor → worker   attach {init, first, answered, mountpoint} + [fuse fd, journal fd]
     worker → supervisor   attached {init_reply}

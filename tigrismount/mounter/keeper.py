@@ -214,7 +214,8 @@ class Keeper:
 
     def _make_ready(self, talk: Conversation, message: Message) -> None:
         replacement = self._replacement
-        ready = talk.start(config=replacement.config, within_s=talk.left_s, **replacement.private)
+        until_s = time.monotonic() + talk.left_s
+        ready = talk.start(config=replacement.config, until_s=until_s, **replacement.private)
         replacement.config = with_snapshot(replacement.config, ready.body.get("snapshot_version"))
         fsname, kib = replacement.config["fsname"], replacement.config["kernel_read_ahead_kib"]
         version = replacement.config["s3"]["snapshot_version"]
