@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tigrismount.cli import inspect_places, refresh
 from tigrismount.control.client import request, stream
 from tigrismount.control.server import MAX_REQUEST_BYTES, ControlServer
 from tigrismount.errors import MountError
@@ -125,6 +126,36 @@ async def test_a_shortage_of_descriptors_delays_answers_and_ends_nothing(
     async with await trio.open_unix_socket(path) as stream:
         await stream.send_all(b'{"command": "status"}\n')
         assert json.loads(await stream.receive_some(1 << 16)) == {"mountpoint": "/models"}
+
+
+@pytest.mark.parametrize(
+    "waits_s", [refresh._ANSWER_TIMEOUT_S, inspect_places._ANSWER_TIMEOUT_S], ids=["refresh", "inspect"]
+)
+async def test_an_answer_may_take_as_long_as_who_asks_waits(
+    path: str, nursery: trio.Nursery, autojump_clock: object, waits_s: float
+) -> None:
+    """As where the program of the profile hangs that the key before was from, or the cache's disk is busy.
+
+    Mutation: the work is given up after 10 s, and who asked is told that the daemon gave no valid answer.
+    """
+
+    async def slow(_: Mapping[str, object]) -> Mapping[str, object]:
+        await trio.sleep(waits_s)
+        return {"replaced": True}
+
+    await nursery.start(ControlServer(path, {"slow": slow}).run)
+    async with await trio.open_unix_socket(path) as stream:
+        await stream.send_all(b'{"command": "slow"}\n')
+        assert json.loads(await stream.receive_some(1 << 16)) == {"replaced": True}
+
+
+async def test_a_client_that_says_nothing_is_hung_up_on(
+    path: str, nursery: trio.Nursery, autojump_clock: object
+) -> None:
+    await nursery.start(_server(path).run)
+    with trio.fail_after(15):
+        async with await trio.open_unix_socket(path) as stream:
+            assert await stream.receive_some(1) == b""
 
 
 async def test_a_socket_that_cannot_be_made_is_an_error_of_one_line(tmp_path: Path) -> None:

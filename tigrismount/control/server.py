@@ -36,10 +36,13 @@ MAX_REQUEST_BYTES = 64 << 10
 """Longest request line; ours are below 1 KiB."""
 _IDLE_S = 10.0
 """A client that says nothing for so long is hung up on."""
+_ANSWER_S = 60.0
+"""How long an answer may take; nobody waits longer for one. It may take a look at each file of a model in the cache, or
+the look-ups that the kernel has to end first, or the program of a profile that the key before was from."""
 _ACCEPT_PAUSE_S = 1.0
 """How long to wait when a connection cannot be taken; the next attempt would fail as fast."""
 _SEND_S = 10.0
-"""A client that takes none of a stream's lines for so long is hung up on."""
+"""A client that takes nothing of what it is sent for so long is hung up on."""
 _UCRED = struct.Struct("=iII")  # pid, uid, gid (unix(7), SO_PEERCRED)
 
 
@@ -92,20 +95,29 @@ class ControlServer:
             try:
                 if _peer_uid(connection) not in (os.geteuid(), 0):
                     return
-                streamer: Streamer | None = None
+                request: Mapping[str, Any] | None = None
                 with trio.move_on_after(_IDLE_S):
                     request = _parse(await _line(stream))
-                    streamer = self._streams.get(str(request.get("command")))
-                    if streamer is None:
-                        await _send(stream, await self._answer(request))
-                if streamer is not None:
-                    await _run_stream(stream, streamer, request)
+                if request is not None:
+                    await self._obey(stream, request)
             except (trio.BrokenResourceError, OSError):
                 log.debug("a control client went away")
             except Exception as exc:
                 log.exception("control command failed")
                 with contextlib.suppress(trio.BrokenResourceError):
                     await stream.send_all(json.dumps({"error": f"internal error: {exc!r}"}).encode() + b"\n")
+
+    async def _obey(self, stream: trio.SocketStream, request: Mapping[str, Any]) -> None:
+        streamer = self._streams.get(str(request.get("command")))
+        if streamer is not None:
+            await _run_stream(stream, streamer, request)
+            return
+        reply: Mapping[str, Any] | None = None
+        with trio.move_on_after(_ANSWER_S):
+            reply = await self._answer(request)
+        if reply is not None:
+            with trio.move_on_after(_SEND_S):
+                await _send(stream, reply)
 
     async def _answer(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         handler = self._handlers.get(str(request.get("command")))
