@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tigrismount.csi.mounts import MountFailure
+from tigrismount.csi.mounts import MountFailure, MountState
 from tigrismount.demo.command import wait_until
 
 READ = "import sys; sys.stdout.write(open(sys.argv[1]).read())"
@@ -134,6 +135,19 @@ def test_a_worker_that_is_stopped_is_replaced(node, read):
     os.kill(worker, signal.SIGSTOP)
     assert read(at / "file") == "bytes"
     assert node.workers() != [worker]
+
+
+@pytest.mark.slow  # as long as it takes to give a mount up
+def test_a_mount_that_is_looked_through_again_and_again_stays_as_it_is(node, read):
+    """With the driver's real looks. Mutation: one that never has an answer takes each volume from its pod in time."""
+    mounts = node.open(hang_s=5.0, takeover_s=8.0, look_every_s=0.5)
+    node.mounter()
+    at = node.start("one", "s3://models")
+    before = node.workers()
+    time.sleep(10.0)
+    assert node.workers() == before
+    assert mounts.state("one") == MountState(served=True)
+    assert read(at / "file") == "bytes"
 
 
 def test_where_no_worker_can_take_over_the_mount_is_made_anew_on_top(node, read):
