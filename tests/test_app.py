@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -185,6 +186,15 @@ async def test_whoever_takes_in_an_orphan_is_not_called_its_supervisor(monkeypat
     assert engine.status()["supervisor_pid"] == supervisor_pid
     monkeypatch.setattr("os.getppid", lambda: supervisor_pid + 1)
     assert engine.status()["supervisor_pid"] == 0
+    await client.aclose()
+
+
+async def test_no_open_waits_for_a_proof_for_longer_than_the_kernel_does() -> None:
+    """Mutation: the twenty seconds that a slow disk is given; the kernel ends the whole mount after fifteen."""
+    client, config = await trio.to_thread.run_sync(make_client), make_config()
+    config = replace(config, fuse=replace(config.fuse, request_deadline_s=0.75 * 15.0))
+    engine = Engine(config, client, NoCache(4096), Takeovers(0, ""))
+    assert engine.open_prover._patience_s < 0.5 * 15.0
     await client.aclose()
 
 

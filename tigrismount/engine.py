@@ -155,6 +155,8 @@ class Engine:
             load_log=log,
             available_bytes=room.available_bytes,
             is_pressed=room.is_pressed,
+            # The kernel may end the whole mount for an OPEN that it waits for too long, as for any request.
+            patience_s=config.fuse.request_deadline_s / 2,
         )
         self.through = Passthrough(
             cache,

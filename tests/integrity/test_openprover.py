@@ -32,7 +32,7 @@ PLENTY_BYTES = 1 << 50
 class Around:
     """What a prover asks of others: what will be read whole, what follows, how much memory there is."""
 
-    def __init__(self, cache: object) -> None:
+    def __init__(self, cache: object, **limits: float) -> None:
         self.whole: set[ObjectId] = set()
         self.series: list[ObjectId] = []
         self.available_bytes: int | None = PLENTY_BYTES
@@ -51,6 +51,7 @@ class Around:
             load_log=self.log,
             available_bytes=lambda: self.available_bytes,
             is_pressed=lambda: self.is_pressed,
+            **limits,
         )
 
     async def _likely_whole(self, obj: ObjectId) -> bool:
@@ -275,9 +276,9 @@ class FakeCache:
 class Slow:
     """A running prover on a disk that can be told to hang."""
 
-    def __init__(self, block_bytes: int = BLOCK) -> None:
+    def __init__(self, block_bytes: int = BLOCK, **limits: float) -> None:
         self.cache = FakeCache(block_bytes)
-        self.around = Around(self.cache)
+        self.around = Around(self.cache, **limits)
         self.prover = self.around.prover
         self.running = trio.CancelScope()
 
@@ -329,6 +330,18 @@ async def test_a_disk_that_has_become_slow_keeps_nobody_for_ever(
     with trio.fail_after(2 * LONGEST_S + 0.1):
         assert not await slow.prover.prove(long)
     assert len(slow.cache.reads) < 20
+
+
+async def test_nobody_waits_for_longer_than_the_kernel_does_for_an_open(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Mutation: it ends the whole mount, and all files that are open in it (fs.fuse.max_request_timeout)."""
+    long, slow = ObjectId("bucket", "long", "etag", 20 * BLOCK), Slow(patience_s=5.0)
+    await nursery.start(slow.run)
+    slow.around.load(long)
+    slow.cache.block_s = 1.9
+    with trio.fail_after(5.1):
+        assert not await slow.prover.prove(long)
 
 
 async def test_who_goes_leaves_the_proof_to_others(slow: Slow, nursery: trio.Nursery) -> None:

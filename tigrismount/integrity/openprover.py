@@ -67,9 +67,9 @@ class _Job:
         self._moved.set()
         self._moved = trio.Event()
 
-    async def wait(self) -> bool:
+    async def wait(self, patience_s: float) -> bool:
         """Return whether the version is proven, False as well once it has taken too long, all of it or one block."""
-        until_s = trio.current_time() + _MOST_PATIENCE_S
+        until_s = trio.current_time() + min(patience_s, _MOST_PATIENCE_S)
         while self.proven is None:
             with trio.move_on_at(min(until_s, trio.current_time() + _SILENCE_S)) as scope:
                 await self._moved.wait()
@@ -89,6 +89,7 @@ class OpenProver:
         available_bytes: Returns how much memory is free, page cache that can be dropped included; None where nothing
             says so.
         is_pressed: Tells whether this machine is short of memory now.
+        patience_s: Longest wait of who opens a file, where that is less than they have.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class OpenProver:
         load_log: LoadLog,
         available_bytes: Callable[[], int | None],
         is_pressed: Callable[[], bool],
+        patience_s: float = _MOST_PATIENCE_S,
     ) -> None:
         self._cache = cache
         self._likely_whole = likely_whole
@@ -107,6 +109,7 @@ class OpenProver:
         self._log = load_log
         self._available_bytes = available_bytes
         self._is_pressed = is_pressed
+        self._patience_s = patience_s
         self._nursery: trio.Nursery | None = None
         self._jobs: dict[ObjectId, _Job] = {}
         self._recent: deque[tuple[float, int]] = deque()
@@ -133,7 +136,7 @@ class OpenProver:
         """Prove *obj* for who is opening it, where that is worth a wait; return whether all of it is proven now."""
         if obj not in self._jobs and not await self._is_due(obj):
             return False
-        return await self._job(obj).wait()
+        return await self._job(obj).wait(self._patience_s)
 
     def note_opened(self, obj: ObjectId) -> None:
         """Note that the kernel begins to read *obj* by itself: what follows it comes next. Never waits."""
