@@ -17,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from tigrismount.cache import datafile, disk, versions
+from tigrismount.cache import datafile, disk, room, versions
 from tigrismount.cache.base import Claim
 from tigrismount.cache.none import UncachedObject
 from tigrismount.cache.storage import StoredVersion
@@ -33,7 +33,7 @@ from tigrismount.testing.cache_contract import (
     object_id,
     write,
 )
-from tigrismount.testing.waiting import no_threads
+from tigrismount.testing.waiting import no_threads, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -724,3 +724,40 @@ async def test_a_refresh_gives_the_event_loop_only_what_has_changed(place) -> No
         assert taken == [1]
         assert handle._version.storage.blocks == blocks
         handle.close()
+
+
+async def test_quota_that_has_no_room_for_the_index_either_makes_some(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes is forgotten first, which takes pages of the index; while others look at it none is used again.
+
+    Mutation: nothing can go, so nothing is cached any more, and 'cache evict' fails as well.
+    """
+    fallocate = os.posix_fallocate
+
+    def within_quota(fd: int, offset: int, length: int) -> None:
+        try:
+            fallocate(fd, offset, length)
+        except OSError as error:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)) from error
+
+    def has_recovered() -> bool:
+        cache._health._next_try_s = 0.0
+        return not cache.statistics().degraded
+
+    with small_tmpfs(place.path, 4 << 20):
+        async with place.open() as cache:
+            for name in ("old", "new"):
+                assert await fill(cache, object_id(name)) == 4
+            monkeypatch.setattr(os, "posix_fallocate", within_quota)
+            monkeypatch.setattr(room, "disk_room_bytes", lambda *_: 1 << 40)
+            with cache._index._env._env.begin():
+                fill_disk(place.path / "hog")
+                with suppress(CacheError):
+                    while True:
+                        cache._index.rewrite_totals()
+                cache._health.fail(OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)))
+                with trio.fail_after(30):
+                    await until(has_recovered)
+            assert (await check_all(cache, object_id("old")), await check_all(cache, object_id("new"))) == (0, 4)
+            assert cache.statistics().bytes_cached == 4 * BLOCK_BYTES

@@ -11,15 +11,18 @@ this module asks and acts.
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from tigrismount import threads
+from tigrismount.cache.datafile import remove_file
 from tigrismount.cache.pins import Pins, matches
 from tigrismount.cache.reclaim import disk_room_bytes, evict_version, trim_version
 from tigrismount.core.eviction import Occupancy, Usage
+from tigrismount.errors import CacheCorruptError, CacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -206,11 +209,31 @@ class Room:
             needed_bytes = max(length_bytes, int(self._index.bytes_cached * _SLACK_FRACTION))
             slack_bytes, self._occupancy.slack_bytes = self._occupancy.slack_bytes, 0  # of the bound, and this is less
             try:
-                is_enough = await self._evict(needed_bytes, only_if_enough=False, has_room=False)
+                try:
+                    is_enough = await self._evict(needed_bytes, only_if_enough=False, has_room=False)
+                except CacheCorruptError:
+                    raise
+                except CacheError:  # the index has no room either, to forget what is to go
+                    await threads.run_sync(partial(self._remove_unforgotten, self._recency_ms(), needed_bytes))
+                    is_enough = await self._evict(needed_bytes, only_if_enough=False, has_room=False)
             finally:
                 self._occupancy.slack_bytes = slack_bytes
             self._quota_gives_way = not is_enough  # where too little could go, a file that is closed may go next
             return is_enough
+
+    def _remove_unforgotten(self, recency_ms: Mapping[bytes, int], length_bytes: int) -> None:
+        """Remove the files of what is to be evicted next before the index forgets them, which takes room of its own.
+
+        As where somebody removes them by hand: who opens such a version sees that there is no file of it.
+        """
+        plan, _ = self._survey(recency_ms, length_bytes, set(), has_room=False)
+        for digest in plan.victims:
+            with suppress(OSError):  # one that cannot be opened does not keep the others
+                remove_file(self._directory.object_path(digest), self._is_still_ours)
+
+    def _is_still_ours(self) -> bool:
+        self._directory.check_same()
+        return True
 
     def _measure(self) -> int:
         self._index.count()  # what others have written meanwhile counts from here on
