@@ -32,6 +32,30 @@ def test_a_link_to_a_mount_leads_there(tmp_path):
     assert locate(str(tmp_path / "link/a"), [entry(str(tmp_path / "m"))]) == (str(tmp_path / "m"), "a")
 
 
+def test_a_path_that_is_itself_a_link_to_a_mount_leads_there(tmp_path):
+    """As the one that a roll-out moves. Mutation: 'warm /srv/models/current' is under no mount."""
+    mounts = [entry(str(tmp_path / "7"))]
+    (tmp_path / "current").symlink_to("7")
+    (tmp_path / "llama").symlink_to("current/llama/")
+    assert locate(f"{tmp_path}/current", mounts) == (str(tmp_path / "7"), "")
+    assert locate(f"{tmp_path}/current/", mounts) == (str(tmp_path / "7"), "")
+    assert locate(f"{tmp_path}/llama", mounts) == (str(tmp_path / "7"), "llama")
+
+
+def test_a_place_that_is_named_by_its_mountpoint_is_not_looked_at(monkeypatch):
+    """Mutation: 'cache evict' and 'refresh' of what lies in a mount that hangs never end."""
+    monkeypatch.setattr("os.path.realpath", lambda path, **_: pytest.fail(f"{path} was looked at"))
+    assert locate("/m/a/b", [entry("/m")]) == ("/m", "a/b")
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_lie_in_no_mount(tmp_path):
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "gone").symlink_to("/nowhere/at/all")
+    for name in ("circle", "gone"):
+        with pytest.raises(CommandFailure, match="is not under a mount"):
+            locate(f"{tmp_path}/{name}", [entry(str(tmp_path / "m"))])
+
+
 def test_a_mount_of_another_kind_is_none():
     with pytest.raises(CommandFailure, match="is not under a mount") as failure:
         locate("/m/a", [entry("/m", "fuse.other")])

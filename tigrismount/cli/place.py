@@ -10,6 +10,7 @@ from tigrismount.cli.failure import NOT_FOUND, CommandFailure
 from tigrismount.holder.mountinfo import MountEntry
 
 _SOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*|[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]:.*", re.DOTALL)
+_MOST_LINKS = 40  # as in the kernel
 
 
 def is_source(text: str) -> bool:
@@ -31,11 +32,24 @@ def locate(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str]:
 
 def find_mount(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str] | None:
     """Return the same, None where it lies under none of ours."""
-    absolute = os.path.abspath(path)
     ours = [entry.mountpoint for entry in mounts if entry.is_ours]
-    for candidate in (absolute, os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))):
-        under = [point for point in ours if candidate == point or candidate.startswith(point.rstrip("/") + "/")]
-        if under:
-            mountpoint = max(under, key=len)
-            return mountpoint, candidate[len(mountpoint) :].strip("/")
+    absolute = os.path.abspath(path)
+    for _ in range(_MOST_LINKS):
+        if found := _under(absolute, ours):
+            return found
+        real = os.path.join(os.path.realpath(os.path.dirname(absolute)), os.path.basename(absolute))
+        if found := _under(real, ours):
+            return found
+        try:  # it lies in no mount: where it is a link it may lead to one
+            absolute = os.path.normpath(os.path.join(os.path.dirname(real), os.readlink(real)))
+        except OSError:
+            return None
     return None
+
+
+def _under(path: str, mountpoints: Sequence[str]) -> tuple[str, str] | None:
+    above = [point for point in mountpoints if path == point or path.startswith(point.rstrip("/") + "/")]
+    if not above:
+        return None
+    mountpoint = max(above, key=len)
+    return mountpoint, path[len(mountpoint) :].strip("/")
