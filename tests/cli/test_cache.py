@@ -79,6 +79,21 @@ def test_a_path_under_a_mount_means_the_cache_of_that_mount(tigrismount, fails, 
     assert fails("cache", "list", "s3://bucket/models/llama")[1].startswith(f"{tmp_path}/another: there is no cache")
 
 
+@pytest.mark.parametrize(
+    ("path", "prefix"),
+    [("/models", ""), ("/models/", ""), ("/models/bucket", "bucket/"), ("/models/bucket/a", "bucket/a")],
+)
+def test_a_path_under_a_mount_of_all_buckets_begins_with_the_bucket(monkeypatch, path, prefix):
+    """Mutation: nothing begins with a slash, so all of it is found right, and evicted, without a look at any object;
+    and who evicts one bucket evicts those whose names begin like it.
+    """
+    entry = MountEntry(1, "0:1", "/models", FUSE_TYPE, "s3://", ())
+    monkeypatch.setattr(cachedirs, "read_mounts", lambda: [entry])
+    told = {"mountpoint": "/models", "state": "ok", "source": "s3://", "cache_dirs": []}
+    monkeypatch.setattr(cachedirs, "collect_mounts", lambda *_: [told])
+    assert cachedirs.cache_prefix(path) == prefix
+
+
 def test_a_prefix_of_which_nothing_is_cached_is_named(tigrismount, filled):
     """Mutation: who has mistyped a bucket hears that nothing was evicted, and not why; scripts that repeat it go on."""
     ended = tigrismount("cache", "evict", "s3://bucket/model", "--cache-dir", filled)

@@ -80,8 +80,10 @@ def cache_prefix(name: str) -> str:
     if not _is_path(name):
         return name
     mount, below = _mount_of(name)
-    source_url = str(mount["source"]).removeprefix("s3://")
-    return "/".join(filter(None, (source_url, below))) + ("/" if name.endswith("/") or not below else "")
+    prefix = "/".join(filter(None, (str(mount["source"]).removeprefix("s3://"), below)))
+    if not prefix:  # all buckets
+        return ""
+    return prefix + ("/" if name.endswith("/") or not below or "/" not in prefix else "")
 
 
 def _is_path(name: str) -> bool:
