@@ -95,3 +95,12 @@ def test_half_a_key_is_found(doctor):
 def test_a_wrong_flag_is_bad_usage(doctor):
     assert doctor("s3://models", "--metadata-ttl=0").status == 2
     assert doctor("s3:/models").status == 2
+
+
+def test_a_public_bucket_that_refuses_listings_can_be_mounted(doctor, tigris):
+    """Mutation: "a mount would not work here", where it does, as with the command on the page of Tigris."""
+    tigris.create_bucket("public", public=True)
+    tigris.put("public", "model.safetensors", b"x")
+    unsigned = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}
+    assert verdicts(doctor("s3://public", "--json", "--no-sign-request", **unsigned))["list"] == "warn"
+    assert verdicts(doctor("s3://public", "--json", AWS_ACCESS_KEY_ID="tid_two"))["list"] == "fail"

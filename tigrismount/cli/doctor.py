@@ -142,7 +142,7 @@ async def _examine_bucket(config: MountConfig, credentials: Credentials | None, 
         report.add(Finding("credentials", "fail", str(exc)))
         return
     try:
-        exam = StoreExam(client, config.vfs.bucket, config.vfs.prefix)
+        exam = StoreExam(client, config.vfs.bucket, config.vfs.prefix, anonymous=config.s3.no_sign_request)
         await exam.run(report.add)
         report.rates = dataclasses.replace(report.rates, store=exam.rate)
     finally:

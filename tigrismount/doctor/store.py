@@ -14,7 +14,7 @@ import trio
 
 from tigrismount.config.units import format_size
 from tigrismount.doctor.findings import Finding
-from tigrismount.errors import ObjectError
+from tigrismount.errors import ObjectAccessError, ObjectError
 from tigrismount.objects.firstpage import first_page
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class StoreExam:
         client: Signs with the key that a mount would use.
         bucket: The bucket.
         prefix: What would be mounted of it.
+        anonymous: Whether nothing is signed.
     """
 
-    def __init__(self, client: S3Client, bucket: str, prefix: str) -> None:
+    def __init__(self, client: S3Client, bucket: str, prefix: str, *, anonymous: bool = False) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = prefix
+        self._anonymous = anonymous
         self.rate = 0.0
         """Bytes per second of several GETs at once; 0 until measured."""
 
@@ -61,6 +63,9 @@ class StoreExam:
         """
         try:
             page = await first_page(self._client, self._bucket, self._prefix, delimiter="")
+        except ObjectAccessError as exc:
+            add(self._unlisted(exc))
+            return
         except ObjectError as exc:
             add(Finding("list", "fail", str(exc)))
             return
@@ -74,6 +79,13 @@ class StoreExam:
             await self._rates(largest, add)
         except ObjectError as exc:
             add(Finding("read", "fail", str(exc), "the key needs s3:GetObject on the bucket"))
+
+    def _unlisted(self, refusal: ObjectAccessError) -> Finding:
+        """Return what a refused listing means: a public bucket is mounted all the same."""
+        if not self._anonymous:
+            return Finding("list", "fail", str(refusal))
+        remedy = "files directly under the prefix open by their names; have its owner allow listings to see them"
+        return Finding("list", "warn", "the bucket refuses anonymous listings", remedy)
 
     def _listed(self, page: ListPage) -> Finding:
         where = f"s3://{self._bucket}/{self._prefix}"
