@@ -17,6 +17,8 @@ from tigrismount.core.blockorder import BlockOrder
 from tigrismount.core.types import Extent, ObjectId
 from tigrismount.demo.model import plan_model, upload_model
 from tigrismount.reader.orders import Orders
+from tigrismount.testing.fake_http import serving
+from tigrismount.testing.fake_tigris import FakeTigris
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,6 +178,20 @@ def test_a_single_key_of_a_bucket_is_a_file(tigrismount, fails, source, bucket):
         assert [file["name"] for file in report["files"]] == ["model-00002-of-00002.safetensors"]
     exit_code, line = fails("inspect", f"{source}/none")
     assert (exit_code, "there is no such key" in line) == (3, True)
+
+
+def test_a_file_of_a_public_bucket_that_refuses_listings_is_shown(tigrismount, fails, monkeypatch):
+    """Mutation: it is refused, where a mount opens it by its name and 'warm' fetches it."""
+    store = FakeTigris()
+    store.create_bucket("public", public=True)
+    store.put("public", "llama/a.safetensors", shard("a"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving(store.answer) as url:
+        flags = ("--no-sign-request", f"--endpoint-url={url}", "--cache-dir=off")
+        report = json.loads(tigrismount("inspect", "s3://public/llama/a.safetensors", *flags, "--json").out)
+        refused = [fails("inspect", source, *flags)[0] for source in ("s3://public/llama", "s3://public")]
+    assert [file["name"] for file in report["files"]] == ["a.safetensors"]
+    assert refused == [1, 1]
 
 
 def test_what_a_cache_directory_holds_of_a_source_is_shown(tigrismount, source, bucket, tmp_path):

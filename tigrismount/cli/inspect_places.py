@@ -22,7 +22,7 @@ from tigrismount.control.client import StaleSocketError, request
 from tigrismount.control.paths import find_socket
 from tigrismount.core.loadpreview import extents_of
 from tigrismount.core.types import Extent, ObjectId
-from tigrismount.errors import CacheError, MountError, ObjectNotFoundError
+from tigrismount.errors import CacheError, MountError, ObjectAccessError, ObjectError, ObjectNotFoundError
 from tigrismount.holder.mountinfo import read_mounts
 from tigrismount.objects.firstpage import first_page
 from tigrismount.reader.modelfiles import ModelFile
@@ -189,13 +189,25 @@ class StorePlace:
 
     async def single(self) -> ModelFile | None:
         """See ``InspectedPlace``; a directory wins over a key of its name, as in a mount."""
-        page = await first_page(self._client, self._bucket, self._prefix, max_keys=1)
+        try:
+            page = await first_page(self._client, self._bucket, self._prefix, max_keys=1)
+        except ObjectAccessError as refusal:  # as of a public bucket, whose files are found by name alone
+            try:
+                return await self._file()
+            except ObjectError:
+                raise refusal from None
         if page.objects or page.prefixes:
             return None
         try:
-            info = await self._client.head(self._bucket, self._prefix.removesuffix("/"))
+            return await self._file()
         except ObjectNotFoundError as exc:
             raise CommandFailure(f"{self.title}: there is no such key, and nothing below it", NOT_FOUND) from exc
+
+    async def _file(self) -> ModelFile:
+        """Return the key that was named; the directory it lies in is the place from then on."""
+        if not self._prefix:
+            raise ObjectNotFoundError("the bucket is empty", bucket=self._bucket)
+        info = await self._client.head(self._bucket, self._prefix.removesuffix("/"))
         above, _, name = info.id.key.rpartition("/")
         self._prefix = f"{above}/" if above else ""
         return ModelFile(name, info.id.size_bytes, info.id)
