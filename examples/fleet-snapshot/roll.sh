@@ -39,5 +39,5 @@ for old in "$root"/[0-9]*; do
         echo "$old is still in use, and stays until the next time"
         continue
     fi
-    rmdir "$old"
+    rmdir "$old" 2>/dev/null || echo "$old holds something, and stays"
 done
