@@ -67,7 +67,8 @@ def upload_directory(client: Any, directory: Path, bucket: str, prefix: str) -> 
         raise ValueError(f"{directory} holds no files")
 
     def upload(path: Path) -> None:
-        client.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(directory).as_posix()}")
+        name = path.relative_to(directory).as_posix()
+        client.upload_file(str(path), bucket, f"{prefix}/{name}" if prefix else name)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         for batch in ([path for path in files if path not in indexes], indexes):

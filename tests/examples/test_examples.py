@@ -73,6 +73,16 @@ def test_a_model_is_uploaded_index_last_and_then_frozen(tigris, env, model):
     assert [line.split()[-1] for line in tree.splitlines()] == ["model_index.json", "unet/"]
 
 
+def test_a_model_can_be_all_that_a_bucket_holds(tigris, env, model):
+    """Mutation: its keys begin with a slash, which no path can express: the mount of the bucket shows nothing."""
+    tigris.create_bucket("models")
+    assert upload(model, "--path", "/", env=env).returncode == 0
+    assert [request.key for request in tigris.operations("PutObject")] == [
+        "unet/weights.safetensors",
+        "model_index.json",
+    ]
+
+
 def test_an_upload_that_cannot_be_frozen_says_so(tigris, env, model):
     tigris.create_bucket("models", snapshots=False)
     ended = upload(model, "--snapshot", "release-7", env=env)
@@ -156,6 +166,23 @@ def test_a_version_whose_daemon_is_gone_is_mounted_again_and_let_go_of(tigris, e
     kill()
     roll(new)
     assert [path.name for path in root.glob("[0-9]*")] == [new]
+
+
+def test_what_cannot_be_taken_away_does_not_stop_a_roll_out(env, tmp_path):
+    """As a directory that a program wrote into while nothing was mounted there.
+
+    Mutation: the host is on the new version, and the others are left on the old one, each time.
+    """
+    command = tmp_path / "bin" / "tigrismount"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    (tmp_path / "srv" / "1600000000000000000" / "hub").mkdir(parents=True)
+    env = env | {"MODELS_ROOT": f"{tmp_path}/srv", "PATH": f"{command.parent}:{env['PATH']}"}
+    ended = run(EXAMPLES / "fleet-snapshot" / "roll.sh", "s3://models", "1790000000000000000", env=env)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[1:] == [f"{tmp_path}/srv/1600000000000000000 holds something, and stays"]
+    assert os.readlink(tmp_path / "srv" / "current") == "1790000000000000000"
 
 
 @pytest.mark.fuse
