@@ -113,7 +113,8 @@ def _run(found: Report, narrator: Narrator, *, size_bytes: int, directory: str, 
     _check_needs(size_bytes, directory)
     with contextlib.ExitStack() as stack:
         try:
-            work = tempfile.mkdtemp(prefix="tigrismount-demo-", dir=directory)
+            # Python 3.11 gives a path that is as relative as this one.
+            work = tempfile.mkdtemp(prefix="tigrismount-demo-", dir=os.path.abspath(directory))
         except OSError as exc:
             raise MountError(f"{directory}: cannot be used: {exc.strerror}; choose another with --directory") from exc
         stack.callback(_leave if keep else shutil.rmtree, work)
