@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
+import urllib.error
 import urllib.request
 
 import pytest
@@ -11,6 +14,7 @@ from click.testing import CliRunner
 
 from tigrismount.cli import metrics
 from tigrismount.control.paths import socket_path
+from tigrismount.demo.command import wait_until
 from tigrismount.holder.mountinfo import FUSE_TYPE, MountEntry
 from tigrismount.holder.probe import Finding, Health
 
@@ -90,3 +94,35 @@ def test_the_figures_are_served_at_any_address_and_without_asking_the_dns(tmp_pa
     done = CliRunner().invoke(metrics.metrics, ["--listen", f"{listen}:{port}"], standalone_mode=False)
     assert done.exception is None
     assert found == [200]
+
+
+def test_who_serves_goes_on_where_its_address_cannot_be_said():
+    """Mutation: with the disk of its log full, or its reader gone, there are no figures of any mount."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    command = [sys.executable, "-P", "-m", "tigrismount", "metrics", "--listen", str(port)]
+    with (
+        open("/dev/full", "w", encoding="utf-8") as full,
+        subprocess.Popen(command, stdout=full, stderr=subprocess.PIPE, text=True) as serving,
+    ):
+        try:
+            assert wait_until(lambda: serving.poll() is not None or _answers(port))
+            assert serving.poll() is None
+        finally:
+            serving.terminate()
+        assert serving.stderr is not None
+        assert serving.stderr.read() == (
+            "tigrismount: warning: standard output cannot be written: No space left on device\n"
+        )
+    assert serving.returncode == 0
+
+
+def _answers(port: int) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        direct.open(f"http://127.0.0.1:{port}/nothing", timeout=10)
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        pass
+    return False

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tigrismount.cli.failure import CommandFailure
+from tigrismount.cli.failure import CommandFailure, print_outcome
 from tigrismount.config.kinds import parse_listen_address
 from tigrismount.control.client import request, sockets
 from tigrismount.control.paths import runtime_directories, socket_path
@@ -81,7 +81,7 @@ def _serve(server: ThreadingHTTPServer) -> None:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         host, port = (str(part) for part in server.server_address[:2])
-        click.echo(f"metrics of all mounts: http://{_in_url(host)}:{port}/metrics")
+        print_outcome(f"metrics of all mounts: http://{_in_url(host)}:{port}/metrics")
         stopped.wait()
         server.shutdown()
 
