@@ -140,6 +140,14 @@ def test_a_cache_can_be_named(cache, tmp_path, capsys):
     assert main(["loads", "--cache-dir", str(tmp_path / "none")]) == 3
 
 
+def test_of_a_cache_that_is_named_those_of_one_mountpoint_are_shown_mounted_or_not(cache, capsys):
+    """Mutation: the mount is asked all the same, and 'is not mounted'."""
+    assert main(["loads", "/models", "--json", "--last", "--cache-dir", cache]) == 0
+    assert [made["started"] for made in json.loads(capsys.readouterr().out)] == [2e9]
+    assert main(["loads", "/others", "--json", "--cache-dir", cache]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
 def test_no_cache_and_no_mount_is_no_failure(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TIGRISMOUNT_CACHE_DIR", str(tmp_path / "none"))
 

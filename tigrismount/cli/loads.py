@@ -51,7 +51,8 @@ def loads(mountpoint: str | None, as_json: bool, last: bool, cache_dir: str | No
     """
     if mountpoint is not None:
         path = canonical_mountpoint(mountpoint)
-        reports = [report for report in _ask(path, timelines=as_json) if report.get("mountpoint") == path]
+        told = _ask(path, timelines=as_json) if cache_dir is None else _of_cache(cache_dir)
+        reports = [report for report in told if report.get("mountpoint") == path]
     else:
         reports = _of_cache(cache_dir) if cache_dir is not None else _of_all_mounts(timelines=as_json)
     if last:
