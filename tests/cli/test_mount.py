@@ -212,3 +212,29 @@ def test_a_unit_whose_log_file_cannot_be_opened_by_now_goes_on(tigrismount, tmp_
         request, is_held = started.pop()
         assert (request.config["log_file"], is_held) == (used, True), "what has never served is refused"
         assert ("the mount goes on" in ended.err) is (used is None)
+
+
+@pytest.fixture
+def users_unit(tmp_path, monkeypatch):
+    """Where a plain user's unit 'models' mounts; gives the place, and what was started."""
+    started: list[str] = []
+
+    def run(request: MountRequest, *_: object, **__: object) -> int:
+        started.append(request.config["mountpoint"])
+        return 0
+
+    monkeypatch.setattr(mounts, "run_in_foreground", run)
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / "mnt" / "tigris" / "models", started
+
+
+def test_the_directory_of_a_users_unit_is_made_or_the_reason_said(tigrismount, fails, users_unit, tmp_path):
+    """Mutation: an internal error that asks to be reported, of a directory that is root's."""
+    where, started = users_unit
+    assert tigrismount("mount", "--foreground", "--unit", "models", "--cache-dir", "off").exit_code == 0
+    assert where.is_dir()
+    (tmp_path / "mnt").rename(tmp_path / "away")
+    (tmp_path / "mnt").write_bytes(b"")
+    exit_code, line = fails("mount", "--foreground", "--unit", "models", "--cache-dir", "off")
+    assert (exit_code, line, len(started)) == (1, f"{where}: cannot be made: Not a directory", 1)

@@ -204,7 +204,10 @@ def _places_of_unit(name: str, places: tuple[str, ...], config_file: str | None)
     except MountError as exc:
         raise ConfigError(str(exc)) from exc
     if not is_system:
-        os.makedirs(unit.mountpoint, exist_ok=True)
+        try:
+            os.makedirs(unit.mountpoint, exist_ok=True)
+        except OSError as exc:
+            raise MountError(f"{unit.mountpoint}: cannot be made: {exc.strerror}") from exc
     return unit.source, unit.mountpoint, unit.file
 
 
