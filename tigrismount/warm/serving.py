@@ -40,6 +40,8 @@ async def warm_in_mount(
         return {"error": "is mounted without a disk cache: there is nothing to warm"}
     targets = [_target(config, str(path)) for path in request.get("paths", ())]
     targets += [Target(str(bucket), str(name)) for bucket, name in request.get("targets", ())]
+    if not all(target.bucket for target in targets):
+        return {"error": "shows all buckets: name one of them below it"}
     jobs = most_jobs(config, request.get("jobs"))
 
     async def tell(progress: Progress) -> None:
