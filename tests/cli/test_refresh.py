@@ -66,3 +66,17 @@ def test_a_path_in_no_mount_is_exit_status_3_and_one_line(fails, tmp_path):
     exit_code, said = fails("refresh", str(tmp_path))
     assert exit_code == NOT_FOUND == 3
     assert said == f"{tmp_path}: is not under a mount; 'tigrismount status' lists the mounts"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("refresh", "."), ("warm", "./x"), ("cache", "list", "./x"), ("inspect", "x")],
+    ids=lambda words: words[0],
+)
+def test_a_path_from_a_directory_that_was_removed_is_bad_usage(fails, tmp_path, monkeypatch, command):
+    """As in a shell that stands in a mount which was taken away. Mutation: an internal error that is to be reported."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    exit_code, line = fails(*command)
+    assert (exit_code, line) == (2, f"{command[-1]}: the working directory was removed; run this in another one")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import trio
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure, print_warning
-from tigrismount.cli.place import find_mount
+from tigrismount.cli.place import absolute_path, find_mount
 from tigrismount.control.client import StaleSocketError, request
 from tigrismount.control.paths import find_socket
 from tigrismount.core.loadpreview import extents_of
@@ -93,7 +93,7 @@ class LocalPlace:
 
     def __init__(self, path: str) -> None:
         self.title = path
-        self._root = os.path.abspath(path)
+        self._root = absolute_path(path)
         self._socket = _socket_of(path)
         self._cache_dirs: list[str] = []
 

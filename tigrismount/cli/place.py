@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from tigrismount.cli.failure import NOT_FOUND, CommandFailure
+from tigrismount.errors import ConfigError
 from tigrismount.holder.mountinfo import MountEntry
 
 _SOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*|[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]:.*", re.DOTALL)
@@ -33,7 +34,7 @@ def locate(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str]:
 def find_mount(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str] | None:
     """Return the same, None where it lies under none of ours."""
     ours = [entry.mountpoint for entry in mounts if entry.is_ours]
-    absolute = os.path.abspath(path)
+    absolute = absolute_path(path)
     for _ in range(_MOST_LINKS):
         if found := _under(absolute, ours):
             return found
@@ -45,6 +46,18 @@ def find_mount(path: str, mounts: Sequence[MountEntry]) -> tuple[str, str] | Non
         except OSError:
             return None
     return None
+
+
+def absolute_path(path: str) -> str:
+    """Return *path* from the root on.
+
+    Raises:
+        ConfigError: It begins at a working directory that is gone.
+    """
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: the working directory was removed; run this in another one") from None
 
 
 def _under(path: str, mountpoints: Sequence[str]) -> tuple[str, str] | None:
