@@ -40,6 +40,7 @@ from tigrismount.integrity.withdrawal import Withdrawal
 from tigrismount.objects.access import AccessWatch
 from tigrismount.objects.credentials import find_credentials, home_directory, read_text_file
 from tigrismount.objects.fetchers.pool import FetcherStatistics, open_fetchers
+from tigrismount.objects.keys import LOOKUP_S
 from tigrismount.objects.s3 import S3Client
 from tigrismount.reader.loads import LoadRecorder
 from tigrismount.reader.readers import Readers
@@ -290,7 +291,7 @@ async def running_engine(
         fetchers = open_fetchers(config.s3, config.blocks.memory_limit_bytes, log_json=config.log_format == "json")
         if fetchers is not None:
             stack.push_async_callback(_shielded, partial(trio.to_thread.run_sync, fetchers.close))
-        connect = partial(_connect, credentials=credentials, find=find, fetchers=fetchers)
+        connect = partial(_connect, credentials=credentials, find=find, fetchers=fetchers, key=key)
         if config.s3.snapshot is not None and config.s3.snapshot_version is None:
             cache = await _open_cache(config, cache_s)
             stack.push_async_callback(_shielded, cache.aclose)
@@ -302,8 +303,6 @@ async def running_engine(
         else:
             client = await connect(config)
             stack.push_async_callback(_shielded, client.aclose)
-            if key is not None:
-                await client.replace_key(key.key, key.outdated)
             if takeovers.count:
                 cache = await _open_cache(config, cache_s, or_none=(CacheError, ConfigError))
             else:
@@ -335,10 +334,26 @@ def _first(find: FindCredentials, key: HandedIn | None) -> Credentials | None:
 
 
 async def _connect(
-    config: MountConfig, *, credentials: Credentials | None, find: FindCredentials, fetchers: FetchProcesses | None
+    config: MountConfig,
+    *,
+    credentials: Credentials | None,
+    find: FindCredentials,
+    fetchers: FetchProcesses | None,
+    key: HandedIn | None,
 ) -> S3Client:
-    make = partial(S3Client, config.s3, credentials, find_credentials=find, fetchers=fetchers)
-    return await trio.to_thread.run_sync(make)
+    """Return a client; with a key that was handed in, whatever becomes of the program that the found one is from."""
+
+    def make(found: Credentials | None) -> S3Client:
+        client = S3Client(config.s3, found, find_credentials=find, fetchers=fetchers)
+        if key is not None:
+            client.inherit_key(key)
+        return client
+
+    if key is not None:
+        with trio.move_on_after(LOOKUP_S), contextlib.suppress(ConfigError):
+            return await trio.to_thread.run_sync(make, credentials, abandon_on_cancel=True)
+        credentials = key.key
+    return await trio.to_thread.run_sync(make, credentials)
 
 
 async def _shielded(finish: Callable[[], Awaitable[None]]) -> None:

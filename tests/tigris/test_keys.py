@@ -6,16 +6,18 @@ import json
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import trio
 
+from tigrismount import engine
 from tigrismount.app import Worker
 from tigrismount.demo.command import wait_until
 from tigrismount.errors import ConfigError, ObjectAccessError, ObjectUnavailableError
 from tigrismount.holder.protocol import MAX_MESSAGE_BYTES, Channel
 from tigrismount.objects.credentials import HANDED_IN, Credentials, HandedIn, find_credentials, read_text_file
-from tigrismount.objects.keys import LOOKUP_INTERVAL_S, LOOKUP_S, KeyRenewal, SigningKeys
+from tigrismount.objects.keys import LOOKUP_INTERVAL_S, LOOKUP_S, OUTDATED_MOST, KeyRenewal, SigningKeys
 from tigrismount.objects.options import S3Config
 from tigrismount.objects.s3 import S3Client
 from tigrismount.testing.waiting import no_threads
@@ -155,19 +157,34 @@ def test_who_takes_over_goes_on_with_a_key_that_was_handed_in():
     handed_in = HandedIn.from_values(json.loads(json.dumps(HandedIn(NEW, before.outdated).to_values())))
     assert OLD.secret_access_key not in repr(before.outdated)
     after, written = SigningKeys(OLD), replace(OLD, access_key_id="tid_three")
-    assert after.hand_in(handed_in.key, handed_in.outdated)
+    after.inherit(handed_in)
     assert (after.replace(OLD), after.source) == (False, HANDED_IN)
     later = SigningKeys(written)  # of a file that was written again meanwhile
-    assert later.hand_in(handed_in.key, handed_in.outdated)
+    later.inherit(handed_in)
     assert (later.replace(OLD), later.replace(written)) == (False, True), "once the store refuses the one handed in"
 
 
-def test_a_key_for_each_hour_of_a_year_still_fits_in_a_message():
+@pytest.mark.parametrize("program", ["exit 1", "sleep 20"], ids=["fails", "hangs"])
+async def test_who_takes_over_does_not_need_the_program_that_a_key_was_handed_in_for(program, monkeypatch, tmp_path):
+    """Mutation: no worker comes to serve, and a mount that had a good key is lost."""
+    monkeypatch.setattr(engine, "LOOKUP_S", 0.5)
+    (tmp_path / "program").write_text(f"#!/bin/sh\nexec 2>/dev/null\n{program}\n")
+    (tmp_path / "program").chmod(0o700)
+    (tmp_path / "config").write_text(f"[profile p]\ncredential_process = '{tmp_path}/program'\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    profile, config = Credentials(source="profile 'p'", profile="p"), SimpleNamespace(s3=S3Config())
+    key = HandedIn(NEW, ())
+    client = await engine._connect(config, credentials=profile, find=lambda: profile, fetchers=None, key=key)
+    assert client.key_source == NEW.source
+    await client.aclose()
+
+
+def test_a_key_for_each_hour_still_fits_in_a_message_after_years():
     keys = SigningKeys(OLD)
-    for hour in range(8760):
+    for hour in range(2 * OUTDATED_MOST):
         keys.hand_in(replace(NEW, access_key_id=f"tid_{hour}"))
     assert len(json.dumps(HandedIn(NEW, keys.outdated).to_values())) < MAX_MESSAGE_BYTES // 4
-    assert not keys.replace(replace(NEW, access_key_id="tid_8758"))
+    assert not keys.replace(replace(NEW, access_key_id=f"tid_{2 * OUTDATED_MOST - 2}"))
 
 
 def test_a_key_that_is_handed_in_while_another_is_looked_up_stays(monkeypatch, tmp_path):

@@ -29,9 +29,9 @@ from tigrismount import threads
 from tigrismount.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.credentials import Credentials, HandedIn
 
     FindCredentials = Callable[[], Credentials | None]
 
@@ -111,19 +111,21 @@ class SigningKeys(botocore.credentials.Credentials):  # type: ignore[misc]
         """
         return self._take(credentials, is_handed_in=False, generation=generation)
 
-    def hand_in(self, credentials: Credentials, outdated: Sequence[str] | None = None) -> bool:
-        """Take the key that *credentials* name, whatever was before; return whether it is another one.
+    def hand_in(self, credentials: Credentials) -> bool:
+        """Take the key that *credentials* name, whatever was before; return whether it is another one."""
+        return self._take(credentials, is_handed_in=True)
 
-        Args:
-            credentials: The key.
-            outdated: ``outdated`` of the process that it was handed in to, where that was one before this: a key that
-                is found now may have taken the place of those. None where it is handed in now.
+    def inherit(self, handed_in: HandedIn) -> None:
+        """Take a key that was handed in to the process before this one; nobody is asked for the one that was found.
+
+        Its program may be what failed. One that has been found since the key was handed in is not outdated.
         """
-        replaced = self._take(credentials, is_handed_in=True)
-        if outdated is not None:
-            with self._turn:
-                self.outdated = tuple(outdated)
-        return replaced
+        _, inner = _load(handed_in.key, self._metadata_service)
+        if self.anonymous:
+            return
+        with self._turn:
+            self._inner, self.source, self.outdated = inner, handed_in.key.source, handed_in.outdated
+            self.generation += 1
 
     def _take(self, credentials: Credentials | None, *, is_handed_in: bool, generation: int | None = None) -> bool:
         _, inner = _load(credentials, self._metadata_service)

@@ -63,12 +63,12 @@ from tigrismount.objects.transfer import Transfer
 from tigrismount.objects.versions import VersionIds
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping
 
     from tigrismount.core.histogram import HistogramSnapshot
     from tigrismount.core.types import ObjectId
     from tigrismount.objects.client import FetchSink, ListPage, ObjectInfo, ObjectStatistics
-    from tigrismount.objects.credentials import Credentials
+    from tigrismount.objects.credentials import Credentials, HandedIn
     from tigrismount.objects.fetchers.pool import FetchProcesses
     from tigrismount.objects.options import S3Config
     from tigrismount.objects.ranges import RangeAnswer
@@ -324,17 +324,17 @@ class S3Client:
         """Digests of the keys that others were handed in for."""
         return self._keys.outdated
 
-    async def replace_key(self, credentials: Credentials, outdated: Sequence[str] | None = None) -> bool:
-        """Sign with another key from now on; return whether it is another one. Anonymous clients stay so.
+    def inherit_key(self, handed_in: HandedIn) -> None:
+        """Sign with a key that was handed in to a process before this one; blocks for some milliseconds."""
+        self._keys.inherit(handed_in)
 
-        Args:
-            credentials: The key.
-            outdated: ``outdated_keys`` of the client that it was handed in to, where that was one before this.
+    async def replace_key(self, credentials: Credentials) -> bool:
+        """Sign with another key from now on; return whether it is another one. Anonymous clients stay so.
 
         Raises:
             NoThreadError: The system has no thread to do it in.
         """
-        return await threads.run_sync(partial(self._keys.hand_in, credentials, outdated), abandon_on_cancel=True)
+        return await threads.run_sync(partial(self._keys.hand_in, credentials), abandon_on_cancel=True)
 
     def seal(self, text: bytes) -> bytes:
         """Return a digest of *text* that only a client with the same key can make; may read files the first time."""
